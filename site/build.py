@@ -12,12 +12,12 @@ from pages import NBS, ROOT  # noqa: E402
 HERE = Path(__file__).resolve().parent
 
 
-def toctree(names):
+def toctree(names, site):
     "The sidebar of `_quarto.yml` as Sphinx wants it, for the end of the index page."
     blocks = []
     for section, items in pages.sidebar(names):
         items = [i for i in items if i != 'index']
-        if items: blocks.append('\n'.join(['```{toctree}', ':hidden:', *([f':caption: {section}'] if section else []), '', *items, '```']))
+        if items: blocks.append('\n'.join(['```{toctree}', ':hidden:', *([f':caption: {section}'] if section else []), '', *(f"{site[i].title.split(':')[0]} <{i}>" for i in items), '```']))
     return '\n\n'.join(blocks)
 
 
@@ -57,7 +57,7 @@ def with_sphinx(site, names, out, work):
     for name, page in site.items():
         target = work / 'source' / f'{name}.ipynb'
         target.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(pages.stage(page, toctree(names) if name == 'index' else ''), target)
+        nbformat.write(pages.stage(page, toctree(names, site) if name == 'index' else ''), target)
     app = Sphinx(work / 'source', HERE, work / 'html', work / 'doctrees', 'html', status=None, warning=sys.stderr, freshenv=True)
     app.build()
     shutil.rmtree(out, ignore_errors=True)

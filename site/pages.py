@@ -92,14 +92,14 @@ class Card(BasicMarkdownRenderer):
     def table(self):
         try: params = docments(self.sym, full=True, returns=True)
         except Exception: return ''
-        rows = [(n, p) for n, p in params.items() if n not in ('self', 'cls')]
-        rows = [(n, p) for n, p in rows if n != 'return' or p.get('docment') or said(p.get('anno'))]
-        if not rows: return ''
-        lines = ['| | type | default | |', '|---|---|---|---|']
-        for n, p in rows:
-            first = '*returns*' if n == 'return' else f'`{n}`'
-            lines.append(f"| {first} | {said(p.get('anno'))} | {'' if n == 'return' else default(p.get('default'))} | {cell(p.get('docment'))} |")
-        return '\n'.join(lines)
+        rows = [(n, p) for n, p in params.items() if n not in ('self', 'cls') and (p.get('docment') or n != 'return')]
+        if not any(p.get('docment') for _, p in rows): return ''   # the source beside it says as much
+        table = [['*returns*' if n == 'return' else f'`{n}`', said(p.get('anno')), '' if n == 'return' else default(p.get('default')),
+                  cell(p.get('docment'))] for n, p in rows]
+        heads = ['', 'type', 'default', '']
+        keep = [i for i in range(4) if i in (0, 3) or any(row[i] for row in table)]
+        line = lambda row: '| ' + ' | '.join(row[i] for i in keep) + ' |'
+        return '\n'.join([line(heads), '|---' * len(keep) + '|', *map(line, table)])
 
 
 def missing(x): return getattr(x, '__name__', '') == '_empty'
