@@ -71,7 +71,7 @@ def with_quarto(out):
     from nbdev.serve import proc_nbs
     refresh_quarto_yml()
     cache = proc_nbs(NBS, n_workers=0)
-    for file in ('styles.css', 'quarto.scss'): shutil.copy(HERE / ('static/' + file if file == 'styles.css' else file), Path(cache) / file)
+    shutil.copytree(HERE / 'quarto', cache, dirs_exist_ok=True)
     subprocess.run(['quarto', 'render', '--no-cache'], cwd=cache, check=True)
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(Path(cache) / pages.get_config().doc_path.name, out)

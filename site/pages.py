@@ -2,7 +2,7 @@
 
 A page is a list of parts in reading order. `stage` writes it as a notebook for myst-nb, `markdown` as plain Markdown.
 """
-import base64, hashlib, html, os, re, struct, sys
+import ast, base64, hashlib, html, os, re, struct, sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -227,6 +227,12 @@ def unlinked(card):
     return re.sub(r'^(### |\| )\[(`[^`]+`)\]\([^)]*\)', r'\1\2', card, flags=re.M)
 
 
+def only_imports(code):
+    try: body = ast.parse(code).body
+    except SyntaxError: return False
+    return all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in body)
+
+
 def module(path):
     "What a notebook exports to: ggr_nb.masks."
     found = next((re.match(r'#\|\s*default_exp\s+(\S+)', joined(c.source)) for c in read_nb(path).cells if 'default_exp' in joined(c.source)), None)
@@ -259,6 +265,7 @@ def page(name, path):
         fold = said.get('code-fold', 'false')
         label = said.get('code-summary', 'Code') if fold in ('true', 'show') else ''
         if label == 'Exported source': label = exports
+        if label == exports and only_imports(code): label, fold = f'{exports} · imports', 'true'
         parts.append(Part('code', code, label, fold == 'show', shown))
     return Page(name, path, title, ' '.join(str(front.get('description', '')).split()), parts, figures)
 
@@ -298,7 +305,7 @@ def stage(page, extra=''):
     for p in page.parts:
         if p.kind != 'code': cells.append(new_markdown_cell(p.source)); continue
         if p.fold and p.source:
-            kind = 'exported' if p.open else 'fold'
+            kind = 'exported' if p.open or p.fold.endswith(' · imports') else 'fold'
             cells.append(new_markdown_cell(f'<details class="{kind}"{" open" if p.open else ""}><summary>{html.escape(p.fold)}</summary>'
                                            f'\n\n{fence(p.source, "python")}\n\n</details>'))
             if p.outputs: cells.append(new_code_cell('', outputs=shown_cell(p.outputs), metadata={'tags': ['remove-input']}))
@@ -327,7 +334,7 @@ def markdown(page):
         if p.kind != 'code':
             out.append(re.sub(r'\n{3,}', '\n\n', TAG.sub('', p.source)).strip() if p.kind == 'card' else p.source)
             continue
-        if p.source: out.append(('*' + p.fold + ':*\n\n' if p.fold and not p.open else '') + fence(p.source, 'python'))
+        if p.source: out.append(('*' + p.fold + ':*\n\n' if p.fold and not p.open and not p.fold.endswith(' · imports') else '') + fence(p.source, 'python'))
         for kind, x in p.outputs:
             if kind == 'picture':
                 out.append('![{}]({})'.format(*(html.unescape(re.search(f'{a}="([^"]*)"', x)[1]) for a in ('alt', 'src'))))
