@@ -6,10 +6,10 @@
 __all__ = ['DATASETS', 'Data', 'digits', 'sources', 'picked', 'Draws', 'draws', 'normalised', 'roots', 'cifar100', 'cached',
            'tiny_imagenet']
 
-# %% ../nbs/11_data.ipynb #280ae929
-import json, math, os, re, zipfile, zlib
-from collections import Counter
+# %% ../nbs/11_data.ipynb #9f3cceba
+import json, math, os, re, secrets, zipfile, zlib
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -20,19 +20,24 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
 
-# %% ../nbs/11_data.ipynb #9c8a79b8
+# %% ../nbs/11_data.ipynb #e9f70a03
+def _need(ok, message):
+    if not ok: raise ValueError(message)
+
+def _check_labels(split, y, classes):
+    low, high = y.min().item(), y.max().item()
+    _need(0 <= low and high < classes,
+          f'{split} split: labels run from {low} to {high}; with {classes} classes they must lie in '
+          f'0 … {classes - 1}: correct the labels or `classes`')
+
 def _check_split(split, x, y, classes):
     "Raise a ValueError that says what is wrong with the pictures `x` and labels `y` of a split."
-    def no(what): raise ValueError(f'{split} split: {what}')
-    if x.dtype != torch.uint8 or x.ndim != 4:
-        no(f'pictures are {x.dtype} of shape {tuple(x.shape)}; give uint8 of shape (N, C, H, W)')
-    if y.dtype != torch.int64 or y.shape != x.shape[:1]:
-        no(f'labels are {y.dtype} of shape {tuple(y.shape)}; give int64 of shape ({len(x)},)')
-    if not len(x): no('no pictures')
-    low, high = y.min().item(), y.max().item()
-    if low < 0 or high >= classes:
-        no(f'labels run from {low} to {high}; with {classes} classes they must lie in '
-           f'0 … {classes - 1}: correct the labels or `classes`')
+    _need(x.dtype == torch.uint8 and x.ndim == 4, f'{split} split: pictures are {x.dtype} of shape '
+          f'{tuple(x.shape)}; give uint8 of shape (N, C, H, W)')
+    _need(y.dtype == torch.int64 and y.shape == x.shape[:1], f'{split} split: labels are {y.dtype} '
+          f'of shape {tuple(y.shape)}; give int64 of shape ({len(x)},)')
+    _need(len(x), f'{split} split: no pictures')
+    _check_labels(split, y, classes)
 
 # %% ../nbs/11_data.ipynb #9d695538
 @dataclass(frozen=True, eq=False, repr=False)
@@ -59,18 +64,18 @@ class Data:
         return (f'{self.name}: {len(x)} training and {len(t)} test pictures of '
                 f'{"×".join(map(str, x.shape[1:]))}, {self.classes} classes')
 
-# %% ../nbs/11_data.ipynb #caf05c97
+# %% ../nbs/11_data.ipynb #ab3da599
 def _check_rest(data):
     "Raise a ValueError if the parts of `data` do not fit together."
-    def no(what): raise ValueError(f'{data.name}: {what}')
-    size, other = data.train[0].shape[1:], data.test[0].shape[1:]
-    if size != other: no(f'training pictures are {tuple(size)}, test pictures {tuple(other)}')
-    if not len(data.mean) == len(data.std) == size[0] or min(data.std) <= 0:
-        no(f'mean {data.mean} and std {data.std}: give one per channel ({size[0]}), std above 0')
-    if not 0 <= data.pad < min(size[1:]): no(f'pad {data.pad} must lie in 0 … {min(size[1:]) - 1}')
-    if not 0 <= data.rotate <= 180: no(f'rotate {data.rotate} must lie in 0 … 180 degrees')
-    if data.names and len(data.names) != data.classes:
-        no(f'{len(data.names)} class names for {data.classes} classes')
+    size, other, small = data.train[0].shape[1:], data.test[0].shape[1:], min(data.train[0].shape[2:])
+    for ok, what in (
+        (size == other, f'training pictures are {tuple(size)}, test pictures {tuple(other)}'),
+        (len(data.mean) == len(data.std) == size[0] and min(data.std) > 0,
+         f'mean {data.mean} and std {data.std}: give one per channel ({size[0]}), std above 0'),
+        (0 <= data.pad < small, f'pad {data.pad} must lie in 0 … {small - 1}'),
+        (0 <= data.rotate <= 180, f'rotate {data.rotate} must lie in 0 … 180 degrees'),
+        (len(data.names) in (0, data.classes), f'{len(data.names)} names for {data.classes} classes'),
+    ): _need(ok, f'{data.name}: {what}')
 
 # %% ../nbs/11_data.ipynb #f99c52fa
 def _per_class(y, count, seed):
@@ -110,37 +115,47 @@ def digits(
     return Data('digits', (x[~held], y[~held]), (x[held], y[held]), 10, *_moments(x[~held]),
                 pad=1, names=tuple('0123456789'))
 
-# %% ../nbs/11_data.ipynb #7566aad6
+# %% ../nbs/11_data.ipynb #c75aa652
 _UNIT = 14                                        # cos and sin are integers in units of 2^-14
 
-def _turned(
-    H, W,      # size of the picture
-    cos, sin,  # int32 [B, 1, 1], in units of 2^-14
-):             # -> source row, source column int32 [B, H, W], and whether they lie in the picture
-    "Nearest source pixel of each target pixel under a rotation about the centre."
-    y = 2 * torch.arange(H, dtype=torch.int32, device=cos.device)[:, None] - (H - 1)
-    x = 2 * torch.arange(W, dtype=torch.int32, device=cos.device) - (W - 1)
-    row = ((y * cos - x * sin) + (H << _UNIT)) >> _UNIT + 1
-    col = ((y * sin + x * cos) + (W << _UNIT)) >> _UNIT + 1
-    return row, col, (row >= 0) & (row < H) & (col >= 0) & (col < W)
+def _centred(n, device):
+    "The doubled coordinates of n pixels: -(n-1), …, -1, 1, …, n-1 for an even n."
+    return 2 * torch.arange(n, dtype=torch.int32, device=device) - (n - 1)
 
-# %% ../nbs/11_data.ipynb #4885805d
+def _turned(
+    size,      # (H, W) of the picture
+    flip,      # bool [B], mirrored before the turn or not
+    cos, sin,  # int32 [B], in units of 2^-14
+):             # -> source row and column, int32 [B, H, W], and where they lie outside the picture
+    "Nearest source pixel of each target pixel under a rotation about the centre."
+    (H, W), cos, sin = size, cos[:, None, None], sin[:, None, None]
+    y, x = _centred(H, cos.device)[:, None], _centred(W, cos.device)
+    sign = (1 - 2 * flip.int())[:, None, None]
+    row = torch.sub(y * cos + (H << _UNIT), x * sin).bitwise_right_shift_(_UNIT + 1)
+    col = torch.add(y * (sin * sign) + (W << _UNIT), x * (cos * sign)).bitwise_right_shift_(_UNIT + 1)
+    return row, col, (row.clamp(0, H - 1) != row).logical_or_(col.clamp(0, W - 1) != col)
+
+# %% ../nbs/11_data.ipynb #fb88ef20
+def _straight(size, flip):
+    "Source row [H, 1] and column [B, 1, W] of each target pixel without a turn; none is outside."
+    y, x = torch.arange(size[0], device=flip.device), torch.arange(size[1], device=flip.device)
+    return y[:, None], torch.where(flip[:, None, None], size[1] - 1 - x, x), None
+
+# %% ../nbs/11_data.ipynb #a33ddbc2
 def sources(
     size: tuple,          # (H, W) of the pictures
     margin: int,          # black pixels around the picture, at least 1 and at least the largest shift
-    dy: Tensor,           # int [B], rows by which the window is shifted
-    dx: Tensor,           # int [B], columns by which it is shifted
+    dy: Tensor,           # int64 [B], rows by which the window is shifted
+    dx: Tensor,           # int64 [B], columns by which it is shifted
     flip: Tensor,         # bool [B], mirrored or not
     turn: tuple = None,   # (cos, sin) int32 [B] in units of 2^-14, or None: not turned
 ) -> Tensor:              # int64 [B, H, W], flat index into the padded picture
     "For each target pixel, the place in the padded picture that it shows."
-    H, W = size
-    y, x = torch.arange(H, device=dy.device)[:, None], torch.arange(W, device=dy.device)
-    dy, dx, flip = (t[:, None, None] for t in (dy, dx, flip))
-    if turn: y, x, inside = _turned(H, W, *(t[:, None, None] for t in turn))
-    x = torch.where(flip, W - 1 - x, x)
-    place = (y + (dy + margin)).long() * (W + 2 * margin) + (x + (dx + margin))
-    return place.masked_fill_(~inside, 0) if turn else place
+    row, col, outside = _turned(size, flip, *turn) if turn else _straight(size, flip)
+    width = size[1] + 2 * margin
+    shift = ((dy + margin) * width + dx + margin)[:, None, None]
+    place = torch.add(col, row, alpha=width).add_(shift)
+    return (place.masked_fill_(outside, 0) if turn else place).long()
 
 # %% ../nbs/11_data.ipynb #b011268e
 def picked(
@@ -184,7 +199,13 @@ def draws(
     cos, sin = ((f(angle) * 2**_UNIT).round().int() for f in (torch.cos, torch.sin))
     return Draws(order if shuffle else torch.arange(n), dy, dx, mirror & flip, cos, sin)
 
-# %% ../nbs/11_data.ipynb #6aa4c6a2
+# %% ../nbs/11_data.ipynb #9510ff8d
+@lru_cache
+def _shift_scale(mean, std, device):
+    "255·mean and 1/(255·std) as [C, 1, 1] on the device, made once."
+    m, s = [255 * m for m in mean], [1 / (255 * s) for s in std]
+    return [torch.tensor(v, device=device)[:, None, None] for v in (m, s)]
+
 def normalised(
     x: Tensor,     # uint8 [B, C, H, W]
     mean: tuple,   # of x/255, per channel
@@ -192,9 +213,8 @@ def normalised(
     dtype: torch.dtype = torch.float32,  # of the result
     channels_last: bool = False,         # memory layout of the result
 ) -> Tensor:
-    "(x/255 - mean) / std, in two exact-rounding passes over the batch."
-    m, s = (torch.tensor(v, device=x.device)[:, None, None] for v in
-            ([255 * m for m in mean], [1 / (255 * s) for s in std]))
+    "(x/255 - mean) / std, with the same bits on every device."
+    m, s = _shift_scale(tuple(mean), tuple(std), x.device)
     out = x.float().sub_(m).mul_(s).to(dtype)
     return out.contiguous(memory_format=torch.channels_last) if channels_last else out
 
@@ -461,7 +481,7 @@ def _decoded(source, names, size=64):
             raise ValueError(f'{source.place}: {name} is {tuple(x.shape)}, not {(3, size, size)}')
         yield x
 
-# %% ../nbs/11_data.ipynb #0f6e559b
+# %% ../nbs/11_data.ipynb #3c82a302
 _VERSION = 1                                      # of the cache's layout: raise it to invalidate all
 
 def _fingerprint(source, listed):
@@ -471,7 +491,7 @@ def _fingerprint(source, listed):
 
 def _replace_with(path, write):
     "Write a file under another name, force it to the disk, and only then give it its name."
-    part = path.with_name(f'{path.name}.{os.getpid()}.part')
+    part = path.with_name(f'{path.name}.{secrets.token_hex(4)}.part')
     try:
         with open(part, 'wb') as f: write(f); f.flush(); os.fsync(f.fileno())
         os.replace(part, path)
@@ -517,12 +537,12 @@ def cached(
     if x is None: raise OSError(f'the cache {stem}.npy ({need}) does not read back as written')
     return x
 
-# %% ../nbs/11_data.ipynb #e226bf4d
+# %% ../nbs/11_data.ipynb #ed488c88
 def _writable(folder):
     "Whether files can be made in the folder, which is made if need be."
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f'.probe.{os.getpid()}'
+        probe = folder / f'.probe.{secrets.token_hex(4)}'
         probe.touch(); probe.unlink()
         return bool(folder.stat().st_mode & 0o222)  # read-only is meant, even for root
     except OSError: return False
