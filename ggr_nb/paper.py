@@ -6,20 +6,18 @@
 __all__ = ['COLUMNS', 'DENSE', 'TABLE_1_CIFAR', 'TABLE_1_TINY', 'TABLE_2', 'TABLE_3', 'MEASURES', 'COLUMNS_4', 'TABLE_4',
            'PUBLISHED', 'NETS', 'METHODS_1', 'LABELS', 'SOURCE', 'FULL', 'ROWS', 'FULL_EPOCHS', 'MARKS', 'SHADES',
            'KINDS', 'TITLES', 'NOTES', 'Cell', 'number', 'read_table', 'read_table_4', 'label', 'net_label', 'cite',
-           'works', 'column_mean', 'disagreements', 'winners', 'Job', 'grid', 'size', 'repair', 'Results', 'Entry',
-           'our_mean', 'Block', 'main_recipe', 'by_cell', 'ranks', 'Comparison', 'table']
+           'works', 'column_mean', 'disagreements', 'winners', 'Job', 'grid', 'size', 'Entry', 'our_mean', 'Block',
+           'main_recipe', 'by_cell', 'ranks', 'Comparison', 'table']
 
-# %% ../nbs/15_paper.ipynb #ffd7f7dc
-import json, math, os, statistics
+# %% ../nbs/15_paper.ipynb #26f3d48d
+import math, statistics
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 from fastcore.basics import patch
-try: import fcntl
-except ImportError: fcntl = None   # not a POSIX system: no locks between processes
+from .runs import Results
 
 # %% ../nbs/15_paper.ipynb #07c24730
 class Cell(NamedTuple):
@@ -128,15 +126,21 @@ PUBLISHED = {1: read_table(TABLE_1_CIFAR) | read_table(TABLE_1_TINY),   # {table
 NETS = tuple(dict.fromkeys((c.data, c.model) for c in PUBLISHED[1]))    # the paper's four networks
 METHODS_1 = ('set', 'rigl', 'dsr', 'ggr')                               # the rows of Table 1
 
-# %% ../nbs/15_paper.ipynb #e259aecf
+# %% ../nbs/15_paper.ipynb #44b2c089
 LABELS = dict(cifar100='CIFAR-100', tiny_imagenet='Tiny-ImageNet', all='all networks', dense='dense',
               mobilenet_v2='MobileNetV2', resnet18='ResNet-18', vgg16_tiny='VGG16', erk='ERK',
               uniform='uni', set='SET', rigl='RigL', dsr='DSR', ggr='GGR') | {
               'set+rigl': 'SET+RigL', 'ggr-set': 'GGR SET', 'ggr-rigl': 'GGR RigL'}
 SOURCE = 'Parger et al. 2022, arXiv 2210.14012'
-def label(name): return LABELS.get(name, name)
-def net_label(data, model): return label('all') if data == 'all' else f'{label(data)}, {label(model)}'
 
+def label(name:str  # as this package spells it
+          ): return LABELS.get(name, name)
+
+def net_label(data:str,  # data set
+              model:str  # network
+              ): return label('all') if data == 'all' else f'{label(data)}, {label(model)}'
+
+# %% ../nbs/15_paper.ipynb #d427bf73
 def cite(table:int, cell:Cell):  # a table of the paper, an address in it
     "Where a published number stands, in words"
     column = 'dense' if cell.init == 'dense' else f's={cell.sparsity:g} {label(cell.init)}'
@@ -260,67 +264,6 @@ def size(job:Job):  # full or reduced
     epochs = job.epochs or max(4, round(FULL_EPOCHS[job.data] * job.scale))
     return epochs, job.width or max(1, round(16 * job.scale ** .5)) / 16
 
-# %% ../nbs/15_paper.ipynb #94653865
-def repair(f  # a file opened for reading and appending in binary mode
-           ):
-    "Make the file end with a complete line: finish the last one or cut it off"
-    size = f.seek(0, os.SEEK_END)
-    start, tail = _last_line(f, size)
-    if not tail or tail.endswith(b'\n'): return
-    try: json.loads(tail); f.write(b'\n')
-    except ValueError: f.truncate(start)
-
-def _last_line(f, size, step=1 << 16):
-    "Where the last line begins, and its bytes, read backwards in steps"
-    start = size
-    while start:
-        start = max(0, start - step); f.seek(start); text = f.read(size - start)
-        if b'\n' in text[:-1]: start += text.rindex(b'\n', 0, -1) + 1; break
-    f.seek(start)
-    return start, f.read(size - start)
-
-# %% ../nbs/15_paper.ipynb #1015d393
-class Results:
-    "A file of finished runs, one JSON object per line"
-    def __init__(self, path): self.path = Path(path)
-
-    def append(self, record:dict):  # must have a 'key'
-        "Add one line, whole or not at all"
-        line = (json.dumps(_finite(record), sort_keys=True) + '\n').encode()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, 'a+b') as f, _exclusive(f):
-            repair(f); f.write(line); f.flush(); os.fsync(f.fileno())
-
-# %% ../nbs/15_paper.ipynb #33650a59
-@contextmanager
-def _exclusive(f):
-    "Hold the file alone until the block ends"
-    if fcntl: fcntl.flock(f, fcntl.LOCK_EX)
-    try: yield
-    finally:
-        if fcntl: f.flush(); fcntl.flock(f, fcntl.LOCK_UN)
-
-def _finite(x):
-    "The same data with NaN and infinities as None, which JSON can say"
-    if isinstance(x, dict): return {k: _finite(v) for k, v in x.items()}
-    if isinstance(x, (list, tuple)): return [_finite(v) for v in x]
-    return None if isinstance(x, float) and not math.isfinite(x) else x
-
-# %% ../nbs/15_paper.ipynb #858c830d
-@patch
-def load(self:Results)->dict:  # {key: record}
-    "All complete lines, the first of each key"
-    if not self.path.exists(): return {}
-    *lines, last = self.path.read_bytes().split(b'\n')
-    found = {}
-    for n, line in enumerate(lines + [last], 1):
-        try: record = json.loads(line or '{}')
-        except ValueError as e:
-            if line is last: break                        # still being written, or torn
-            raise ValueError(f'{self.path}, line {n} is damaged ({e}); mend or delete that line') from None
-        if record: found.setdefault(record['key'], record)
-    return found
-
 # %% ../nbs/15_paper.ipynb #289b6678
 class Entry(NamedTuple):
     "One place of a comparison"
@@ -416,7 +359,7 @@ def ranks(values:list  # one column; None where there is no value
     order = sorted({v for v in values if v is not None}, reverse=True)[:3]
     return [order.index(v) if v in order else None for v in values]
 
-# %% ../nbs/15_paper.ipynb #4dd0a5c0
+# %% ../nbs/15_paper.ipynb #8a1db755
 @dataclass
 class Comparison:
     "Published and measured side by side; prints as text, Markdown and HTML"
@@ -426,7 +369,9 @@ class Comparison:
     digits:list    # decimals of each column
     notes:str=''   # below the table
 
-    def rows(self, block:Block):
+    def rows(self,
+             block:Block  # one of `blocks`
+             ):
         "Texts and ranks of a block: `(method, kind, [(text, rank)])`"
         marks = [self._ranks(block, i) for i in range(len(self.columns))]
         for m, entries in block.rows.items():
