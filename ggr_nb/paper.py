@@ -17,7 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 from fastcore.basics import patch
-from .runs import Results
+from .sweep import Results
 
 # %% ../nbs/15_paper.ipynb #07c24730
 class Cell(NamedTuple):

@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 
 from ggr_nb.paper import (COLUMNS, Cell, Entry, Job, METHODS_1, NETS, PUBLISHED, cite, column_mean, disagreements, grid,
                           our_mean, ranks, read_table, size, table, winners)
-from ggr_nb.runs import Results
+from ggr_nb.sweep import Results
 
 RESNET = dict(data='cifar100', models='resnet18')
 
