@@ -68,9 +68,11 @@ def with_sphinx(site, names, out, work):
 def with_quarto(out):
     "nbdev's own way, but for the README, which site/readme.py makes, and for the sidebar, which is in `_quarto.yml`."
     from nbdev.quarto import refresh_quarto_yml
+    from nbdev import serve_drv
     from nbdev.serve import proc_nbs
+    serve_drv.read_nb = pages.read
     refresh_quarto_yml()
-    cache = proc_nbs(NBS, n_workers=0)
+    cache = proc_nbs(NBS, n_workers=0, force=True)
     shutil.copytree(HERE / 'quarto', cache, dirs_exist_ok=True)
     subprocess.run(['quarto', 'render', '--no-cache'], cwd=cache, check=True)
     shutil.rmtree(out, ignore_errors=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat, yaml
-from execnb.nbio import read_nb
+from execnb.nbio import NbCell, read_nb
 from fastcore.docments import docments
 from nbdev.config import get_config
 from nbdev.doclinks import NbdevLookup
@@ -130,11 +130,28 @@ def as_docs():
         os.environ.pop('IN_TEST') if before is None else os.environ.update(IN_TEST=before)
 
 
+def read(path):
+    "A notebook whose first text is title and promise alone: nbdev makes them the page's head and drops what else stands in their cell."
+    nb = read_nb(path)
+    at = next((i for i, c in enumerate(nb.cells) if c.cell_type == 'markdown'), None)
+    found = at is not None and re.match(r'\s*(# [^\n]+)\n\s*((?:>[^\n]*\n?)*)(.*)', nb.cells[at].source + '\n', re.S)
+    if found and found[3].strip():
+        promise = ' '.join(line.lstrip('> ') for line in found[2].splitlines())
+        rest = NbCell(0, dict(nb.cells[at], source=found[3].strip(), id=nb.cells[at].id + '-rest'))
+        nb.cells[at].set_source(found[1] + (f'\n\n> {promise}' if promise else ''))
+        nb.cells.insert(at + 1, rest)
+    for i, c in enumerate(nb.cells): c.idx_ = i
+    return nb
+
+
 def processed(path):
     "The notebook as nbdev hands it to its docs: hidden cells gone, symbols documented, backticks linked."
     with as_docs():
         os.chdir(path.parent)
-        run = NBProcessor(nb=read_nb(path), procs=FilterDefaults().procs())
+        run = NBProcessor(nb=read(path), procs=FilterDefaults().procs())
+        for c in run.nb.cells:  # nbdev would run imports out of context when other code stands beside them
+            if c.cell_type == 'code' and not c.directives_.keys() & {'export', 'exports', 'exporti', 'hide'} and not only_imports(c.source):
+                if 'show_doc(' not in c.source: c.directives_.setdefault('eval:', ['false'])
         run.process()
     return run.nb
 
