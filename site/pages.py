@@ -285,7 +285,7 @@ def page(name, path):
         if label == 'Exported source': label = exports
         if label == exports and only_imports(code): label, fold = f'{exports} · imports', 'true'
         parts.append(Part('code', code, label, fold == 'show', shown))
-    return Page(name, path, title, ' '.join(str(front.get('description', '')).split()), parts, figures)
+    return Page(name, path, title, relink(' '.join(str(front.get('description', '')).split()), name), parts, figures)
 
 
 SYMBOL = re.compile(r'\[(`[^`]+`)\]\(([^)#\s]*)#([^)\s]+)\)')
