@@ -235,7 +235,7 @@ def steps(
         raise ValueError(f'batch {batch}: {self.name} has {n} {split} pictures; give 1 … {n}')
     return n // batch if split == 'train' else -(-n // batch)
 
-# %% ../nbs/11_data.ipynb #0bacc2f7
+# %% ../nbs/11_data.ipynb #982edbd4
 @patch
 def on(
     self: Data,
@@ -243,18 +243,17 @@ def on(
     device,      # where
 ) -> tuple:
     "Pictures and labels of a split on the device, copied at most once."
-    device, held = torch.device(device), getattr(self, split)
+    device, held = torch.empty(0, device=device).device, getattr(self, split)  # 'cuda' is 'cuda:0'
     if device == held[0].device: return held
     key = split, str(device)
     if key not in self.placed: self.placed[key] = tuple(t.to(device) for t in held)
     return self.placed[key]
 
-# %% ../nbs/11_data.ipynb #54affb60
+# %% ../nbs/11_data.ipynb #928a0790
 def _rows(n, steps, batch, start=0, rank=0, world=1):
     "First and last row (exclusive) of this rank's part of each step."
     for step in range(start, steps):
-        a = step * batch
-        share = min(batch, n - a)
+        a, share = step * batch, min(batch, n - step * batch)
         first, last = a + share * rank // world, a + share * (rank + 1) // world
         if first < last: yield first, last
 
@@ -533,7 +532,7 @@ def _store(stem, note, pictures):
     crc = _replace_with(Path(f'{stem}.npy'), lambda f: _write(f, note['shape'], pictures))
     _replace_with(Path(f'{stem}.json'), lambda f: f.write(json.dumps(dict(note, crc=crc)).encode()))
 
-# %% ../nbs/11_data.ipynb #92e8d615
+# %% ../nbs/11_data.ipynb #98a139b8
 def cached(
     stem: Path,        # the files are stem.npy and stem.json
     fingerprint: str,  # of everything the pictures depend on
@@ -551,9 +550,8 @@ def _store_or_say(stem, note, pictures):
     "`_store`, with an error that says how much room is needed, and where else it could be."
     try: _store(stem, note, pictures)
     except OSError as e:
-        raise OSError(e.errno, f'the cache {stem}.npy ({math.prod(note["shape"]) / 1e6:.0f} MB) cannot be '
-                      f'written: {e.strerror}; free some space there, or name another folder with '
-                      f'cache= or $GGR_CACHE') from e
+        raise OSError(e.errno, f'the cache {stem}.npy ({math.prod(note["shape"]) / 1e6:.0f} MB) cannot be written: '
+                      f'{e.strerror}; free some space, or name another folder with cache= or $GGR_CACHE') from e
 
 # %% ../nbs/11_data.ipynb #ed488c88
 def _writable(folder):
