@@ -366,7 +366,7 @@ def test_cifar100_learns_and_bf16_is_as_good():
     "200 steps of a narrow ResNet on ten of the hundred classes; bf16 within the noise of float32."
     data = subset(real(cifar100), 10)
     recipe = Recipe(epochs=4, batch=50, lr=.1, milestones=(3,), update_until=3, fraction=.3, every=30)
-    kw = dict(recipe=recipe, width=.125, progress=False, device='cpu', batch_limit=50)
+    kw = dict(recipe=recipe, width=.125, progress=False, device='cpu', batch_limit=40)
     plain, half = (fit('resnet18', data, 'ggr', .2, amp=amp, **kw) for amp in (False, True))
     print(f'float32 {plain.accuracy:.1f} %, bf16 {half.accuracy:.1f} %')
     assert plain.accuracy > 30 and half.accuracy > 30 and abs(plain.accuracy - half.accuracy) < 8
