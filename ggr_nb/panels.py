@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['MASK', 'DRAW', 'JS_TEXT', 'JS_AXES', 'JS_MARKS', 'JS_CURVES', 'JS_NAMES', 'JS_BARS', 'JS_MASKS', 'JS_PANEL',
            'JS_TABLE', 'JS_MOUNT', 'CSS_COLOURS', 'THEMES', 'SYSTEM', 'CSS_CARD', 'CSS_STAGE', 'pack', 'unpack',
-           'number', 'ticks', 'curves', 'bars', 'masks', 'palette_png', 'frame', 'intern', 'panel_figure', 'digest',
-           'runtime', 'lighten', 'stylesheet']
+           'number', 'ticks', 'curves', 'bars', 'masks', 'palette_png', 'frame', 'intern', 'squeeze', 'panel_figure',
+           'digest', 'runtime', 'lighten', 'stylesheet']
 
-# %% ../nbs/16a_panels.ipynb #1fc3ae1f
-import base64, hashlib, io, json, math
+# %% ../nbs/16a_panels.ipynb #86eb4d51
+import base64, hashlib, io, json, math, zlib
 import matplotlib as mpl, matplotlib.pyplot as plt
 import torch
 from collections import Counter
@@ -46,28 +46,30 @@ def unpack(
     flat = (raw[:, None] >> shifts) & (2 ** bits - 1)
     return flat.reshape(-1)[:math.prod(shape)].reshape(shape).to(torch.uint8)
 
-# %% ../nbs/16a_panels.ipynb #2f323404
+# %% ../nbs/16a_panels.ipynb #33a115b2
 def number(
     v, # an int, a float, a 0-d tensor, or None
-): # int kept exactly, float to five significant figures, None for NaN and infinity
+): # int kept exactly, float to four significant figures, None for NaN and infinity
     "A number as it is stored in a panel."
     v = v.item() if hasattr(v, 'item') else v
     if v is None or isinstance(v, (bool, int)): return None if v is None else int(v)
-    return float(f'{v:.5g}') if math.isfinite(v) else None
+    if not math.isfinite(v): return None
+    return int(v) if v == int(v) and abs(v) < 1e15 else float(f'{v:.4g}')
 
-# %% ../nbs/16a_panels.ipynb #56e8599b
+# %% ../nbs/16a_panels.ipynb #51112745
 def ticks(
     lo:float, # smallest value on the axis
     hi:float, # largest value
     log:bool=False, # logarithmic axis: whole decades
+    whole:bool=False, # what is counted has no halves
 ) -> list: # positions, in increasing order
     "Round positions for an axis: about five, or the powers of ten."
     if log:
         first, last = math.ceil(math.log10(lo) - 1e-9), math.floor(math.log10(hi) + 1e-9)
         return [number(10. ** e) for e in range(first, last + 1, max(1, (last - first + 4) // 5))]
-    raw = (hi - lo) / 5 or 1
+    raw = max((hi - lo) / 5 or 1, whole)
     power = 10 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * .999)
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * .999)
     return [number(i * step) for i in range(math.ceil(lo / step - 1e-9), math.floor(hi / step + 1e-9) + 1)]
 
 # %% ../nbs/16a_panels.ipynb #6ff08409
@@ -90,7 +92,7 @@ def curves(
     return dict(kind='curves', series=lines, title=title, xlabel=xlabel, ylabel=ylabel, mode=mode, log=[logx, logy],
                 hline=number(hline), vline=number(vline), **options)
 
-# %% ../nbs/16a_panels.ipynb #ed16fcb3
+# %% ../nbs/16a_panels.ipynb #a893b639
 def bars(
     series:dict, # {label: {name: value}}, the same names in every series
     title:str='', # shown above the panel
@@ -106,18 +108,20 @@ def bars(
     names, flags = [str(n) for n in next(iter(series.values()), {})], flags or {}
     for k, v in series.items():
         if [str(n) for n in v] != names: raise ValueError(f'series {k!r} has other names than the first: {list(v)[:3]} …')
-    rows = [dict(label=str(k), y=[number(x) for x in v.values()], flags={names.index(str(n)): t for n, t in flags.get(k, {}).items()})
+    rows = [dict(label=str(k), y=[number(x) for x in v.values()], flags=_by_reason(flags.get(k, {}), names))
             for k, v in series.items()]
     return dict(kind='bars', names=names, series=rows, title=title, xlabel=xlabel, ylabel=ylabel, log=[False, log],
                 mode=mode or ('dots' if log else 'bars'), hline=number(hline), **options)
 
-# %% ../nbs/16a_panels.ipynb #016ce8df
+def _by_reason(flags, names): return {t: [i for i, n in enumerate(names) if flags.get(n) == t] for t in dict.fromkeys(flags.values())}
+
+# %% ../nbs/16a_panels.ipynb #b868904d
 MASK = {'free': '#10141b', 'active': '#f7f9fc'}
 def masks(
     items:dict, # {label: tensor of bool or class numbers, 2-D or more}
     title:str='', # shown above the panel
     classes:dict=None, # {class name: colour}, in the order of the class numbers
-    **options, # wide= (a whole row), cell= (largest cell edge in pixels)
+    **options, # wide= (a whole row), cell= (largest cell edge in pixels), key=False (no legend)
 ) -> dict: # the panel
     "A panel of grids, one cell per weight."
     classes = classes or MASK
@@ -126,10 +130,10 @@ def masks(
     cells = [dict(label=str(k), h=len(v), w=v.shape[1], cells=pack(v, bits)) for k, v in flat.items()]
     return dict(kind='masks', items=cells, bits=bits, classes=list(classes), palette=list(classes.values()), title=title, **options)
 
-# %% ../nbs/16a_panels.ipynb #8f2a4636
+# %% ../nbs/16a_panels.ipynb #cddfab06
 def palette_png(
     figure:Figure, # a Matplotlib figure
-    colors:int=64, # palette size; 0 keeps every colour
+    colors:int=48, # palette size; 0 keeps every colour
     dpi:int=100, # dots per inch
 ) -> bytes: # a PNG file
     "A figure as a small PNG."
@@ -175,6 +179,13 @@ def intern(
         return {'$': pool.setdefault(key(v), (len(pool), new))[0]}
     tree = json.loads(json.dumps(tree)); count(tree); out = swap(tree)
     return [v for _, v in pool.values()], out
+
+# %% ../nbs/16a_panels.ipynb #5fcb17b0
+def squeeze(
+    text:str, # any text
+) -> str: # base64 of its deflated bytes
+    "Text, made small enough to travel."
+    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
 
 # %% ../nbs/16a_panels.ipynb #daa35040
 def _limits(ax, p, values, axis):
@@ -324,25 +335,25 @@ const foot = (p, W) => { const n = p.names.length, longest = Math.min(18, Math.m
   const band = (W - 50) / n; return (longest * 6.4 < band || band < 12 ? 22 : 14 + 6.2 * longest) + (p.xlabel ? 18 : 0); };
 '''
 
-# %% ../nbs/16a_panels.ipynb #c7bf67ea
+# %% ../nbs/16a_panels.ipynb #d9c9ce6c
 JS_BARS = r'''
 const bars = (p, W) => {
   const under = foot(p, W), a = axes({...p, height: 190 + under}, W, under), n = p.names.length, band = (a.right - a.left) / n;
   const x = i => a.left + band * (i + .5), base = p.names.map(() => 0), zero = p.log[1] ? a.bottom : a.y(Math.max(0, p.ylim[0])), k = p.series.length;
   names(p, a, x, band);
-  p.series.forEach((s, i) => { let d = '', line = '', rings = '';
+  p.series.forEach((s, i) => { let d = '', line = '', rings = ''; const why = j => Object.keys(s.flags || {}).find(t => s.flags[t].includes(j));
     s.y.forEach((v, j) => { if (v == null || p.log[1] && v <= 0) return;
       let px = x(j), py = a.y(v), w = band * .78;
       if (p.mode == 'dots') { line += `${line ? 'L' : 'M'}${px} ${py}`; d += mark(i, px, py, band < 9 ? 2.4 : 3.6); }
       else if (p.mode == 'stack') { const lo = a.y(base[j]); py = a.y(base[j] += v); d += `M${px - w / 2} ${lo}V${py}h${w}V${lo}z`; }
       else { px += w * ((i + .5) / k - .5); w /= k; d += `M${px - w / 2} ${zero}V${py}h${w}V${zero}z`; }
-      if (s.flags?.[j]) rings += `<path class=ring d="${mark(0, px, py, band < 9 ? 4.5 : 6.5)}"/>`;
-      a.points.push([px, py, `${p.names[j]}, ${s.label}: ${full(v)}${s.flags?.[j] ? ' – ' + s.flags?.[j] : ''}`]); });
+      if (why(j)) rings += `<path class="ring ${why(j)[0] == '!' ? 'bad' : ''}" d="${mark(0, px, py, band < 9 ? 4.5 : 6.5)}"/>`;
+      a.points.push([px, py, `${p.names[j]}, ${s.label}: ${full(v)}${why(j) ? ' – ' + why(j).replace('!', '') : ''}`]); });
     a.out += `<path d="${line}" fill=none stroke="${color(s)}" opacity=.45 />` + `<path d="${d}" fill="${color(s)}"/>` + rings; });
   return a; };
 '''
 
-# %% ../nbs/16a_panels.ipynb #3a62e5cb
+# %% ../nbs/16a_panels.ipynb #8752b1ff
 JS_MASKS = r'''
 const cells = (m, bits) => { const raw = atob(m.cells), per = 8 / bits, out = new Uint8Array(m.h * m.w);
   for (let i = 0; i < out.length; i++) out[i] = raw.charCodeAt(i / per | 0) >> (8 - bits * (i % per + 1)) & (1 << bits) - 1;
@@ -353,7 +364,7 @@ const masks = (p, box, W) => { const many = p.items.length, room = Math.max(120,
     g.fillStyle = p.palette[0]; g.fillRect(0, 0, c.width, c.height);
     v.forEach((k, i) => { g.fillStyle = gap && !k ? '#262d38' : p.palette[k]; if (k || gap) g.fillRect(i % m.w * s, (i / m.w | 0) * s, s - gap, s - gap); });
     const f = document.createElement('div'); f.className = 'tile'; f.innerHTML = `<span>${esc(m.label)}</span>`; f.append(c); box.append(f); }
-  if (p.palette.length > 2) box.insertAdjacentHTML('beforeend', '<ul class=key>' + p.classes.map((t, i) =>
+  if (p.palette.length > 2 && p.key !== false) box.insertAdjacentHTML('beforeend', '<ul class=key>' + p.classes.map((t, i) =>
     `<li><i style="background:${p.palette[i]}"></i>${esc(t)}</li>`).join('') + '</ul>'); };
 '''
 
@@ -386,14 +397,16 @@ const tab = (head, rows) => '<table><thead><tr>' + head.map(h => `<th scope=col>
   + rows.map(r => '<tr>' + r.map((c, i) => i ? `<td>${typeof c == 'number' ? full(c) : '–'}</td>` : `<th scope=row>${esc(typeof c == 'number' ? full(c) : c)}</th>`).join('') + '</tr>').join('') + '</tbody></table>';
 '''
 
-# %% ../nbs/16a_panels.ipynb #7f0e6589
+# %% ../nbs/16a_panels.ipynb #b792512d
 JS_MOUNT = r'''
-const mount = root => { if (!root || root.dataset.on) return; root.dataset.on = 1;
-  const $ = q => root.querySelector(q), {pool, states, sizes} = JSON.parse($('script[type="application/json"]').textContent);
+const inflate = async t => new Response(new Blob([Uint8Array.from(atob(t), c => c.charCodeAt(0))]).stream()
+  .pipeThrough(new DecompressionStream('deflate'))).text();
+const mount = async root => { if (!root || root.dataset.on) return; root.dataset.on = 1;
+  const $ = q => root.querySelector(q), {pool, states, sizes} = JSON.parse(await inflate($('script[type="text/ggr"]').textContent));
   const get = v => v == null || typeof v != 'object' ? v : '$' in v ? get(pool[v.$]) : Array.isArray(v) ? v.map(get)
     : Object.fromEntries(Object.entries(v).map(([k, x]) => [k, get(x)]));
   const knobs = [...root.querySelectorAll('.knob')], stage = $('.stage'), more = $('details');
-  const read = k => k.querySelector('input:checked') || k.querySelector('input');
+  const read = k => k.querySelector('input:checked') || k.querySelector('input,select');
   const draw = () => { let at = 0;
     knobs.forEach((k, i) => { at = at * sizes[i] + +read(k).value; });
     const s = get(states[at]), cols = stage.clientWidth < 620 ? 1 : 2; $('.say').textContent = s.note;
@@ -429,7 +442,7 @@ DARK{--card:#171a20;--ink:#e6e9ee;--soft:#a3adba;--line:#343b46;--grid:#282e38;-
 THEMES = ('[data-theme=dark] ', '.quarto-dark ', '[data-jp-theme-light=false] ')
 SYSTEM = '@media(prefers-color-scheme:dark){body:not([data-theme=light],[data-jp-theme-light],.quarto-light) '
 
-# %% ../nbs/16a_panels.ipynb #942206f3
+# %% ../nbs/16a_panels.ipynb #646d24d4
 CSS_CARD = '''
 .ggrx{margin:1.2em 0!important;padding:14px 16px 12px;border:1px solid var(--line);border-radius:12px;background:var(--card);color:var(--ink);
 max-width:860px;box-sizing:border-box;text-align:left;font:14px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;position:relative}
@@ -441,6 +454,7 @@ max-width:860px;box-sizing:border-box;text-align:left;font:14px/1.45 system-ui,-
 .ggrx .knob>label,.ggrx .knob>.legend{color:var(--soft);white-space:nowrap}
 .ggrx input[type=range]{flex:1;min-width:80px;height:28px;margin:0;accent-color:var(--accent);cursor:pointer}
 .ggrx output{min-width:3.6em;font-weight:650;font-variant-numeric:tabular-nums}
+.ggrx select{font:inherit;color:inherit;background:var(--card);border:1px solid var(--line);border-radius:8px;padding:5px 10px;min-height:34px;max-width:100%}
 .ggrx .set{display:flex;flex-wrap:wrap;border:1px solid var(--line);border-radius:8px;overflow:hidden}
 .ggrx .set label{position:relative;padding:5px 12px;cursor:pointer;border-right:1px solid var(--line)}
 .ggrx .set label:last-child{border-right:0}
@@ -449,7 +463,7 @@ max-width:860px;box-sizing:border-box;text-align:left;font:14px/1.45 system-ui,-
 .ggrx :focus-visible,.ggrx .set label:has(:focus-visible){outline:2px solid var(--accent);outline-offset:2px}
 '''
 
-# %% ../nbs/16a_panels.ipynb #f64d6115
+# %% ../nbs/16a_panels.ipynb #064a28bf
 CSS_STAGE = '''
 .ggrx .stage{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,300px),1fr));gap:14px 22px}
 .ggrx .pan{min-width:0}.ggrx .wide{grid-column:1/-1}
@@ -459,7 +473,7 @@ CSS_STAGE = '''
 .ggrx .key li{display:flex;align-items:center;gap:5px;margin:0!important;list-style:none}.ggrx .key i{width:11px;height:11px;border:1px solid var(--soft);border-radius:2px}
 .ggrx .curves,.ggrx .bars{position:relative}.ggrx svg{display:block;overflow:visible;max-width:none}
 .ggrx .tick,.ggrx .unit{font-size:11.5px;fill:var(--soft)}.ggrx .gl{stroke:var(--grid)}
-.ggrx .rule{stroke:var(--soft);stroke-dasharray:5 4;fill:none}.ggrx .ring{fill:none;stroke:var(--flag);stroke-width:1.6}
+.ggrx .rule{stroke:var(--soft);stroke-dasharray:5 4;fill:none}.ggrx .ring{fill:none;stroke:var(--soft);stroke-width:1.3}.ggrx .ring.bad{stroke:var(--flag);stroke-width:2}
 .ggrx .hover{position:absolute;z-index:3;pointer-events:none;background:var(--ink);color:var(--card);padding:3px 8px;border-radius:6px;font-size:12px;max-width:100%}
 .ggrx .masks{display:flex;flex-wrap:wrap;gap:10px 12px}.ggrx .tile span{display:block;font-size:12px;color:var(--soft)}
 .ggrx canvas{display:block;max-width:100%;image-rendering:pixelated;border:1px solid var(--line);border-radius:3px}.ggrx .masks .key{flex-basis:100%}
