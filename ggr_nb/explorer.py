@@ -197,14 +197,14 @@ def unique(
     _shown[name] = _shown.get(name, 0) + 1
     return f'x{name}-{_shown[name]}'
 
-# %% ../nbs/16b_explorer.ipynb #c2007fb8
+# %% ../nbs/16b_explorer.ipynb #cc2ad820
 @patch
 def static(self:Explorer) -> str: # HTML, complete in itself
     "The explorer for a page without a kernel."
     data, colours = self.payload()
     uid, first = unique(self.title + data), self.states[self.index()]
     knobs = ''.join(knob_html(n, v, v.index(self.start[n]), f'{uid}-{i}') for i, (n, v) in enumerate(self.knobs.items()))
-    image = f'<img alt="{escape(self.alt)}" src="data:image/png;base64,{base64.b64encode(self.png()).decode()}">'
+    image = f'<img alt="{escape(self.alt)}. {escape(first.note)}" src="data:image/png;base64,{base64.b64encode(self.png()).decode()}">'
     return '\n'.join([f'<figure class="ggrx" id="{uid}" aria-labelledby="{uid}-h">', f'<style>{stylesheet(colours, "#" + uid)}</style>',
         f'<p class="head" id="{uid}-h">{escape(self.title)}</p>', f'<div class="knobs" hidden>{knobs}</div>',
         f'<div class="stage">{image}</div>', f'<p class="say" aria-live="polite">{escape(first.note)}</p>',

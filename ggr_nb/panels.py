@@ -46,17 +46,18 @@ def unpack(
     flat = (raw[:, None] >> shifts) & (2 ** bits - 1)
     return flat.reshape(-1)[:math.prod(shape)].reshape(shape).to(torch.uint8)
 
-# %% ../nbs/16a_panels.ipynb #33a115b2
+# %% ../nbs/16a_panels.ipynb #a436c619
 def number(
     v, # an int, a float, a 0-d tensor, or None
-): # int kept exactly, float to four significant figures, None for NaN and infinity
+    digits:int=4, # significant figures of a float
+): # int kept exactly, float shortened, None for NaN and infinity
     "A number as it is stored in a panel."
     v = v.item() if hasattr(v, 'item') else v
     if v is None or isinstance(v, (bool, int)): return None if v is None else int(v)
     if not math.isfinite(v): return None
-    return int(v) if v == int(v) and abs(v) < 1e15 else float(f'{v:.4g}')
+    return int(v) if v == int(v) and abs(v) < 1e15 else float(f'{v:.{digits}g}')
 
-# %% ../nbs/16a_panels.ipynb #51112745
+# %% ../nbs/16a_panels.ipynb #f9db73aa
 def ticks(
     lo:float, # smallest value on the axis
     hi:float, # largest value
@@ -70,7 +71,7 @@ def ticks(
     raw = max((hi - lo) / 5 or 1, whole)
     power = 10 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * .999)
-    return [number(i * step) for i in range(math.ceil(lo / step - 1e-9), math.floor(hi / step + 1e-9) + 1)]
+    return [number(i * step, 12) for i in range(math.ceil(lo / step - 1e-9), math.floor(hi / step + 1e-9) + 1)]
 
 # %% ../nbs/16a_panels.ipynb #6ff08409
 def curves(
