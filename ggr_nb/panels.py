@@ -8,8 +8,8 @@ __all__ = ['MASK', 'DRAW', 'JS_TEXT', 'JS_AXES', 'JS_MARKS', 'JS_CURVES', 'JS_NA
            'number', 'ticks', 'curves', 'bars', 'masks', 'palette_png', 'frame', 'intern', 'squeeze', 'panel_figure',
            'digest', 'runtime', 'lighten', 'stylesheet']
 
-# %% ../nbs/16a_panels.ipynb #86eb4d51
-import base64, hashlib, io, json, math, zlib
+# %% ../nbs/16a_panels.ipynb #7636c8c6
+import base64, hashlib, io, itertools, json, math, zlib
 import matplotlib as mpl, matplotlib.pyplot as plt
 import torch
 from collections import Counter
@@ -195,15 +195,21 @@ def _limits(ax, p, values, axis):
     if lim: getattr(ax, f'set_{axis}lim')(*lim)
     getattr(ax, f'{axis}axis').set_major_formatter(human); getattr(ax, f'{axis}axis').set_minor_formatter(lambda *_: '')
 
-# %% ../nbs/16a_panels.ipynb #d7a751fa
+# %% ../nbs/16a_panels.ipynb #389aa368
 def _draw_curves(ax, p):
-    style = dict(line={}, points=dict(ls='', marker='o', ms=4), step=dict(drawstyle='steps-post'))[p['mode']]
+    style = dict(line=dict(lw=1.6), points=dict(ls='', marker='o', ms=4), step=dict(drawstyle='steps-post', lw=1.6))[p['mode']]
     for s, c in zip(p['series'], _colours(p)):
         nan = [float('nan') if v is None else v for v in s['y']]
         ax.plot(s['x'], nan, color=c, label=s['label'], **style)
-    _limits(ax, p, None, 'x'); _limits(ax, p, None, 'y')
+    _dashes(ax, p); _limits(ax, p, None, 'x'); _limits(ax, p, None, 'y')
 
-def _colours(p): return list(palette([s['label'] for s in p['series']]).values())
+def _dashes(ax, p):
+    for line, dash in zip(ax.lines, itertools.cycle(['-', (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (2, 1))])):
+        if p['mode'] != 'points': line.set_linestyle(dash)
+
+def _colours(p):
+    free = palette([s['label'] for s in p['series']])
+    return [s.get('color') or free[s['label']] for s in p['series']]
 
 # %% ../nbs/16a_panels.ipynb #086ee8c8
 def _draw_bars(ax, p):
@@ -232,7 +238,7 @@ def _draw_frame(ax, p):
     ax.axis('off')
     if 'png' in p['src'][:16]: ax.imshow(Image.open(io.BytesIO(base64.b64decode(p['src'].split(',')[1]))))
 
-# %% ../nbs/16a_panels.ipynb #d7283d2a
+# %% ../nbs/16a_panels.ipynb #781d147d
 DRAW = dict(curves=_draw_curves, bars=_draw_bars, masks=_draw_masks, frame=_draw_frame)
 
 def _rows(panels):
@@ -246,7 +252,9 @@ def _finish(ax, p):
     ax.set(title=p['title'], xlabel=p.get('xlabel', ''), ylabel=p.get('ylabel', ''))
     if p.get('hline') is not None: ax.axhline(p['hline'], ls='--', lw=1, color='#5b6673')
     if p.get('vline') is not None: ax.axvline(p['vline'], ls='--', lw=1, color='#5b6673')
-    if len(p.get('series', ())) > 1: ax.legend(fontsize=8, ncols=3)
+    if len(p.get('series', ())) > 1:
+        ax.legend(loc='lower left', bbox_to_anchor=(-.02, .98), ncols=6, fontsize=7.5, handlelength=1.4, columnspacing=1)
+        ax.set_title(p['title'], pad=18)
 
 # %% ../nbs/16a_panels.ipynb #32de4aad
 @styled

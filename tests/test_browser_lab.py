@@ -182,15 +182,17 @@ def test_jupyterlab(lab, browser):
     wait(lambda: shown(browser, '.jp-Notebook .jp-CodeCell') and browser.execute_script(ready), what='opening the notebook')
     browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
     figure = wait(lambda: shown(browser, '.jp-OutputArea figure.ggrx.on'), what='the explorer')[0]
-    before = look(browser, figure)
-    figure.find_element('css selector', 'input[type=range]').send_keys(Keys.ARROW_RIGHT)
-    assert look(browser, figure) != before
     handle = wait(lambda: browser.find_elements('css selector', '.jupyter-widgets .noUi-handle'), what='the widget')[0]
     picture = lambda: browser.execute_script("return document.querySelector('.jupyter-widgets img')?.src")
     old = wait(picture, 20, 'the picture')
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", handle)
+    idle = "return document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status == 'idle'"
+    wait(lambda: browser.execute_script(idle), what='the end of the run')
     handle.send_keys(Keys.ARROW_RIGHT)
     wait(lambda: picture() != old, 30, 'the change of the picture')
+    before = look(browser, figure)
+    figure.find_element('css selector', 'input[type=range]').send_keys(Keys.ARROW_RIGHT)
+    assert look(browser, figure) != before
     browser.execute_script("return window.jupyterapp.commands.execute('docmanager:save')")
     saved = wait(lambda: [o for c in nbformat.read(folder / 'explorer.ipynb', 4).cells for o in c.outputs if 'ggrx' in o.get('data', {}).get('text/html', '')], 20, 'saving')
     assert set(saved[0]['data']) == {'text/html', 'image/png', 'text/plain'}
