@@ -6,7 +6,10 @@ All contenders take turns in every round. Disturbances from outside can only mak
 best round, and a ratio is that of two best rounds; the medians stand beside them. Crop (pad 4), mirror and normalise, 32×32, batch 128; CIFAR-100 where it is found, else random bytes
 of the same shape. The result goes to benchmarks/data.json.
 """
-import argparse, json, platform, statistics, time
+import argparse, json, os, platform, statistics, time
+
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # waiting threads make room: they do not spin
+
 from dataclasses import replace
 from pathlib import Path
 
