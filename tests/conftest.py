@@ -1,5 +1,7 @@
-"""What every test shares: the project's root, one thread, no window, a still generator."""
-import os
+"""What every test shares: the project's root, one thread, no window, a still generator, a browser, a server."""
+import os, shutil, threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 os.environ.setdefault('MPLBACKEND', 'agg')
@@ -22,3 +24,39 @@ def root() -> Path:
 def seeded():
     "The global generator is at the same place for every test, whatever ran before and in whatever order."
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope='session')
+def browser():
+    "A headless Chromium that logs its console and every request; tests that need it skip where there is none."
+    chrome = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+    driver = shutil.which('chromedriver')
+    if not (chrome and driver): pytest.skip('no Chromium with its chromedriver here: apt-get install chromium chromium-driver')
+    from selenium import webdriver
+    options = webdriver.ChromeOptions()
+    options.binary_location = chrome
+    for flag in ('--headless=new', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--window-size=1280,1000',
+                 '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'):
+        options.add_argument(flag)
+    options.set_capability('goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'})
+    chromium = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    chromium.set_page_load_timeout(60)
+    yield chromium
+    chromium.quit()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_): pass
+
+
+@pytest.fixture(scope='session')
+def serve():
+    "serve(folder) -> address of a server on this machine that ends with the tests."
+    servers = []
+    def start(folder):
+        server = ThreadingHTTPServer(('127.0.0.1', 0), partial(_Quiet, directory=str(folder)))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f'http://127.0.0.1:{server.server_port}'
+    yield start
+    for server in servers: server.shutdown(); server.server_close()

@@ -1,0 +1,20 @@
+// Mathematics, and a copy button on every block of code. Nothing is fetched.
+(() => {
+  if (window.katex) for (const el of document.querySelectorAll('span.math, div.math')) {
+    const tex = el.textContent;
+    try { katex.render(tex, el, {displayMode: el.tagName === 'DIV', output: 'htmlAndMathml', strict: false, macros: {'‖': '\\Vert'}}); el.dataset.rendered = ''; }
+    catch (error) { el.textContent = tex; el.title = error.message; el.dataset.error = ''; console.error('mathematics: ' + error.message); }
+  }
+  for (const block of document.querySelectorAll('article div[class*="highlight-"]')) {
+    const pre = block.querySelector('pre');
+    if (!pre || block.closest('.cell_output') || !navigator.clipboard) continue;
+    const button = document.createElement('button');
+    button.className = 'copy'; button.type = 'button'; button.textContent = 'copy';
+    button.addEventListener('click', async () => {
+      await navigator.clipboard.writeText(pre.textContent);
+      button.textContent = 'copied';
+      setTimeout(() => { button.textContent = 'copy'; }, 1500);
+    });
+    block.append(button);
+  }
+})();

@@ -1,0 +1,230 @@
+"The paper's tables, checked against themselves, and the comparison with our runs."
+import re
+import statistics
+from collections import Counter
+from dataclasses import asdict, replace
+from itertools import product
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from ggr_nb.comparison import Entry, ranks
+from ggr_nb.jobs import Job, recipe_of, size
+from ggr_nb.paper import (COLUMNS, Cell, METHODS_1, NETS, PUBLISHED, cite, column_mean, disagreements, grid, our_mean,
+                          read_table, table, winners)
+from ggr_nb.sweep import Results
+
+RESNET = dict(data='cifar100', models='resnet18')
+
+
+def records(jobs, accuracy):
+    return {j.key: dict(key=j.key, job=asdict(j), accuracy=accuracy(j)) for j in jobs}
+
+
+def test_counts_of_the_published_tables():
+    cells = PUBLISHED[1]
+    assert len([c for c in cells if c.method == 'dense']) == 4
+    assert len([c for c in cells if c.method != 'dense']) == 96
+    assert sum(v is None for v in cells.values()) == 8 + 4 * 3 + 2
+    assert all(25 <= v <= 77 for v in cells.values() if v is not None)
+    assert set(Counter(c[:2] for c in cells).values()) == {25}
+
+
+def test_a_sparser_network_is_never_better_in_the_published_table():
+    "A typing error in Table 1 would most likely break this."
+    rising = []
+    for net, m, init in product(NETS, METHODS_1, ('erk', 'uniform')):
+        values = [PUBLISHED[1][Cell(*net, m, s, init)] or 0 for s in (.9, .97, .99)]
+        rising += [(net, m, init)] if values != sorted(values, reverse=True) else []
+    assert rising == []
+
+
+def test_averages_and_the_two_slips():
+    assert [(c.method, c.sparsity, c.init, *v) for t in (2, 3) for c, v in disagreements(t).items()] == [
+        ('dsr', .9, 'uniform', 59.64, 59.54), ('ggr', .9, 'erk', 63.57, 63.62)]
+
+
+def test_sums_of_table_1_by_column():
+    "Sums over all four networks, a second path to the same numbers as Table 2."
+    for m, c in product(METHODS_1, COLUMNS[:3]):
+        total = sum(PUBLISHED[1][Cell(*n, m, *c)] for n in NETS)
+        printed = PUBLISHED[2][Cell('all', 'all', m, *c)]
+        off = abs(total / 4 - printed)
+        assert off <= .01 or (m, c) == ('dsr', (.9, 'uniform')) and round(off, 2) == .1
+
+
+def test_wins():
+    assert Counter(winners(PUBLISHED[1]).values()) == dict(ggr=8, dsr=7, set=2, rigl=2)
+
+
+def test_table_3_repeats_table_2_but_for_one_cell():
+    differ = {c for c, v in PUBLISHED[3].items() if c in PUBLISHED[2] and PUBLISHED[2][c] != v}
+    assert differ == {Cell('all', 'all', 'ggr', .9, 'erk')}
+
+
+def test_table_4_repeats_the_accuracies_of_table_1():
+    for cell, v in PUBLISHED[4].items():
+        assert v['accuracy'] == PUBLISHED[1][cell]
+
+
+def test_every_cell_can_be_cited():
+    assert len({cite(t, c) for t in PUBLISHED for c in PUBLISHED[t]}) == sum(map(len, PUBLISHED.values()))
+
+
+def test_a_short_row_is_refused():
+    with pytest.raises(AssertionError, match='5 numbers for 6 columns'): read_table('set 1 2 3 4 5')
+
+
+def test_grid_is_the_paper():
+    jobs = grid(tables=[1, 3], seeds=range(5))
+    assert len(jobs) == len({j.key for j in jobs}) == 5 * (96 + 4 + 72)
+    assert {j.cell for j in grid()} == set(PUBLISHED[1])
+    assert all(Job(**asdict(j)) == j for j in jobs)
+
+
+@pytest.mark.parametrize('what, wrong', [('methods', 'rigle'), ('models', 'resnet50'), ('sparsities', .95), ('inits', 'er'),
+                                         ('data', 'cifar10'), ('tables', 2)])
+def test_grid_names_what_is_not_there(what, wrong):
+    with pytest.raises(ValueError, match=re.escape(repr(wrong)) + '.*choose from'): grid(**{what: wrong})
+
+
+@given(scale=st.floats(.001, 1))
+def test_scale_shrinks_and_marks(scale):
+    job = Job('tiny_imagenet', 'vgg16_tiny', 'set', .03, 'erk', 1)
+    epochs, width = size(replace(job, scale=scale))
+    assert 4 <= epochs <= 200 and 1 / 16 <= width <= 1
+    assert replace(job, scale=scale).reduced == (scale != 1)
+
+
+def test_a_reduced_recipe_keeps_the_places_of_the_papers():
+    job = Job('cifar100', 'resnet18', 'ggr', .01, 'erk', 0)
+    full = recipe_of(job, 391)
+    assert (full.epochs, full.milestones, full.update_until, full.every, full.batch) == (100, (30, 60, 80), 50, None, 128)
+    small = recipe_of(replace(job, epochs=2, updates=20, batch=64, fraction=.3), 782)
+    assert (small.epochs, small.milestones, small.update_until, small.batch) == (2, (.6, 1.2, 1.6), 1, 64)
+    assert small.every == 37 and 20 <= 782 // small.every <= 22 and small.warmup == .2
+
+
+def test_a_key_tells_every_field():
+    a = Job('cifar100', 'resnet18', 'set', .1, 'erk', 0)
+    others = [replace(a, **{k: v}) for k, v in dict(data='tiny_imagenet', model='x', method='ggr', density=.01, init='uniform',
+              seed=1, scale=.5, epochs=3, width=.5, images=10, stem=2, batch=64, updates=9, fraction=.3).items()]
+    assert len({j.key for j in [a, *others]}) == 15
+    assert len(others) == len(asdict(a))
+
+
+def test_our_average_needs_every_network():
+    full = {c: {s: (1. if v is None else v) + s for s in (0, 1)} for c, v in PUBLISHED[1].items()}
+    for m, c in product(METHODS_1, COLUMNS):
+        expected = column_mean(PUBLISHED[1], m, *c)
+        got = our_mean(full, m, *c)
+        assert got == () if expected is None else got == pytest.approx((expected, expected + 1))
+        for net in NETS:
+            assert our_mean({k: v for k, v in full.items() if k[:3] != (*net, m)}, m, *c) == ()
+
+
+def test_our_average_does_not_guess_what_rivals_can_do():
+    "One method fails on a network and a rival was not run there: it is not known whether the network counts."
+    full = {c: {0: 1. if v is None else v} for c, v in PUBLISHED[1].items()}
+    gap = Cell('tiny_imagenet', 'mobilenet_v2', 'dsr', .99, 'erk')
+    assert our_mean(full, 'ggr', .99, 'erk')
+    assert our_mean({c: v for c, v in full.items() if c != gap}, 'ggr', .99, 'erk') == ()
+
+
+def test_unpaired_seeds_are_left_out_of_the_average():
+    full = {c: {0: v or 1., 7: 50.} for c, v in PUBLISHED[1].items()}
+    full[Cell(*NETS[0], 'set', .9, 'erk')].pop(7)
+    assert len(our_mean(full, 'set', .9, 'erk')) == 1 and len(our_mean(full, 'ggr', .9, 'erk')) == 2
+
+
+def test_empty_table_shows_published_values_only(tmp_path):
+    for n in PUBLISHED:
+        text = str(table(n, tmp_path/'none.jsonl'))
+        assert 'no runs of ours' in text and '\n          ours' not in text and '±' not in text.split('published: Parger')[0]
+
+
+def test_one_cell_fills_one_place():
+    jobs = grid(**RESNET, methods='ggr', sparsities=.97, inits='erk')
+    t = table(1, records(jobs, lambda j: 70 + j.seed))
+    for text in (str(t), t.markdown(), t._repr_html_()):
+        assert text.count('71.00 ± 1.00 (3)') == 1 and text.count('+0.72') == 1
+
+
+def test_every_cell_of_table_1_and_its_averages():
+    jobs = grid(seeds=(0, 1))
+    noise = lambda j: (PUBLISHED[1][j.cell] or 1.) + (j.seed - .5)
+    for n in (1, 2):
+        t = table(n, records(jobs, noise))
+        got = {(b.title, m, i): e for b in t.blocks for m, row in b.rows.items() for i, e in enumerate(row)}
+        assert len(got) == len(PUBLISHED[n])
+        for e in got.values():
+            if e.published is not None and e.published != 59.64: assert e.mean == pytest.approx(e.published, abs=.011)
+            elif n == 2 and e.published is None: assert e.ours == ()
+
+
+def test_table_4_reads_both_definitions():
+    jobs = grid(data='tiny_imagenet', models='vgg16_tiny', methods='set', sparsities=.97, inits='erk', seeds=[0])
+    runs = records(jobs, lambda j: 57.)
+    for kind, neurons in (('emptiness', 31.), ('emptiness_propagated', 44.)):
+        next(iter(runs.values()))[kind] = dict(empty_neurons=neurons, empty_inputs=41., dense_parameters=17.)
+    assert '31.0 (1)' in str(table(4, runs)) and '44.0 (1)' not in str(table(4, runs))
+    assert '44.0 (1)' in str(table(4, runs, propagated=True))
+
+
+def test_reduced_runs_never_pass_for_full_ones():
+    small = records(grid(**RESNET, methods='set', sparsities=.9, inits='erk', epochs=5), lambda j: 33.)
+    full = records(grid(**RESNET, methods='set', sparsities=.9, inits='erk', seeds=[0]), lambda j: 74.)
+    assert '33.00' in str(table(1, small)) and 'REDUCED (epochs=5)' in str(table(1, small))
+    assert '33.00' not in str(table(1, small | full)) and 'REDUCED' not in str(table(1, small | full))
+    assert '74.00' not in str(table(1, small | full, recipe='epochs=5'))
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(0, 5)), max_size=8))
+def test_ranks(values):
+    for v, r in zip(values, ranks(values)):
+        if v is None: assert r is None
+        else:
+            better = len({w for w in values if w is not None and w > v})
+            assert r == (better if better < 3 else None)
+
+
+@given(st.lists(st.floats(5, 99), min_size=2, max_size=6))
+def test_entry_statistics(values):
+    e = Entry(60., tuple(values))
+    assert e.texts()[1] == f'{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} ({len(values)})'
+
+
+# --- the results file
+complete = st.dictionaries(st.sampled_from('abc'), st.integers(), min_size=1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(complete, max_size=4), complete, st.data())
+def test_a_file_cut_anywhere_loses_at_most_the_line_that_was_cut(tmp_path_factory, rows, last, data):
+    store = Results(tmp_path_factory.mktemp('r')/'r.jsonl')
+    for n, row in enumerate(rows): store.append(row | dict(key=str(n)))
+    size_before = store.path.stat().st_size if rows else 0
+    store.append(last | dict(key='last'))
+    whole = store.path.read_bytes()
+    cut = data.draw(st.integers(size_before, len(whole)))
+    store.path.write_bytes(whole[:cut])
+    kept = {str(n) for n in range(len(rows))}
+    assert set(store.load()) in (kept, kept | {'last'})
+    store.append(dict(key='next'))
+    assert kept | {'next'} <= set(store.load()) <= kept | {'next', 'last'}
+    assert ('last' in store.load()) == (cut >= len(whole) - 1)
+    assert store.path.read_bytes().endswith(b'\n')
+
+
+def test_a_very_long_torn_line_is_cut(tmp_path):
+    store = Results(tmp_path/'r.jsonl')
+    store.append(dict(key='a', x='y' * 300_000))
+    with open(store.path, 'ab') as f: f.write(b'{"key": "b", "x": "' + b'z' * 300_000)
+    store.append(dict(key='c'))
+    assert list(store.load()) == ['a', 'c'] and store.path.read_bytes().count(b'z') == 0
+
+
+def test_first_of_two_lines_counts(tmp_path):
+    store = Results(tmp_path/'r.jsonl')
+    for x in (1, 2): store.append(dict(key='a', x=x))
+    assert store.load() == dict(a=dict(key='a', x=1))

@@ -1,0 +1,277 @@
+"""The repository itself: what is exported, stored and promised agrees with the notebooks it comes from."""
+import ast, configparser, json, os, re, shutil, statistics, subprocess, sys
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / 'site'))
+import pages, readme  # noqa: E402
+
+NBS = ROOT / 'nbs'
+NOTEBOOKS = list(pages.notebooks().values())
+IDS = [p.relative_to(NBS).with_suffix('').as_posix() for p in NOTEBOOKS]
+LIBRARY = sorted(p for p in (ROOT / 'ggr_nb').rglob('*.py') if not p.name.startswith('_'))
+each_notebook = pytest.mark.parametrize('path', NOTEBOOKS, ids=IDS)
+each_module = pytest.mark.parametrize('path', LIBRARY, ids=lambda p: p.stem)
+
+
+@lru_cache
+def cells(path):
+    "[(kind, directives, body, cell)] of a notebook; directives is {name: value}."
+    found = []
+    for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+        said, body = pages.directives(''.join(cell['source'])) if cell['cell_type'] == 'code' else ({}, ''.join(cell['source']))
+        found.append((cell['cell_type'], said, body, cell))
+    return found
+
+
+def tree(body):
+    "A cell's syntax tree; lines for the shell or IPython left out."
+    return ast.parse(re.sub(r'^\s*[%!].*$', 'pass', body, flags=re.M))
+
+
+# --- nbdev changes nothing ------------------------------------------------------------------------------------------
+
+def files(top):
+    "{path: content} of what git would keep of a folder."
+    listed = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard', '-z'], cwd=top, capture_output=True, check=True).stdout
+    return {n: (top / n).read_bytes() for n in listed.decode().split('\0') if n and (top / n).is_file() and not (top / n).is_symlink()}
+
+
+@pytest.fixture
+def copy(tmp_path):
+    "A copy of the work tree, as git sees it, where nbdev may write."
+    if not (ROOT / '.git').exists(): pytest.skip('not a git clone: nothing says which files are tracked')
+    top = tmp_path / 'copy'
+    shutil.copytree(ROOT, top, symlinks=True, ignore=shutil.ignore_patterns('.git', '.venv', '_docs', '_proc', 'data', 'runs', '.hypothesis', '.pytest_cache', '__pycache__'))
+    for command in (['init', '-q'], ['add', '-A']): subprocess.run(['git', *command], cwd=top, check=True)
+    return top
+
+
+@pytest.mark.parametrize('command', ['nbdev.doclinks:nbdev_export', 'nbdev.clean:nbdev_clean'], ids=lambda c: c.split(':')[1])
+def test_nbdev_changes_nothing(command, copy):
+    module, function = command.split(':')
+    before = files(copy)
+    environment = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} | {'PYTHONPATH': str(copy)}
+    run = subprocess.run([sys.executable, '-c', f'import sys; sys.argv = ["x"]; from {module} import {function} as f; f()'],
+                         cwd=copy, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    after = files(copy)
+    changed = sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n))
+    assert not changed, f'`{function}` changes {changed}: run `make export` and commit'
+
+
+def test_readme_is_what_the_index_makes():
+    assert not readme.stale(), f'{readme.stale()} differ from what nbs/index.ipynb makes: run `make export` and commit'
+
+
+def test_readme_shows_the_two_commands_first():
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    first = re.search(r'^```\w*\n(.*?)^```', text, re.M | re.S)[1]
+    assert [l.split('#')[0].strip() for l in first.splitlines()] == ['make demo', 'make test']
+    assert re.search(r'^make test VENV=', (ROOT / '.ci' / 'run').read_text(encoding='utf-8'), re.M), '.ci/run does not call the README\'s test command'
+
+
+def test_readme_links_resolve():
+    for url in re.findall(r'\]\(([^)\s]+)\)', (ROOT / 'README.md').read_text(encoding='utf-8')):
+        if not re.match(r'https?:|#', url): assert (ROOT / url.split('#')[0]).exists(), f'README.md links to {url}, which is not there'
+
+
+def test_make_describes_every_target():
+    text = (ROOT / 'Makefile').read_text(encoding='utf-8')
+    targets = set(re.search(r'^\.PHONY: (.*)$', text, re.M)[1].split())
+    said = subprocess.run(['make', '--no-print-directory', 'help'], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {'demo', 'test', 'docs', 'lab', 'clean'} <= targets
+    for target in targets: assert re.search(rf'make {target}\s+\S.{{10,}}', said), f'`make help` does not describe {target}'
+
+
+# --- notebooks ------------------------------------------------------------------------------------------------------
+
+@each_notebook
+def test_notebook_is_clean_and_small(path):
+    "No counts, no widget that is dead on a page, no colour codes, stable ids, at most 500 KB."
+    assert path.stat().st_size <= 500_000, f'{path.stat().st_size / 1000:.0f} KB'
+    notebook = json.loads(path.read_text(encoding='utf-8'))
+    ids = [c.get('id') for c in notebook['cells']]
+    assert all(ids) and len(set(ids)) == len(ids), 'cells without an id, or two with the same'
+    for cell in notebook['cells']:
+        assert cell.get('execution_count') is None, f'cell {cell["id"]} keeps its execution count'
+        for o in cell.get('outputs', []):
+            mimes = o.get('data', {})
+            assert not any('widget' in m for m in mimes), f'cell {cell["id"]} stores a widget: dead without a kernel'
+            assert o['output_type'] != 'error', f'cell {cell["id"]} stores an error'
+            assert o.get('name') != 'stderr', f'cell {cell["id"]} stores noise: {"".join(o["text"])[:200]}'
+            text = json.dumps(o)
+            assert '\\u001b[' not in text, f'cell {cell["id"]} stores colour codes'
+            assert not re.search(r'/(home|root|tmp|Users|work)/\w', text), f'cell {cell["id"]} stores a path of one machine'
+
+
+@each_notebook
+def test_notebook_begins_with_title_and_promise(path):
+    first = next(body for kind, _, body, _ in cells(path) if kind == 'markdown')
+    assert re.match(r'# [^\n]+\n+> \S', first), f'the first text must begin with "# Title" and "> promise", and is\n{first[:300]}'
+
+
+@each_notebook
+def test_code_is_narrow(path):
+    lines = [l for kind, _, _, cell in cells(path) if kind == 'code' for l in ''.join(cell['source']).splitlines()]
+    wide = [f'{len(l)} columns: {l.strip()}' for l in lines if len(l) > 100]
+    assert not wide, '\n'.join(wide)
+
+
+@each_notebook
+def test_notebook_has_the_shape_of_a_lesson(path):
+    "Prose between the code, imports apart, parameters explained, exercises at the end (what STYLE asks that can be counted)."
+    library = any('default_exp' in said for _, said, _, _ in cells(path))
+    prose = sum(len(b) for k, _, b, _ in cells(path) if k == 'markdown')
+    total = prose + sum(len(b) for k, _, b, _ in cells(path) if k == 'code')
+    gaps, run, exports, functions = [], 0, [], []
+    if prose < .3 * total: gaps.append(f'prose is {prose / total:.0%} of the characters (30 %)')
+    for kind, said, body, _ in cells(path):
+        if kind == 'markdown': run = 0; continue
+        if 'hide' in said or not body.strip(): continue
+        run += 1
+        if run == 5: gaps.append(f'five code cells in a row, ending with {body.splitlines()[0]!r}')
+        parsed = tree(body).body
+        imports = [isinstance(n, (ast.Import, ast.ImportFrom)) for n in parsed]
+        exported = {'export', 'exports'} & said.keys()
+        if any(imports) and not all(imports) and not exported: gaps.append(f'imports mixed with other code: {body.splitlines()[0]!r}')
+        if not exported or all(imports): continue
+        exports.append(len([l for l in body.splitlines() if l.strip()]))
+        for node in ast.walk(tree(body)):
+            if isinstance(node, ast.FunctionDef):
+                functions.append(node.end_lineno - node.lineno + 1)
+                gaps += bare_parameters(node, body.splitlines())
+    if exports and statistics.median(exports) > 8: gaps.append(f'exported cells have {statistics.median(exports)} lines in the median (8)')
+    if exports and sorted(exports)[int(.9 * len(exports))] > 20: gaps.append(f'one exported cell in ten is longer than 20 lines: {sorted(exports)[-3:]}')
+    if functions and statistics.median(functions) > 6: gaps.append(f'functions have {statistics.median(functions)} lines in the median (6)')
+    if library and not any(k == 'markdown' and re.search(r'^#+ .*exercise', b, re.M | re.I) for k, _, b, _ in cells(path)): gaps.append('no exercises')
+    assert not gaps, '\n'.join(gaps)
+
+
+def bare_parameters(function, lines):
+    "The public parameters that no trailing comment explains."
+    if function.name.startswith('_'): return []
+    own = [a for a in function.args.posonlyargs + function.args.args + function.args.kwonlyargs if a.arg not in ('self', 'cls')]
+    return [f'{function.name}: nothing is said of `{a.arg}`' for a in own if '#' not in lines[a.end_lineno - 1][a.end_col_offset:]]
+
+
+@each_notebook
+def test_symbols_are_explained_used_and_tested(path):
+    "Prose right before each public symbol, a use within three cells after it, two visible assertions for each."
+    found, public, gaps = cells(path), [], []
+    test = re.compile(r'^\s*(assert\b|test_\w+\(|with (ExceptionExpected|expect_fail))', re.M)
+    shown = hidden = 0
+    for i, (kind, said, body, _) in enumerate(found):
+        if kind != 'code': continue
+        if 'hide' in said: hidden += len(test.findall(body))
+        else: shown += len(test.findall(body))
+        if not {'export', 'exports'} & said.keys(): continue
+        names = [n.name for n in tree(body).body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith('_')]
+        public += names
+        for name in names:
+            if found[i - 1][0] != 'markdown': gaps.append(f'`{name}` is defined without a word before it')
+            later = '\n'.join(b for _, _, b, _ in found[i + 1:i + 4])
+            if not re.search(rf'\b{name}\b', later): gaps.append(f'`{name}` is not used within three cells')
+    if shown + hidden < 2 * len(public): gaps.append(f'{shown + hidden} assertions for {len(public)} public symbols')
+    if shown < .9 * (shown + hidden): gaps.append(f'only {shown} of {shown + hidden} assertions can be seen')
+    assert not gaps, '\n'.join(gaps)
+
+
+def test_every_notebook_is_in_the_sidebar():
+    listed = []
+    for item in pages.quarto_yml()['website']['sidebar']['contents']:
+        listed += item['contents'] if 'section' in item else [item['href']]
+    there = [p.relative_to(NBS).as_posix() for p in NOTEBOOKS]
+    assert sorted(listed) == sorted(there), f'_quarto.yml lacks {sorted(set(there) - set(listed))} and lists {sorted(set(listed) - set(there))}, which are not there'
+
+
+# --- the library ----------------------------------------------------------------------------------------------------
+
+ORDER = {m[1]: p.stem for p in NOTEBOOKS for m in [next((re.search(r'#\|\s*default_exp\s+(\S+)', ''.join(c['source'])) for _, _, _, c in cells(p)
+                                                        if 'default_exp' in ''.join(c['source'])), None)] if m}
+
+
+def imported(path, own=False):
+    "(top-level names that a module imports anywhere in it, the modules of this library that it imports)"
+    others, inside = set(), set()
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.Import):
+            for a in node.names:
+                others.add(a.name.split('.')[0])
+                if a.name.startswith('ggr_nb.'): inside.add(a.name.split('.')[1])
+        elif isinstance(node, ast.ImportFrom):
+            if node.level or (node.module or '').split('.')[0] == 'ggr_nb':
+                rest = (node.module or '').removeprefix('ggr_nb').strip('.')
+                inside |= {rest.split('.')[0]} if rest else {a.name for a in node.names}
+            else: others.add(node.module.split('.')[0])
+    return others - {'ggr_nb'}, {m for m in inside if m in ORDER}
+
+
+@each_module
+def test_module_imports_only_lower_ones(path):
+    assert path.stem in ORDER, f'{path.name} comes from no notebook: delete it'
+    for name in imported(path)[1] - {path.stem}:
+        assert ORDER[name] < ORDER[path.stem], f'{ORDER[path.stem]} imports {name}, which {ORDER[name]} defines later'
+
+
+@each_module
+def test_modules_import_only_what_is_required(path):
+    "settings.ini names what the library imports; numpy comes with torch, pillow with torchvision and matplotlib."
+    cfg = configparser.ConfigParser(delimiters=['='], interpolation=None)
+    cfg.read(ROOT / 'settings.ini', encoding='utf-8')
+    required = {re.split(r'[<>=!~\[]', r)[0] for r in cfg['DEFAULT']['requirements'].split()}
+    extra = {re.split(r'[<>=!~\[]', r)[0] for r in cfg['DEFAULT'].get('cluster_requirements', '').split()}
+    allowed = {'sklearn' if r == 'scikit-learn' else r for r in required} | {'numpy', 'PIL'} | set(sys.stdlib_module_names)
+    unknown = imported(path)[0] - allowed
+    assert unknown <= extra, f'{path.name} imports {sorted(unknown - extra)}, which settings.ini does not require'
+
+
+BLOCKED = '''
+import importlib, sys
+class Without:
+    def __init__(self, finder): self.finder = finder
+    def find_spec(self, name, *args): return None if name.split('.')[0] in {names!r} else self.finder.find_spec(name, *args)
+sys.meta_path[:] = [Without(f) for f in sys.meta_path]
+import ggr_nb
+for module in {modules!r}: importlib.import_module('ggr_nb.' + module)
+print('imported', *{modules!r})
+'''
+
+def import_without(*names, modules):
+    code = BLOCKED.format(names=set(names), modules=modules)
+    return subprocess.run([sys.executable, '-c', code], cwd=ROOT, env=os.environ | {'PYTHONPATH': str(ROOT)}, capture_output=True, text=True)
+
+
+def test_imports_without_widgets_and_scikit_learn():
+    "Every module but explore works where ipywidgets, scikit-learn, IPython and ray are not installed."
+    modules = [p.stem for p in LIBRARY if p.stem != 'explore']
+    run = import_without('ipywidgets', 'sklearn', 'IPython', 'ray', 'nbdev', modules=modules)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ['imported', *modules]
+
+
+def test_blocking_an_import_blocks_it():
+    "The test above would fail if a module needed what it takes away."
+    run = import_without('torch', modules=['masks'])
+    assert run.returncode and "No module named 'torch'" in run.stderr
+
+
+def test_every_public_symbol_is_exported():
+    "`__all__` of each module is what its notebook defines and does not hide."
+    for path in LIBRARY:
+        module = ast.parse(path.read_text(encoding='utf-8'))
+        listed = next(ast.literal_eval(n.value) for n in module.body if isinstance(n, ast.Assign) and getattr(n.targets[0], 'id', '') == '__all__')
+        defined = {n.name for n in module.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith('_')
+                   and not any('patch' in ast.unparse(d) for d in n.decorator_list)}
+        assert defined <= set(listed), f'{path.name}: {defined - set(listed)} not in __all__'
+
+
+def test_versions_agree():
+    cfg = configparser.ConfigParser(delimiters=['='], interpolation=None)
+    cfg.read(ROOT / 'settings.ini', encoding='utf-8')
+    version = cfg['DEFAULT']['version']
+    assert f'__version__ = "{version}"' in (ROOT / 'ggr_nb' / '__init__.py').read_text(encoding='utf-8')
+    assert f'## {version}' in (ROOT / 'CHANGELOG.md').read_text(encoding='utf-8')

@@ -1,0 +1,211 @@
+"""The documentation site, built anew and read in a real browser.
+
+Without Chromium the pages are still built and their links, anchors, pictures and sizes checked; the rest skips and says so.
+"""
+import json, re, subprocess, sys, time
+from pathlib import Path
+from urllib.parse import unquote, urljoin, urlsplit
+
+import pytest
+from bs4 import BeautifulSoup
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / 'site'))
+import pages  # noqa: E402
+
+NAMES = list(pages.notebooks())
+LIMIT = 1_000_000  # bytes of a page with its own pictures
+
+
+@pytest.fixture(scope='session')
+def site(tmp_path_factory):
+    "The folder of the built site."
+    out = tmp_path_factory.mktemp('site') / 'docs'
+    start = time.time()
+    run = subprocess.run([sys.executable, 'site/build.py', '--sphinx', '--out', str(out)], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, f'the site does not build without warnings:\n{run.stdout[-2000:]}\n{run.stderr[-4000:]}'
+    assert time.time() - start < 180, 'the site takes more than three minutes to build'
+    return out
+
+
+@pytest.fixture(scope='session')
+def soups(site):
+    "{page: parsed HTML} of every page there is, the search page too."
+    return {p.relative_to(site).as_posix(): BeautifulSoup(p.read_text(encoding='utf-8'), 'html.parser')
+            for p in sorted(site.rglob('*.html')) if '_static' not in p.parts}
+
+
+@pytest.fixture(scope='session')
+def address(site, serve): return serve(site)
+
+
+# --- the files ------------------------------------------------------------------------------------------------------
+
+def test_every_notebook_is_a_page_in_three_forms(site):
+    contents = (site / 'llms.txt').read_text(encoding='utf-8')
+    for name, notebook in pages.notebooks().items():
+        assert (site / f'{name}.html').exists(), f'{name} has no page'
+        assert (site / f'{name}.md').read_text(encoding='utf-8').startswith('# '), f'{name}.md has no title'
+        assert (site / 'notebooks' / notebook.relative_to(pages.NBS)).read_bytes() == notebook.read_bytes()
+        assert f']({name}.md)' in contents, f'llms.txt does not list {name}'
+
+
+def test_sidebar_and_title_come_from_quarto_yml(soups):
+    soup = soups['index.html']
+    assert soup.select_one('.sidebar-brand-text').text == pages.quarto_yml()['website']['title']
+    listed = [a['href'].removesuffix('.html') for a in soup.select('.sidebar-tree a.reference')]
+    assert listed == [n for _, names in pages.sidebar(NAMES) for n in names if n != 'index']
+
+
+def test_nothing_comes_from_elsewhere(site, soups):
+    "No page, style or script names a resource on another host."
+    for name, soup in soups.items():
+        for tag, attribute in (('script', 'src'), ('img', 'src'), ('iframe', 'src'), ('source', 'src'), ('link', 'href')):
+            for element in soup.find_all(tag, attrs={attribute: True}):
+                if tag == 'link' and element.get('rel') and element['rel'][0] in ('canonical', 'search', 'next', 'prev', 'author', 'index'): continue
+                assert not re.match(r'(https?:)?//', element[attribute]), f'{name} loads {element[attribute]}'
+    for style in site.rglob('*.css'):
+        found = re.findall(r'(?:@import|url\()\s*["\']?(?:https?:)?//[^)"\']+', style.read_text(encoding='utf-8'))
+        assert not found, f'{style.name} loads {found}'
+
+
+def test_links_and_anchors_resolve(site, soups):
+    ids = {name: {e['id'] for e in soup.find_all(id=True)} | {e['name'] for e in soup.find_all('a', attrs={'name': True})} for name, soup in soups.items()}
+    broken = []
+    for name, soup in soups.items():
+        for link in soup.find_all('a', href=True):
+            url = urlsplit(urljoin(f'/{name}', link['href']))
+            if url.scheme or url.netloc: continue
+            path, anchor = unquote(url.path).lstrip('/'), unquote(url.fragment)
+            if path.endswith('/') or not path: path += 'index.html'
+            if not (site / path).is_file(): broken.append(f'{name} -> {link["href"]}')
+            elif anchor and path in ids and anchor not in ids[path]: broken.append(f'{name} -> {link["href"]} (no such anchor)')
+    assert not broken, '\n'.join(sorted(set(broken)))
+
+
+def test_ids_are_unique(soups):
+    for name, soup in soups.items():
+        ids = [e['id'] for e in soup.select('article [id]')]
+        twice = sorted({i for i in ids if ids.count(i) > 1})
+        assert not twice, f'{name}: {twice}'
+
+
+def test_pictures_say_what_they_show(soups):
+    for name, soup in soups.items():
+        for image in soup.select('article img'):
+            assert len(image.get('alt', '').strip()) > 10, f'{name}: {image.get("src")} has no alternative text'
+
+
+def test_pages_are_small(site, soups):
+    for name, soup in soups.items():
+        files = [site / name] + [site / Path(name).parent / unquote(i['src']) for i in soup.select('article img[src]') if ':' not in i['src']]
+        size = sum(f.stat().st_size for f in set(files))
+        assert size <= LIMIT, f'{name}: {size / 1e6:.2f} MB with its pictures'
+
+
+def test_taught_functions_show_signature_and_source(soups):
+    "A public symbol has a heading, an anchor as nbdev links to it, its parameters' comments and its source."
+    soup = soups['masks.html']
+    assert soup.find(id='sparse_parameters') and any('sparse_parameters' in h.text for h in soup.select('h3'))
+    assert any('any model' in row.text for row in soup.select('.api td'))
+    assert any('def sparse_parameters' in d.text for d in soup.select('details.exported[open]'))
+
+
+def test_hidden_cells_stay_hidden_and_solutions_are_folded(soups):
+    text = ''.join(soup.select_one('article').text for name, soup in soups.items() if name != 'search.html')
+    for word in ('nbdev_export()', 'default_exp', '#| ', 'show_doc('): assert word not in text, word
+    assert soups['masks.html'].select('details.fold:not([open])'), 'the solutions of the exercises are not folded'
+
+
+# --- the browser ----------------------------------------------------------------------------------------------------
+
+def read(browser, address, name):
+    "Open a page; give the complaints of its console and the requests that failed or left this machine."
+    browser.get_log('browser'); browser.get_log('performance')
+    browser.get(f'{address}/{name}')
+    problems = [e['message'] for e in browser.get_log('browser') if e['level'] in ('SEVERE', 'WARNING')]
+    for entry in browser.get_log('performance'):
+        message = json.loads(entry['message'])['message']
+        what, params = message['method'], message['params']
+        if what == 'Network.requestWillBeSent':
+            url = params['request']['url']
+            if not url.startswith((address, 'data:', 'blob:', 'about:', 'chrome')): problems.append(f'asks for {url}')
+        elif what == 'Network.responseReceived' and params['response']['status'] >= 400:
+            problems.append(f"{params['response']['status']} {params['response']['url']}")
+        elif what == 'Network.loadingFailed' and not params.get('canceled'):
+            problems.append(f"failed: {params.get('errorText')}")
+    return problems
+
+
+@pytest.fixture
+def window(browser):
+    "The browser as it comes: wide, light."
+    yield browser
+    browser.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
+    browser.execute_cdp_cmd('Emulation.setEmulatedMedia', {'features': []})
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_page_in_browser(name, site, address, window):
+    "No complaint, nothing fetched from elsewhere, all mathematics rendered, nothing wider than a phone, dark when asked."
+    problems = read(window, address, f'{name}.html')
+    assert not problems, '\n'.join(problems)
+    left = window.execute_script("return [...document.querySelectorAll('.math:not([data-rendered]), .katex-error')].map(e => e.textContent)")
+    assert not left, f'not rendered: {left}'
+    bare = window.execute_script(r"""const walk = document.createTreeWalker(document.querySelector('article'), NodeFilter.SHOW_TEXT), found = [];
+        while (walk.nextNode()) { const n = walk.currentNode;
+          if (!n.parentElement.closest('pre, code, script, style, .katex') && /\$[^$\s][^$]*\$|\\(frac|sum|sqrt)\b/.test(n.textContent)) found.push(n.textContent); }
+        return found""")
+    assert not bare, f'TeX left as text: {bare}'
+    broken = window.execute_script("document.querySelectorAll('img').forEach(i => i.loading = 'eager'); return Promise.all([...document.images].map("
+                                   "i => i.decode().then(() => null, () => i.src))).then(x => x.filter(Boolean))")
+    assert not broken, f'pictures that do not show: {broken}'
+    window.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', dict(width=390, height=844, deviceScaleFactor=1, mobile=True))
+    width = window.execute_script('return document.documentElement.scrollWidth')
+    assert width <= 390, f'{width} px wide on a phone of 390'
+    window.execute_cdp_cmd('Emulation.setEmulatedMedia', {'features': [{'name': 'prefers-color-scheme', 'value': 'dark'}]})
+    colours = window.execute_script("const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]")
+    paper, ink = (sum(map(float, re.findall(r'[\d.]+', c)[:3])) for c in colours)
+    assert paper < 150 < 500 < ink, f'not dark in the dark: {colours}'
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_sliders_change_the_picture(name, soups, site, address, window):
+    "Every slider, moved with the keyboard, changes what is seen beside it."
+    if not any('range' in str(x) for x in soups[f'{name}.html'].select('.shown')): return
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+    assert not read(window, address, f'{name}.html')
+    look = """const box = arguments[0].closest('.shown');
+        return [...box.querySelectorAll('svg, table, img, pre')].map(e => e.outerHTML).join()
+            + [...box.querySelectorAll('canvas')].map(c => c.toDataURL()).join()"""
+    for slider in window.find_elements(By.CSS_SELECTOR, '.shown input[type=range]'):
+        label = slider.get_attribute('aria-label') or window.execute_script('return [...(arguments[0].labels || [])].map(l => l.textContent).join()', slider)
+        assert label.strip(), 'a slider without a name'
+        window.execute_script("arguments[0].scrollIntoView({block: 'center'})", slider)
+        before, value = window.execute_script(look, slider), slider.get_attribute('value')
+        for _ in range(2): slider.send_keys(Keys.ARROW_LEFT if value == slider.get_attribute('max') else Keys.ARROW_RIGHT)
+        assert slider.get_attribute('value') != value, f'{label} does not move'
+        assert window.execute_script(look, slider) != before, f'{label} changes nothing'
+    assert not [e for e in window.get_log('browser') if e['level'] == 'SEVERE']
+
+
+def test_search_finds(site, address, window):
+    "The search page finds a word that a notebook teaches, and leads to where it stands."
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+    assert not read(window, address, 'search.html?q=saturation')
+    found = WebDriverWait(window, 20).until(lambda w: w.find_elements(By.CSS_SELECTOR, 'ul.search li a'))
+    target = found[0].get_attribute('href').split('?')[0].split('#')[0].rsplit('/', 1)[1]
+    assert target.removesuffix('.html') in NAMES
+    assert 'satur' in (site / target).read_text(encoding='utf-8').lower()
+
+
+def test_theme_can_be_switched(site, address, window):
+    read(window, address, 'index.html')
+    from selenium.webdriver.common.by import By
+    seen = set()
+    for _ in range(3):
+        next(b for b in window.find_elements(By.CSS_SELECTOR, 'button.theme-toggle') if b.is_displayed()).click()
+        seen.add(window.execute_script('return getComputedStyle(document.body).backgroundColor'))
+    assert len(seen) == 2, f'the theme button shows {seen}'
