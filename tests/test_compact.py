@@ -16,10 +16,11 @@ WIDTH = {'vgg16_tiny': .06, 'mobilenet_v2': .1, 'resnet18': .125}
 
 
 def partly(model, used, d, seed):
-    "Random masks of density d inside a random share of the neurons."
+    "Random masks of density d inside a random share of the neurons and of the inputs."
     g = torch.Generator().manual_seed(seed)
     masks = {n: torch.rand(p.shape, generator=g) < d for n, p in sparse_parameters(model).items()}
     for m in list(masks.values())[:-1]: m[torch.rand(len(m), generator=g) > used] = False
+    for m in list(masks.values())[1:]: m[:, torch.rand(m.shape[1], generator=g) > .5 + used/2] = False
     return masks
 
 
