@@ -62,16 +62,16 @@ MARKERS = {'dense': 's', 'static': 'X', 'set': 'o', 'rigl': 's', 'dsr': '^', 'gg
 SERIES = ['#0072b2', '#d55e00', '#009e73', '#e69f00', '#cc79a7', '#56b4e9', '#4d4d4d',
           '#a68a00', '#7a5195', '#8f3b00']
 
-# %% ../nbs/16_plots.ipynb #376871d2
+# %% ../nbs/16_plots.ipynb #e9ad6a1a
 def _own(label): return COLOURS.get(str(label).lower())
 
 def palette(
-    labels, # names of series, in order
+    labels, # names of series (a list or a dict), in order
 )->dict: # label: colour
     "A colour for each label; methods keep theirs."
-    out = {}
+    out, others = {}, [c for c in SERIES if c not in map(_own, labels)]
     for l in sorted(labels, key=lambda l: _own(l) is None):
-        free = (c for c in [_own(l), *SERIES] if c and c not in out.values())
+        free = (c for c in [_own(l), *others] if c and c not in out.values())
         out[l] = next(free, SERIES[len(out) % len(SERIES)])
     return {l: out[l] for l in labels}
 
@@ -118,7 +118,7 @@ def _register():
     if not (shell := get()): return
     shell.display_formatter.formatters['image/png'].for_type(Card, lambda card: card._repr_png_())
 
-# %% ../nbs/16_plots.ipynb #94544556
+# %% ../nbs/16_plots.ipynb #1ad55fd0
 class Card(Figure):
     "A figure on a white card that brings its style and says in words what it shows."
     def __init__(self,
@@ -127,19 +127,16 @@ class Card(Figure):
         title:str='', # the conclusion, one sentence
         alt:str='', # the picture in words
     ):
+        "An empty card."
         self.title, self.alt, self.ends, lines = title, alt or title, [], _wrap(title, width)
         size = width, height + .19 * len(lines) + .08 * bool(lines)
         with _ours(): super().__init__(figsize=size, layout='constrained')
         FigureCanvasAgg(self)
         self.get_layout_engine().set(w_pad=.13, h_pad=.11, wspace=.05, hspace=.04)
         self.patches.append(_paper(self)); self._head('\n'.join(lines), width); _register()
-    def draw(self,
-        renderer, # of the canvas
-    ):
-        with _ours(): super().draw(renderer)
     def __repr__(self): return f'Figure: {self.alt}'
 
-# %% ../nbs/16_plots.ipynb #a6763f34
+# %% ../nbs/16_plots.ipynb #867cad62
 @patch
 def _head(self:Card, text, width):
     with _ours():
@@ -147,7 +144,15 @@ def _head(self:Card, text, width):
 
 @patch
 def subplots(self:Card, *args, **kwargs):
+    "Axes in our style; arguments as those of matplotlib's `Figure.subplots`."
     with _ours(): return Figure.subplots(self, *args, **kwargs)
+
+@patch
+def draw(self:Card,
+    renderer, # of the canvas
+):
+    "Draw the card in our style, whatever the settings are now."
+    with _ours(): Figure.draw(self, renderer)
 
 # %% ../nbs/16_plots.ipynb #f0401da6
 def _indexed(rgba, colours=96, levels=16):
