@@ -188,7 +188,7 @@ def _hear_news(self:Pool, n, what):
     self.news[n] = what
     if self.listen: self.listen(self.news)
 
-# %% ../nbs/14a_sweep.ipynb #404d548c
+# %% ../nbs/14a_sweep.ipynb #67f8f003
 class RayPool:
     "The same as `Pool`, on the machines of a Ray cluster"
     def __init__(self,
@@ -202,8 +202,8 @@ class RayPool:
         try: import ray
         except ImportError: raise ImportError('Ray is not installed; pip install "ggr_nb[cluster]", or run without --ray') from None
         if not ray.is_initialized(): ray.init(address, log_to_driver=False, **options)
-        self.ray = ray
-        self.task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=tries - 1)(work)
+        self.ray, task = ray, lambda job: work(job)
+        self.task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=tries - 1)(task)
 
 # %% ../nbs/14a_sweep.ipynb #280d2796
 @patch

@@ -190,8 +190,9 @@ def test_ray_is_asked_for_by_name(monkeypatch):
     with pytest.raises(ImportError, match=r'ggr_nb\[cluster\]'): RayPool(math.sqrt)
 
 
-def test_ray_with_a_killed_worker(tmp_path):
+def test_ray_with_a_killed_worker(tmp_path, monkeypatch):
     ray = pytest.importorskip('ray', reason='Ray is not installed (extra "cluster"): the cluster test is skipped')
+    monkeypatch.setenv('RAY_raylet_start_wait_time_s', '240')                         # a busy machine may take a while
     try:
         pool = RayPool(partial(work, note='ray'), cpus=1, num_cpus=2, include_dashboard=False,
                        runtime_env=dict(env_vars=dict(PYTHONPATH=os.pathsep.join(sys.path))))
@@ -199,11 +200,13 @@ def test_ray_with_a_killed_worker(tmp_path):
 
         def kill_one(record, bar):
             if killed: return
-            time.sleep(.3)                                                            # the next task is under way
-            pid = attempts(tmp_path)[-1][1]
-            os.kill(pid, signal.SIGKILL); killed.append(pid)
+            busy, limit = [], time.monotonic() + 60
+            while not busy and time.monotonic() < limit:                              # until a task is under way
+                time.sleep(.05)
+                busy = [pid for n, pid in attempts(tmp_path) if n >= 0 and f'task/{n}' not in results.load()]
+            os.kill(busy[-1], signal.SIGKILL); killed.append(busy[-1])
 
-        tasks = [Task(n, str(tmp_path), 1.) for n in range(6)] + [Task(-1, str(tmp_path))]
+        tasks = [Task(n, str(tmp_path), 2.) for n in range(6)] + [Task(-1, str(tmp_path))]
         errors = sweep(tasks, results, pool, after=kill_one, progress=False)
     finally: ray.shutdown()
     assert list(errors) == ['task/-1'] and 'cannot be done' in errors['task/-1']
