@@ -138,11 +138,11 @@ def build(model, # name in `MODELS`, or a module, returned as it is
         torch.manual_seed(generator(seed, 'model').initial_seed())
         return make(num_classes=data.classes, width=width, input_size=tuple(data.train[0].shape[1:]))
 
-# %% ../nbs/12_train.ipynb #70d131c4
+# %% ../nbs/12_train.ipynb #0895a2c3
 def _check_shapes(model, data, name):
     "Can the model take the data's images, and does it answer with one score per class?"
     shape = tuple(data.train[0].shape[1:])
-    device = next(model.parameters()).device
+    device = next((p.device for p in model.parameters()), 'cpu')
     try: out = _watch(model, [], None, torch.zeros(2, *shape, device=device))
     except (RuntimeError, ValueError, IndexError) as e:
         raise ValueError(f'{name} does not take the images of {data.name}, {shape} each: {e}') from e
@@ -537,7 +537,7 @@ def close(self:Training):
     if hasattr(self, 'progress'): self.progress.bar.close()
     self.sparsifier.remove()
 
-# %% ../nbs/12_train.ipynb #6cafa7b5
+# %% ../nbs/12_train.ipynb #4963801c
 def fit(model, # name in `MODELS`, or a module (trained in place)
         data, # name in `DATASETS`, or a `Data`
         method='ggr', # name in `METHODS`, or a `Method`
@@ -566,6 +566,7 @@ def fit(model, # name in `MODELS`, or a module (trained in place)
     if isinstance(model, str): pick('model', model, MODELS)
     device, out, data = join(device), _folder(out, resume), _data(data)
     recipe = pick('recipe', data.name if recipe is None else recipe, RECIPES, Recipe)
+    if batch_limit is not None and batch_limit < 1: raise ValueError(f'batch_limit={batch_limit}: give None or at least 1')
     with _guarded(name, recipe.batch, device) as asked:
         net = build(model, data, seed, width)
         _check_shapes(net, data, name)
