@@ -125,6 +125,12 @@ def test_a_signal_stops_between_steps(tmp_path, whole, number):
     assert same(whole, fit(*SET, out=tmp_path, resume=True, **SHORT))
 
 
+def test_a_hook_can_stop(tmp_path, whole):
+    def enough(training): training.asked.append('enough') if training.position == 30 else None
+    with pytest.raises(Stopped, match='after step 8 of 22'): fit(*SET, out=tmp_path, each_step=enough, **SHORT)
+    assert same(whole, fit(*SET, out=tmp_path, resume=True, **SHORT))
+
+
 def test_a_second_ctrl_c_is_not_held_back():
     def twice(): os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGINT)
     with pytest.raises(KeyboardInterrupt) as e: fit(*SET, each_step=at(5, twice), **SHORT)
