@@ -35,11 +35,12 @@ STYLE = {'figure.dpi': 100, 'font.size': 9, 'text.color': INK, 'legend.frameon':
          'xtick.major.size': 3, 'ytick.major.size': 0,
          'lines.linewidth': 1.8, 'lines.markersize': 5, 'lines.markeredgewidth': 0}
 
-# %% ../nbs/16_plots.ipynb #82fe6d08
+# %% ../nbs/16_plots.ipynb #130d1012
 def _ours(): return style.context(['default', STYLE])
 
 def _something(f, data):
-    if not len(data): raise ValueError(f'{f.__name__}: nothing to draw, the data are empty')
+    if isinstance(data, (dict, list, tuple)) and not data: raise ValueError(
+        f'{f.__name__}: nothing to draw, the data are empty')
 
 def styled(
     f, # makes and returns a `Card`
@@ -47,7 +48,7 @@ def styled(
     "`f`, run with our settings and no others; empty data are refused."
     @wraps(f)
     def inner(*args, **kwargs):
-        _something(f, next(iter((*args, *kwargs.values())), 'none'))
+        _something(f, next(iter((*args, *kwargs.values())), None))
         with _ours(): return f(*args, **kwargs).settle()
     return inner
 
@@ -181,13 +182,13 @@ def _encode(im, alt):
     im.save(out, 'PNG', optimize=True, pnginfo=info, transparency=im.info['transparency'])
     return out.getvalue()
 
-# %% ../nbs/16_plots.ipynb #fb43d1fc
+# %% ../nbs/16_plots.ipynb #3e97ec16
 @patch
 def png(self:Card,
     most:int=40_000, # bytes
 )->bytes:
     "The card as a small PNG with see-through corners and its description inside."
-    for dpi, palettes in (DPI, (96, 56, 32)), (120, (32,)), (90, (24,)):
+    for dpi, palettes in (DPI, (96, 56, 32)), (120, (32,)), (90, (24, 12)):
         rgba = _pixels(self, dpi)
         for n in palettes:
             if len(out := _encode(_indexed(rgba, n), self.alt)) <= most: return out
@@ -264,14 +265,13 @@ def human(
     size, unit = next((s, u) for s, u in units if abs(x) >= .9999 * s)
     return f'{x / (size or 1):.3g}{unit}'.replace('-', '−')
 
-# %% ../nbs/16_plots.ipynb #8c008da1
+# %% ../nbs/16_plots.ipynb #ba004950
 def _floats(v): return np.asarray([float(x) for x in v])
 
 def _log_ticks(axis):
     low, high = np.sort(axis.get_view_interval())
     decades = np.log10(high / low)
-    if decades < .5: axis.set_major_locator(MaxNLocator(4))
-    else: axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.7 else (1,)))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.7 else (1,)))
     axis.set_minor_locator(NullLocator())
 
 def _numbers(*axes):
