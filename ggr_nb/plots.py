@@ -610,7 +610,7 @@ def _method_panel(ax, init, rows, scores, dense):
         if (m, init) in scores: _method_row(ax, i, m, scores[m, init], c)
     _reference(ax, dense, 'v'); ax.set_title(init, color=INK); ax.margins(x=.08)
 
-# %% ../nbs/16_plots_sparse.ipynb #b08f64af
+# %% ../nbs/16_plots_sparse.ipynb #f0212c82
 def _split(scores):
     "Methods without dense, initialisations, and the dense mean with its name."
     dense = [float(v) for (m, _), vs in scores.items() if m == 'dense' for v in vs]
@@ -626,7 +626,7 @@ def method_plot(
 )->Card:
     "A dot per score, a bar at the mean; a row per method, a panel per initialisation."
     rows, inits, dense = _split(scores)
-    said = [f'{m} {i} {_pm(*_mean_std(_floats(v)))}' for (m, i), v in scores.items()]
+    said = [' '.join(filter(None, (m, i, _pm(*_mean_std(_floats(v)))))) for (m, i), v in scores.items()]
     fig = _card(title, alt, xlabel, said, height=.75 + .36 * len(rows))
     axes = fig.subplots(1, len(inits), squeeze=False, sharex=True, sharey=True)[0]
     for ax, init in zip(axes, inits):
