@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy, interpolate
 from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.ops import Conv2dNormActivation
 
-from experiments.common import accuracy, digits, equip, first_gradient, recipe, run_all, seeded, train
+from experiments.plain import accuracy, digits, equip, first_gradient, recipe, run_all, seeded, train
 from ggr_nb.allocate import global_topk, global_topk_normalised, largest_remainder
 from ggr_nb.connect import connected_masks, covering_budgets, drop_keep_units
 from ggr_nb.drop import Snapshot

@@ -11,7 +11,7 @@ from itertools import product
 
 from torch import nn
 
-from experiments.common import accuracy, digits, equip, first_gradient, recipe, run_all, seeded, train
+from experiments.plain import accuracy, digits, equip, first_gradient, recipe, run_all, seeded, train
 from ggr_nb.init import random_masks
 from ggr_nb.models import mlp
 
