@@ -151,7 +151,7 @@ def bench_masking(quick):
         def step(model=model, opt=opt):
             opt.zero_grad(); torch.nn.functional.cross_entropy(model(x), y).backward(); opt.step()
         steps[name] = step
-    s = alternate(steps, 3 if quick else 9); out['resnet18 step, batch 128'] = dict(seconds=s, ratio=s['masked'] / s['dense'])
+    s = alternate(steps, 3 if quick else 7); out['resnet18 step, batch 128'] = dict(seconds=s, ratio=s['masked'] / s['dense'])
     print(json.dumps(out), flush=True)
 
     model = vgg16_tiny(num_classes=200)
@@ -162,7 +162,7 @@ def bench_masking(quick):
 
     def by_bool():
         for g, b in zip(grads, bools): g.mul_(b)
-    s = alternate({'optimiser update': opt.step, 'foreach mask': sp.mask_gradients, 'bool mask': by_bool}, 3 if quick else 9)
+    s = alternate({'optimiser update': opt.step, 'foreach mask': sp.mask_gradients, 'bool mask': by_bool}, 3 if quick else 7)
     out['vgg16_tiny mask'] = dict(weights=sum(g.numel() for g in grads), seconds=s, ratio=s['foreach mask'] / s['optimiser update'],
                                   bool_ratio=s['bool mask'] / s['foreach mask'],
                                   bytes_update='5 passes of 4 bytes a weight (read w, g, m; write w, m)',

@@ -164,7 +164,7 @@ def picked(
     frame = F.pad(x, (margin,) * 4).flatten(2)
     return frame.gather(2, place.flatten(1)[:, None].expand(-1, x.shape[1], -1)).view(x.shape)
 
-# %% ../nbs/11_data.ipynb #1c715b02
+# %% ../nbs/11_data.ipynb #70689ac5
 class Draws(NamedTuple):
     "The random numbers of an epoch, or of a part of it; row i belongs to the i-th picture."
     order: Tensor  # int64, which picture
@@ -174,8 +174,14 @@ class Draws(NamedTuple):
     cos: Tensor    # int32, in units of 2^-14
     sin: Tensor    # int32
 
-    def part(self, start, stop): return Draws(*(t[start:stop] for t in self))
-    def to(self, device): return Draws(*(t.to(device) for t in self))
+    def part(self,
+             start: int,  # first row
+             stop: int):  # row after the last
+        return Draws(*(t[start:stop] for t in self))
+
+    def to(self,
+           device):       # where the table is needed
+        return Draws(*(t.to(device) for t in self))
 
 # %% ../nbs/11_data.ipynb #8a8b0c8b
 def draws(
@@ -229,7 +235,7 @@ def steps(
         raise ValueError(f'batch {batch}: {self.name} has {n} {split} pictures; give 1 … {n}')
     return n // batch if split == 'train' else -(-n // batch)
 
-# %% ../nbs/11_data.ipynb #0bacc2f7
+# %% ../nbs/11_data.ipynb #982edbd4
 @patch
 def on(
     self: Data,
@@ -237,28 +243,26 @@ def on(
     device,      # where
 ) -> tuple:
     "Pictures and labels of a split on the device, copied at most once."
-    device, held = torch.device(device), getattr(self, split)
+    device, held = torch.empty(0, device=device).device, getattr(self, split)  # 'cuda' is 'cuda:0'
     if device == held[0].device: return held
     key = split, str(device)
     if key not in self.placed: self.placed[key] = tuple(t.to(device) for t in held)
     return self.placed[key]
 
-# %% ../nbs/11_data.ipynb #718a8a9d
+# %% ../nbs/11_data.ipynb #928a0790
 def _rows(n, steps, batch, start=0, rank=0, world=1):
     "First and last row (exclusive) of this rank's part of each step."
     for step in range(start, steps):
-        a = step * batch
-        share = min(batch, n - a)
+        a, share = step * batch, min(batch, n - step * batch)
         first, last = a + share * rank // world, a + share * (rank + 1) // world
         if first < last: yield first, last
 
 def _check_share(split, batch, steps, start, rank, world):
     "Raise a ValueError if the batches cannot be dealt out as asked."
-    if not 0 <= rank < world: raise ValueError(f'rank {rank} of world {world}: give 0 … {world - 1}')
-    if not 0 <= start <= steps: raise ValueError(f'start {start}: the epoch has {steps} steps')
-    if split == 'train' and batch % world:
-        raise ValueError(f'batch {batch} cannot be split evenly over {world} processes: '
-                         f'give a multiple of {world}')
+    _need(0 <= rank < world, f'rank {rank} of world {world}: give 0 … {world - 1}')
+    _need(0 <= start <= steps, f'start {start}: the epoch has {steps} steps')
+    _need(split == 'test' or batch % world == 0, f'batch {batch} cannot be split evenly over '
+          f'{world} processes: give a multiple of {world}')
 
 # %% ../nbs/11_data.ipynb #38226057
 @patch
@@ -302,7 +306,7 @@ def batches(
     made = (self.pictures(split, r, augment, device) for r in rows)
     return ((normalised(x, self.mean, self.std, **form), y) for x, y in made)
 
-# %% ../nbs/11_data.ipynb #c338b810
+# %% ../nbs/11_data.ipynb #f949bf81
 @patch
 def part(
     self: Data,
@@ -311,11 +315,13 @@ def part(
     seed: int = 0,      # of the choice
 ) -> Data:
     "The same data set with fewer pictures of each class."
-    def cut(held, count):
-        if count is None: return held
-        at = _per_class(held[1], lambda n: count, seed)
-        return held[0][at], held[1][at]
-    return replace(self, train=cut(self.train, train), test=cut(self.test, test), placed={})
+    return replace(self, train=_fewer(self.train, train, seed), test=_fewer(self.test, test, seed),
+                   placed={})
+
+def _fewer(held, count, seed):
+    "So many pictures of each class, or all if count is None."
+    at = slice(None) if count is None else _per_class(held[1], lambda n: count, seed)
+    return held[0][at], held[1][at]
 
 # %% ../nbs/11_data.ipynb #2a8deb43
 def roots(
@@ -335,14 +341,13 @@ def _missing(what, sign, places, how):
     looked = '\n'.join(f'  {p}' + ('' if p.exists() else '  (does not exist)') for p in places)
     return FileNotFoundError(f'{what}: no {sign} in\n{looked}\n{how}')
 
-# %% ../nbs/11_data.ipynb #adb7201d
+# %% ../nbs/11_data.ipynb #a5e961d4
 def _cifar_files(place):
     "The three files of CIFAR-100, each with whether its MD5 sum is right."
     from torchvision.datasets import CIFAR100 as C
     from torchvision.datasets.utils import check_integrity
     sums = [*C.train_list, *C.test_list, (C.meta['filename'], C.meta['md5'])]
-    files = {place / C.base_folder / name: md5 for name, md5 in sums}
-    return {p: check_integrity(p, md5) for p, md5 in files.items()}
+    return {(path := place / C.base_folder / name): check_integrity(path, md5) for name, md5 in sums}
 
 def _cifar_open(place):
     "Both splits as torchvision reads them; a ValueError names the damaged files."
@@ -353,7 +358,7 @@ def _cifar_open(place):
         raise ValueError(f'CIFAR-100 is damaged (missing or wrong MD5 sum): {bad}. Delete the '
                          f'folder and fetch it again, e.g. with cifar100(download=True)') from None
 
-# %% ../nbs/11_data.ipynb #32b92bee
+# %% ../nbs/11_data.ipynb #ca33ff5c
 def _cifar_fetch(place):
     "Download CIFAR-100 into `place`; an archive that is already there is only unpacked."
     from torchvision.datasets import CIFAR100
@@ -362,12 +367,15 @@ def _cifar_fetch(place):
         raise OSError(f'CIFAR-100 could not be fetched from {CIFAR100.url} into {place}: {e}. '
                       f'Fetch the archive by hand and put it there') from e
 
+def _with(places, name):
+    "The first of the places that has a file or folder of this name, or None."
+    return next((p for p in places if (p / name).exists()), None)
+
 def _cifar_place(root, download):
     "The folder that holds CIFAR-100; fetched first, if that is allowed and needed."
     places = roots(root)
-    found = next((p for p in places if (p / 'cifar-100-python').is_dir()), None)
-    if found: return found
-    place = next((p for p in places if (p / 'cifar-100-python.tar.gz').is_file()), None)
+    if found := _with(places, 'cifar-100-python'): return found
+    place = _with(places, 'cifar-100-python.tar.gz')
     if not (place or download):
         raise _missing('CIFAR-100', 'folder cifar-100-python', places, 'Fetch it (169 MB) with '
                        'cifar100(download=True), or name its folder with root= or $GGR_DATA')
@@ -375,19 +383,21 @@ def _cifar_place(root, download):
     _cifar_fetch(place)
     return place
 
-# %% ../nbs/11_data.ipynb #85330fc8
+# %% ../nbs/11_data.ipynb #e41ef56d
 def cifar100(
     root=None,               # folder that holds cifar-100-python; default: the first of `roots()`
     download: bool = False,  # fetch it if it is nowhere
     rotate: float = 15.,     # training pictures are turned by up to so many degrees
 ) -> Data:
     "CIFAR-100: 32×32 colour pictures of 100 classes, MD5-checked by torchvision."
-    splits = _cifar_open(_cifar_place(root, download))
-    def tensors(d):
-        x = torch.from_numpy(d.data).permute(0, 3, 1, 2).contiguous()
-        return x, torch.tensor(d.targets, dtype=torch.int64)
-    return Data('cifar100', *map(tensors, splits), 100, (.5071, .4865, .4409),
-                (.2673, .2564, .2762), pad=4, flip=True, rotate=rotate, names=tuple(splits[0].classes))
+    train, test = _cifar_open(_cifar_place(root, download))
+    return Data('cifar100', _colour_first(train), _colour_first(test), 100, (.5071, .4865, .4409),
+                (.2673, .2564, .2762), pad=4, flip=True, rotate=rotate, names=tuple(train.classes))
+
+def _colour_first(held):
+    "A torchvision CIFAR data set as (uint8 [N, 3, H, W], int64 [N])."
+    x = torch.from_numpy(held.data).permute(0, 3, 1, 2).contiguous()
+    return x, torch.tensor(held.targets, dtype=torch.int64)
 
 # %% ../nbs/11_data.ipynb #8b0cab86
 class _Source(NamedTuple):
@@ -402,20 +412,24 @@ def _folder(place):
     stamps = {str(p.relative_to(place)): (s.st_size, s.st_mtime_ns) for p in files for s in [p.stat()]}
     return _Source(place, stamps, lambda name: (place / name).read_bytes())
 
-# %% ../nbs/11_data.ipynb #1eca66d5
-def _zip(place):
-    "The tree inside a zip, below the folder that holds wnids.txt; stamps are size and checksum."
-    try: z = zipfile.ZipFile(place)
+# %% ../nbs/11_data.ipynb #970f2933
+_TINY_URL = 'http://cs231n.stanford.edu/tiny-imagenet-200.zip'
+
+def _opened(place):
+    "The zip, or a ValueError that says what is the matter with it."
+    try: return zipfile.ZipFile(place)
     except (zipfile.BadZipFile, OSError) as e:
         raise ValueError(f'{place} ({place.stat().st_size} bytes) is cut off or no zip: {e}. '
                          f'Delete it and fetch it again: {_TINY_URL}') from None
+
+def _zip(place):
+    "The tree inside a zip, below the folder that holds wnids.txt; stamps are size and checksum."
+    z = _opened(place)
     names = {i.filename: (i.file_size, i.CRC) for i in z.infolist()}
     top = next((n[:-len('wnids.txt')] for n in names if n.endswith('wnids.txt')), None)
-    if top is None: raise ValueError(f'{place} holds no wnids.txt: it is not Tiny-ImageNet')
+    _need(top is not None, f'{place} holds no wnids.txt: it is not Tiny-ImageNet')
     files = {n[len(top):]: stamp for n, stamp in names.items() if n.startswith(top)}
     return _Source(place, files, lambda name: z.read(top + name))
-
-_TINY_URL = 'http://cs231n.stanford.edu/tiny-imagenet-200.zip'
 
 # %% ../nbs/11_data.ipynb #07c32796
 def _tiny_source(root):
@@ -447,23 +461,23 @@ def _class_of(name, notes):
     folder, *_, last = name.split('/')
     return name.split('/')[1] if folder == 'train' else notes.get(last)
 
-# %% ../nbs/11_data.ipynb #5c6c5ad7
+# %% ../nbs/11_data.ipynb #79ddc0c2
+def _labelled(source, part, label, notes):
+    "[(name, label)] of the pictures of 'train' or 'val', in the order of their numbers."
+    names = [n for n in source.files if n.startswith(part + '/') and n.endswith('.JPEG')]
+    ids = {n: _class_of(n, notes) for n in names}
+    for n, w in ids.items():
+        _need(w in label, f'{source.place}: {n} has class {w}, which is not among the {len(label)} of wnids.txt')
+    return [(n, label[ids[n]]) for n in sorted(names, key=_number)]
+
 def _listing(source):
     "Class ids, and [(name, label)] of the training and the validation pictures."
     ids, notes = sorted(_text(source, 'wnids.txt').split()), _notes(source)
     label = {w: i for i, w in enumerate(ids)}
-    names = sorted((n for n in source.files if n.endswith('.JPEG')), key=_number)
-    lists = {'train': [], 'val': []}
-    for name in names:
-        part, found = name.split('/')[0], _class_of(name, notes)
-        if part not in lists: continue
-        if found not in label: raise ValueError(f'{source.place}: {name} has class {found}, '
-                                                f'which is not among the {len(ids)} of wnids.txt')
-        lists[part].append((name, label[found]))
-    bare = sorted(set(range(len(ids))) - {c for _, c in lists['train']})
-    if bare: raise ValueError(f'{source.place}: no training pictures of class {ids[bare[0]]}'
-                              f' ({len(bare)} classes in all)')
-    return ids, lists['train'], lists['val']
+    train, val = (_labelled(source, part, label, notes) for part in ('train', 'val'))
+    bare = sorted(set(label.values()) - {c for _, c in train})
+    _need(not bare, f'{source.place}: no training pictures of class {", ".join(ids[c] for c in bare[:5])}')
+    return ids, train, val
 
 # %% ../nbs/11_data.ipynb #d1d50e01
 def _picture(source, name):
@@ -479,7 +493,7 @@ def _decoded(source, names, size=64):
         _need(x.shape == (3, size, size), f'{source.place}: {name} is {tuple(x.shape)}, not {(3, size, size)}')
         yield x
 
-# %% ../nbs/11_data.ipynb #3c82a302
+# %% ../nbs/11_data.ipynb #44b74542
 _VERSION = 1                                      # of the cache's layout: raise it to invalidate all
 
 def _fingerprint(source, listed):
@@ -491,11 +505,12 @@ def _replace_with(path, write):
     "Write a file under another name, force it to the disk, and only then give it its name."
     part = path.with_name(f'{path.name}.{secrets.token_hex(4)}.part')
     try:
-        with open(part, 'wb') as f: write(f); f.flush(); os.fsync(f.fileno())
+        with open(part, 'wb') as f: done = write(f); f.flush(); os.fsync(f.fileno())
         os.replace(part, path)
+        return done
     finally: part.unlink(missing_ok=True)
 
-# %% ../nbs/11_data.ipynb #66fe058c
+# %% ../nbs/11_data.ipynb #51a2ab6a
 def _load(stem, note):
     "The array of a cache, memory-mapped, or None if it is missing, damaged or not the one noted."
     try:
@@ -505,17 +520,19 @@ def _load(stem, note):
     except (OSError, ValueError, EOFError, TypeError): return None
     return torch.from_numpy(x) if fits and x.dtype == np.uint8 else None
 
+def _write(f, shape, pictures):
+    "An npy header and the pictures, one after the other; returns the checksum of all their bytes."
+    np.lib.format.write_array_header_1_0(f, dict(descr='|u1', fortran_order=False, shape=tuple(shape)))
+    crc = 0
+    for raw in (x.numpy().tobytes() for x in pictures): crc = zlib.crc32(raw, crc); f.write(raw)
+    return crc
+
 def _store(stem, note, pictures):
-    "Write the pictures one after the other into the array of a cache, then its note."
-    crc, head = 0, dict(descr='|u1', fortran_order=False, shape=tuple(note['shape']))
-    def body(f):
-        nonlocal crc
-        np.lib.format.write_array_header_1_0(f, head)
-        for raw in (x.numpy().tobytes() for x in pictures): crc = zlib.crc32(raw, crc); f.write(raw)
-    _replace_with(Path(f'{stem}.npy'), body)
+    "Write the array of a cache, then its note."
+    crc = _replace_with(Path(f'{stem}.npy'), lambda f: _write(f, note['shape'], pictures))
     _replace_with(Path(f'{stem}.json'), lambda f: f.write(json.dumps(dict(note, crc=crc)).encode()))
 
-# %% ../nbs/11_data.ipynb #5d927195
+# %% ../nbs/11_data.ipynb #98a139b8
 def cached(
     stem: Path,        # the files are stem.npy and stem.json
     fingerprint: str,  # of everything the pictures depend on
@@ -525,15 +542,16 @@ def cached(
     "An array that is made once and read from the disk afterwards."
     note = dict(fingerprint=fingerprint, shape=list(shape))
     x = _load(stem, note)
-    if x is not None: return x
-    need = f'{math.prod(shape) / 1e6:.0f} MB'
-    try: _store(stem, note, make())
-    except OSError as e:
-        raise OSError(e.errno, f'the cache {stem}.npy ({need}) cannot be written: {e.strerror}; '
-                      f'free some space or name another folder with cache= or $GGR_CACHE') from e
-    x = _load(stem, note)
-    if x is None: raise OSError(f'the cache {stem}.npy ({need}) does not read back as written')
+    if x is None: _store_or_say(stem, note, make()); x = _load(stem, note)
+    if x is None: raise OSError(f'the cache {stem}.npy does not read back as it was written')
     return x
+
+def _store_or_say(stem, note, pictures):
+    "`_store`, with an error that says how much room is needed, and where else it could be."
+    try: _store(stem, note, pictures)
+    except OSError as e:
+        raise OSError(e.errno, f'the cache {stem}.npy ({math.prod(note["shape"]) / 1e6:.0f} MB) cannot be written: '
+                      f'{e.strerror}; free some space, or name another folder with cache= or $GGR_CACHE') from e
 
 # %% ../nbs/11_data.ipynb #ed488c88
 def _writable(folder):

@@ -4,19 +4,18 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'DENSE', 'TABLE_1_CIFAR', 'TABLE_1_TINY', 'TABLE_2', 'TABLE_3', 'MEASURES', 'COLUMNS_4', 'TABLE_4',
-           'PUBLISHED', 'NETS', 'METHODS_1', 'LABELS', 'SOURCE', 'FULL', 'ROWS', 'FULL_EPOCHS', 'MARKS', 'SHADES',
-           'KINDS', 'TITLES', 'NOTES', 'Cell', 'number', 'read_table', 'read_table_4', 'label', 'net_label', 'cite',
-           'works', 'column_mean', 'disagreements', 'winners', 'Job', 'grid', 'size', 'Entry', 'our_mean', 'Block',
-           'main_recipe', 'by_cell', 'ranks', 'Comparison', 'table']
+           'PUBLISHED', 'NETS', 'METHODS_1', 'SOURCE', 'ROWS', 'TITLES', 'NOTES', 'Cell', 'number', 'read_table',
+           'read_table_4', 'cite', 'works', 'column_mean', 'disagreements', 'winners', 'grid', 'our_mean',
+           'main_recipe', 'by_cell', 'table']
 
-# %% ../nbs/15_paper.ipynb #26f3d48d
-import math, statistics
+# %% ../nbs/15_paper.ipynb #8bf94cda
+import statistics
 from collections import Counter
-from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
-from pathlib import Path
 from typing import NamedTuple
 from fastcore.basics import patch
+from .comparison import Block, Comparison, Entry, label, net_label
+from .jobs import Job
 from .sweep import Results
 
 # %% ../nbs/15_paper.ipynb #07c24730
@@ -126,21 +125,9 @@ PUBLISHED = {1: read_table(TABLE_1_CIFAR) | read_table(TABLE_1_TINY),   # {table
 NETS = tuple(dict.fromkeys((c.data, c.model) for c in PUBLISHED[1]))    # the paper's four networks
 METHODS_1 = ('set', 'rigl', 'dsr', 'ggr')                               # the rows of Table 1
 
-# %% ../nbs/15_paper.ipynb #44b2c089
-LABELS = dict(cifar100='CIFAR-100', tiny_imagenet='Tiny-ImageNet', all='all networks', dense='dense',
-              mobilenet_v2='MobileNetV2', resnet18='ResNet-18', vgg16_tiny='VGG16', erk='ERK',
-              uniform='uni', set='SET', rigl='RigL', dsr='DSR', ggr='GGR') | {
-              'set+rigl': 'SET+RigL', 'ggr-set': 'GGR SET', 'ggr-rigl': 'GGR RigL'}
+# %% ../nbs/15_paper.ipynb #7658bc8e
 SOURCE = 'Parger et al. 2022, arXiv 2210.14012'
 
-def label(name:str  # as this package spells it
-          ): return LABELS.get(name, name)
-
-def net_label(data:str,  # data set
-              model:str  # network
-              ): return label('all') if data == 'all' else f'{label(data)}, {label(model)}'
-
-# %% ../nbs/15_paper.ipynb #d427bf73
 def cite(table:int, cell:Cell):  # a table of the paper, an address in it
     "Where a published number stands, in words"
     column = 'dense' if cell.init == 'dense' else f's={cell.sparsity:g} {label(cell.init)}'
@@ -188,40 +175,9 @@ def winners(cells:dict  # accuracies, {Cell: float or None}
         if row: best[net + column] = max(row, key=row.get)
     return best
 
-# %% ../nbs/15_paper.ipynb #a1251574
-@dataclass(frozen=True)
-class Job:
-    "One training run of the grid"
-    data:str               # 'cifar100' or 'tiny_imagenet'
-    model:str              # a name in `ggr_nb.models.MODELS`
-    method:str             # a name in `ggr_nb.methods.METHODS`
-    density:float          # share of weights that are active
-    init:str               # densities at the start
-    seed:int               # of weights, masks and the order of the data
-    scale:float=1.         # shrinks epochs and arithmetic per image alike
-    epochs:int|None=None   # a number of epochs instead
-    width:float|None=None  # a share of the channels instead
-    images:int|None=None   # train on the first so many images
-    stem:int|None=None     # stride of the first convolution
-
-# %% ../nbs/15_paper.ipynb #29b2cbb3
-FULL = {f.name: f.default for f in fields(Job) if f.name in ('scale', 'epochs', 'width', 'images', 'stem')}
-
-@patch(as_prop=True)
-def recipe(self:Job):
-    "'full', or what makes the job smaller"
-    return ' '.join(f'{k}={getattr(self, k)}' for k, full in FULL.items() if getattr(self, k) != full) or 'full'
-
-@patch(as_prop=True)
-def reduced(self:Job): return self.recipe != 'full'
-
+# %% ../nbs/15_paper.ipynb #856fb8fb
 @patch(as_prop=True)
 def cell(self:Job): return Cell(self.data, self.model, self.method, round(1 - self.density, 9), self.init)
-
-@patch(as_prop=True)
-def key(self:Job):
-    place = [self.data, self.model, self.method, f'{self.density:g}', self.init, f'seed{self.seed}']
-    return '/'.join(place + [self.recipe.replace(' ', ',')])
 
 # %% ../nbs/15_paper.ipynb #7824bc1a
 ROWS = {1: ('dense',) + METHODS_1, 3: tuple(dict.fromkeys(c.method for c in PUBLISHED[3]))}
@@ -255,31 +211,6 @@ def grid(tables=(1,),      # 1, 3 or both: whose rows to train
 def _places(nets, rows, columns):
     return [Cell(*n, m, *c) for n in nets for m in rows for c in ([DENSE] if m == 'dense' else columns)]
 
-# %% ../nbs/15_paper.ipynb #f6d29c90
-FULL_EPOCHS = dict(cifar100=100, tiny_imagenet=200)   # the paper, section 4
-
-def size(job:Job):  # full or reduced
-    "Epochs and width of a job"
-    if not 0 < job.scale <= 1: raise ValueError(f'scale is {job.scale}; it must be above 0 and at most 1')
-    epochs = job.epochs or max(4, round(FULL_EPOCHS[job.data] * job.scale))
-    return epochs, job.width or max(1, round(16 * job.scale ** .5)) / 16
-
-# %% ../nbs/15_paper.ipynb #289b6678
-class Entry(NamedTuple):
-    "One place of a comparison"
-    published:float|None   # None is the paper's dash
-    ours:tuple=()          # our values, one per seed
-
-    @property
-    def mean(self): return statistics.fmean(self.ours) if self.ours else None
-
-    def texts(self, digits=2):
-        "What the three rows say: published, ours, difference"
-        spread = f' ± {statistics.stdev(self.ours):.{digits}f}' if len(self.ours) > 1 else ''
-        return ('–' if self.published is None else f'{self.published:.{digits}f}',
-                f'{self.mean:.{digits}f}{spread} ({len(self.ours)})' if self.ours else '',
-                f'{self.mean - self.published:+.{digits}f}' if self.ours and self.published is not None else '')
-
 # %% ../nbs/15_paper.ipynb #a654663b
 def our_mean(ours:dict,       # {Cell: {seed: accuracy}}
              method:str,      # row
@@ -298,13 +229,7 @@ def our_mean(ours:dict,       # {Cell: {seed: accuracy}}
 
 def _works(values): return bool(values) and statistics.fmean(values.values()) >= 5   # "below 5 %" is a failure
 
-# %% ../nbs/15_paper.ipynb #825058df
-class Block(NamedTuple):
-    "The rows of one network in a comparison"
-    title:str    # network
-    recipe:str   # of our runs; '' if there are none
-    rows:dict    # {method: [Entry, or None where the table has no place]}
-
+# %% ../nbs/15_paper.ipynb #5f745236
 def main_recipe(jobs:list):  # our jobs that may go into the block
     "'full' if there is such a run, otherwise the reduced recipe with most runs"
     found = Counter(j.recipe for j in jobs)
@@ -348,101 +273,6 @@ def _table_4(runs, recipe, propagated):
         cell = lambda m, init: Cell('tiny_imagenet', model, m, .97, init)
         entry = lambda m, k, init: Entry(PUBLISHED[4][cell(m, init)][k], values(ours.get(cell(m, init), {}), k))
         yield Block(label(model), chosen, {m: [entry(m, *c) for c in COLUMNS_4] for m in METHODS_1})
-
-# %% ../nbs/15_paper.ipynb #942add20
-MARKS, SHADES = '¹²³', ('#7fb2e5', '#b3d1f0', '#deebf9')
-KINDS = ('published', 'ours', 'difference')
-
-def ranks(values:list  # one column; None where there is no value
-          )->list:     # 0, 1, 2 for the best three, None for the others
-    "Who is first, second, third"
-    order = sorted({v for v in values if v is not None}, reverse=True)[:3]
-    return [order.index(v) if v in order else None for v in values]
-
-# %% ../nbs/15_paper.ipynb #8a1db755
-@dataclass
-class Comparison:
-    "Published and measured side by side; prints as text, Markdown and HTML"
-    title:str      # the head line
-    columns:list   # column titles
-    blocks:list    # of `Block`
-    digits:list    # decimals of each column
-    notes:str=''   # below the table
-
-    def rows(self,
-             block:Block  # one of `blocks`
-             ):
-        "Texts and ranks of a block: `(method, kind, [(text, rank)])`"
-        marks = [self._ranks(block, i) for i in range(len(self.columns))]
-        for m, entries in block.rows.items():
-            entries = entries + [None] * (len(self.columns) - len(entries))
-            texts = [e.texts(d) if e else ('', '', '') for e, d in zip(entries, self.digits)]
-            for n, kind in enumerate(KINDS):
-                yield m, kind, [(t[n], marks[i].get((m, kind))) for i, t in enumerate(texts)]
-
-# %% ../nbs/15_paper.ipynb #23f2bbfa
-@patch
-def _ranks(self:Comparison, block, i):
-    "Ranks in column `i`: `{(method, kind): rank}`; for accuracies only, the dense row apart"
-    if not self.ranked[i]: return {}
-    rows = {m: e[i] for m, e in block.rows.items() if m != 'dense' and e[i]}
-    found = {'published': [e.published for e in rows.values()], 'ours': [e.mean for e in rows.values()]}
-    return {(m, kind): r for kind, values in found.items() for m, r in zip(rows, ranks(values))}
-
-Comparison.ranked = property(lambda self: [c.startswith(('s=', 'top-1')) for c in self.columns])
-
-def _recipe_line(block): return {'': 'no runs of ours', 'full': 'ours: full recipe'}.get(
-    block.recipe, f'ours: REDUCED ({block.recipe}), not comparable with the published values')
-
-# %% ../nbs/15_paper.ipynb #7e183b3d
-@patch
-def __str__(self:Comparison):
-    "For the terminal"
-    widths = [max([len(c)] + [len(t) + 1 for b in self.blocks for _, _, ts in self.rows(b) for t, _ in ts[i:i + 1]])
-              for i, c in enumerate(self.columns)]
-    line = lambda a, b, cells: f'{a:9} {b:10} ' + '  '.join(c.rjust(w) for c, w in zip(cells, widths)).rstrip()
-    out = [self.title]
-    for b in self.blocks:
-        out += ['', f'{b.title} · {_recipe_line(b)}', line('', '', self.columns)]
-        for m, kind, cells in self.rows(b):
-            texts = [t + (MARKS[r] if r is not None else ' ' if t else '') for t, r in cells]
-            if kind == 'published' or any(t for t, _ in cells):
-                out.append(line(label(m) if kind == 'published' else '', kind, texts))
-    return '\n'.join(out + ['', self.notes])
-
-# %% ../nbs/15_paper.ipynb #9276fa01
-@patch
-def markdown(self:Comparison):
-    "As Markdown tables, one for each block"
-    row = lambda cells: '| ' + ' | '.join(cells) + ' |'
-    out = [f'**{self.title}**']
-    for b in self.blocks:
-        out += ['', f'{b.title} · {_recipe_line(b)}', '', row(['', '', *self.columns]),
-                row(['---', '---'] + ['---:'] * len(self.columns))]
-        for m, kind, cells in self.rows(b):
-            texts = [f'**{t}**' if r == 0 else t + (MARKS[r] if r else '') for t, r in cells]
-            if kind == 'published' or any(texts): out.append(row([label(m) * (kind == 'published'), kind, *texts]))
-    return '\n'.join(out + ['', self.notes])
-
-# %% ../nbs/15_paper.ipynb #e1a9f28a
-def _td(text, rank, kind):
-    style = f'background:{SHADES[rank]};color:#111;' if rank is not None else ''
-    weight = 'font-weight:600;' if kind == 'ours' else ''
-    return f'<td style="text-align:right;white-space:nowrap;{style}{weight}">{text}{MARKS[rank] if rank is not None else ""}</td>'
-
-@patch
-def _repr_html_(self:Comparison):
-    "For Jupyter and the documentation, best three in colour"
-    th = lambda s, n=1: f'<th colspan="{n}" style="text-align:left">{s}</th>'
-    out = [f'<table><caption>{self.title}. {self.notes}</caption>']
-    for b in self.blocks:
-        out.append(f'<tr>{th(f"{b.title} · {_recipe_line(b)}", len(self.columns) + 2)}</tr>')
-        out.append('<tr><th></th><th></th>' + ''.join(map(th, self.columns)) + '</tr>')
-        for m, kind, cells in self.rows(b):
-            head = label(m) if kind == 'published' else ''
-            if kind == 'published' or any(t for t, _ in cells):
-                out.append(f'<tr><th>{head}</th><td>{kind}</td>' + ''.join(_td(*c, kind) for c in cells) + '</tr>')
-    return '\n'.join(out + ['</table>'])
 
 # %% ../nbs/15_paper.ipynb #a8ddb09e
 TITLES = {1: 'top-1 accuracy in percent on the test set', 2: 'top-1 accuracy averaged over all networks',

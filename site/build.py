@@ -12,12 +12,12 @@ from pages import NBS, ROOT  # noqa: E402
 HERE = Path(__file__).resolve().parent
 
 
-def toctree(names):
+def toctree(names, site):
     "The sidebar of `_quarto.yml` as Sphinx wants it, for the end of the index page."
     blocks = []
     for section, items in pages.sidebar(names):
         items = [i for i in items if i != 'index']
-        if items: blocks.append('\n'.join(['```{toctree}', ':hidden:', *([f':caption: {section}'] if section else []), '', *items, '```']))
+        if items: blocks.append('\n'.join(['```{toctree}', ':hidden:', *([f':caption: {section}'] if section else []), '', *(f"{site[i].title.split(':')[0]} <{i}>" for i in items), '```']))
     return '\n\n'.join(blocks)
 
 
@@ -57,7 +57,7 @@ def with_sphinx(site, names, out, work):
     for name, page in site.items():
         target = work / 'source' / f'{name}.ipynb'
         target.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(pages.stage(page, toctree(names) if name == 'index' else ''), target)
+        nbformat.write(pages.stage(page, toctree(names, site) if name == 'index' else ''), target)
     app = Sphinx(work / 'source', HERE, work / 'html', work / 'doctrees', 'html', status=None, warning=sys.stderr, freshenv=True)
     app.build()
     shutil.rmtree(out, ignore_errors=True)
@@ -68,10 +68,12 @@ def with_sphinx(site, names, out, work):
 def with_quarto(out):
     "nbdev's own way, but for the README, which site/readme.py makes, and for the sidebar, which is in `_quarto.yml`."
     from nbdev.quarto import refresh_quarto_yml
+    from nbdev import serve_drv
     from nbdev.serve import proc_nbs
+    serve_drv.read_nb = pages.read
     refresh_quarto_yml()
-    cache = proc_nbs(NBS, n_workers=0)
-    for file in ('styles.css', 'quarto.scss'): shutil.copy(HERE / ('static/' + file if file == 'styles.css' else file), Path(cache) / file)
+    cache = proc_nbs(NBS, n_workers=0, force=True)
+    shutil.copytree(HERE / 'quarto', cache, dirs_exist_ok=True)
     subprocess.run(['quarto', 'render', '--no-cache'], cwd=cache, check=True)
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(Path(cache) / pages.get_config().doc_path.name, out)
@@ -85,6 +87,7 @@ def main():
     found = pages.notebooks()
     quarto = shutil.which('quarto') and not args.sphinx
     site, problems = {name: pages.page(name, path) for name, path in found.items()}, 0
+    pages.settle(site)
     with tempfile.TemporaryDirectory() as work:
         if quarto: with_quarto(args.out)
         else: problems = with_sphinx(site, list(found), args.out.resolve(), Path(work))

@@ -2,13 +2,13 @@
 
 A page is a list of parts in reading order. `stage` writes it as a notebook for myst-nb, `markdown` as plain Markdown.
 """
-import base64, hashlib, html, os, re, struct, sys
+import ast, base64, hashlib, html, os, re, struct, sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat, yaml
-from execnb.nbio import read_nb
+from execnb.nbio import NbCell, read_nb
 from fastcore.docments import docments
 from nbdev.config import get_config
 from nbdev.doclinks import NbdevLookup
@@ -68,6 +68,7 @@ def local(url, page):
     if target.endswith('.ipynb'):
         inside = os.path.normpath(Path(page).parent / target)
         target = up + page_name(inside) + '.html'
+    elif re.fullmatch(r'[\w/.-]*\.html', target): target = re.sub(r'(^|/)\d+[a-zA-Z0-9]*_(?=[^/]*$)', r'\1', target)
     return target + mark + anchor
 
 
@@ -92,14 +93,14 @@ class Card(BasicMarkdownRenderer):
     def table(self):
         try: params = docments(self.sym, full=True, returns=True)
         except Exception: return ''
-        rows = [(n, p) for n, p in params.items() if n not in ('self', 'cls')]
-        rows = [(n, p) for n, p in rows if n != 'return' or p.get('docment') or said(p.get('anno'))]
-        if not rows: return ''
-        lines = ['| | type | default | |', '|---|---|---|---|']
-        for n, p in rows:
-            first = '*returns*' if n == 'return' else f'`{n}`'
-            lines.append(f"| {first} | {said(p.get('anno'))} | {'' if n == 'return' else default(p.get('default'))} | {cell(p.get('docment'))} |")
-        return '\n'.join(lines)
+        rows = [(n, p) for n, p in params.items() if n not in ('self', 'cls') and (p.get('docment') or n != 'return')]
+        if not any(p.get('docment') for _, p in rows): return ''   # the source beside it says as much
+        table = [['*returns*' if n == 'return' else f'`{n}`', said(p.get('anno')), '' if n == 'return' else default(p.get('default')),
+                  cell(p.get('docment'))] for n, p in rows]
+        heads = ['', 'type', 'default', '']
+        keep = [i for i in range(4) if i in (0, 3) or any(row[i] for row in table)]
+        line = lambda row: '| ' + ' | '.join(row[i] for i in keep) + ' |'
+        return '\n'.join([line(heads), '|---' * len(keep) + '|', *map(line, table)])
 
 
 def missing(x): return getattr(x, '__name__', '') == '_empty'
@@ -130,11 +131,28 @@ def as_docs():
         os.environ.pop('IN_TEST') if before is None else os.environ.update(IN_TEST=before)
 
 
+def read(path):
+    "A notebook whose first text is title and promise alone: nbdev makes them the page's head and drops what else stands in their cell."
+    nb = read_nb(path)
+    at = next((i for i, c in enumerate(nb.cells) if c.cell_type == 'markdown'), None)
+    found = at is not None and re.match(r'\s*(# [^\n]+)\n\s*((?:>[^\n]*\n?)*)(.*)', nb.cells[at].source + '\n', re.S)
+    if found and found[3].strip():
+        promise = ' '.join(line.lstrip('> ') for line in found[2].splitlines())
+        rest = NbCell(0, dict(nb.cells[at], source=found[3].strip(), id=nb.cells[at].id + '-rest'))
+        nb.cells[at].set_source(found[1] + (f'\n\n> {promise}' if promise else ''))
+        nb.cells.insert(at + 1, rest)
+    for i, c in enumerate(nb.cells): c.idx_ = i
+    return nb
+
+
 def processed(path):
     "The notebook as nbdev hands it to its docs: hidden cells gone, symbols documented, backticks linked."
     with as_docs():
         os.chdir(path.parent)
-        run = NBProcessor(nb=read_nb(path), procs=FilterDefaults().procs())
+        run = NBProcessor(nb=read(path), procs=FilterDefaults().procs())
+        for c in run.nb.cells:  # nbdev would run imports out of context when other code stands beside them
+            if c.cell_type == 'code' and not c.directives_.keys() & {'export', 'exports', 'exporti', 'hide'} and not only_imports(c.source):
+                if 'show_doc(' not in c.source: c.directives_.setdefault('eval:', ['false'])
         run.process()
     return run.nb
 
@@ -227,6 +245,12 @@ def unlinked(card):
     return re.sub(r'^(### |\| )\[(`[^`]+`)\]\([^)]*\)', r'\1\2', card, flags=re.M)
 
 
+def only_imports(code):
+    try: body = ast.parse(code).body
+    except SyntaxError: return False
+    return all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in body)
+
+
 def module(path):
     "What a notebook exports to: ggr_nb.masks."
     found = next((re.match(r'#\|\s*default_exp\s+(\S+)', joined(c.source)) for c in read_nb(path).cells if 'default_exp' in joined(c.source)), None)
@@ -259,8 +283,27 @@ def page(name, path):
         fold = said.get('code-fold', 'false')
         label = said.get('code-summary', 'Code') if fold in ('true', 'show') else ''
         if label == 'Exported source': label = exports
+        if label == exports and only_imports(code): label, fold = f'{exports} · imports', 'true'
         parts.append(Part('code', code, label, fold == 'show', shown))
-    return Page(name, path, title, ' '.join(str(front.get('description', '')).split()), parts, figures)
+    return Page(name, path, title, relink(' '.join(str(front.get('description', '')).split()), name), parts, figures)
+
+
+SYMBOL = re.compile(r'\[(`[^`]+`)\]\(([^)#\s]*)#([^)\s]+)\)')
+
+def settle(site):
+    "Links of nbdev to symbols without a heading of their own lead to their class, or are no links (private helpers)."
+    symbols = {v[0].rsplit('/', 1)[-1].split('#')[-1] for v in NbdevLookup().syms.values() if isinstance(v, tuple) and '#' in v[0]}
+    cards = {n: set(re.findall(r'<!-- symbol (\S+) -->', '\n'.join(p.source for p in page.parts))) for n, page in site.items()}
+    def fix(found, page):
+        label, target, anchor = found.groups()
+        name = os.path.normpath(Path(page).parent / target).removesuffix('.html') if target else page
+        if name not in cards or anchor not in symbols or anchor in cards[name]: return found[0]
+        parent = anchor.rpartition('.')[0]
+        return f'[{label}]({target}#{parent})' if parent in cards[name] else label
+    for name, page in site.items():
+        for p in page.parts:
+            if p.kind != 'code': p.source = SYMBOL.sub(lambda m: fix(m, name), p.source)
+            p.outputs = [(k, SYMBOL.sub(lambda m: fix(m, name), x) if k == 'markdown' else x) for k, x in p.outputs]
 
 
 # --- what is written ------------------------------------------------------------------------------------------------
@@ -298,7 +341,7 @@ def stage(page, extra=''):
     for p in page.parts:
         if p.kind != 'code': cells.append(new_markdown_cell(p.source)); continue
         if p.fold and p.source:
-            kind = 'exported' if p.open else 'fold'
+            kind = 'exported' if p.open or p.fold.endswith(' · imports') else 'fold'
             cells.append(new_markdown_cell(f'<details class="{kind}"{" open" if p.open else ""}><summary>{html.escape(p.fold)}</summary>'
                                            f'\n\n{fence(p.source, "python")}\n\n</details>'))
             if p.outputs: cells.append(new_code_cell('', outputs=shown_cell(p.outputs), metadata={'tags': ['remove-input']}))
@@ -327,7 +370,7 @@ def markdown(page):
         if p.kind != 'code':
             out.append(re.sub(r'\n{3,}', '\n\n', TAG.sub('', p.source)).strip() if p.kind == 'card' else p.source)
             continue
-        if p.source: out.append(('*' + p.fold + ':*\n\n' if p.fold and not p.open else '') + fence(p.source, 'python'))
+        if p.source: out.append(('*' + p.fold + ':*\n\n' if p.fold and not p.open and not p.fold.endswith(' · imports') else '') + fence(p.source, 'python'))
         for kind, x in p.outputs:
             if kind == 'picture':
                 out.append('![{}]({})'.format(*(html.unescape(re.search(f'{a}="([^"]*)"', x)[1]) for a in ('alt', 'src'))))

@@ -157,6 +157,15 @@ def test_ranks_together_see_the_global_batch(split, world, batch, start):
         assert seen == sorted(x.sum().item() for b, _ in whole for x in b.double())
 
 
+@pytest.mark.parametrize('split', ['train', 'test'])
+def test_a_resumed_epoch_is_the_rest_of_it(split):
+    data = colourful()
+    whole = list(data.batches(split, 16, epoch=1, augment=True))
+    for start in (0, 1, len(whole) - 1, len(whole)):
+        rest = list(data.batches(split, 16, epoch=1, augment=True, start=start))
+        assert all(a.equal(b) and i.equal(j) for (a, i), (b, j) in zip(whole[start:], rest, strict=True))
+
+
 def test_each_epoch_shows_each_picture_once_and_drops_the_rest():
     x = torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1).expand(100, 1, 4, 4).contiguous()
     data = Data('steps', (x, torch.zeros(100, dtype=torch.int64)), (x, torch.zeros(100, dtype=torch.int64)), 1, (0.,), (1 / 255,))
@@ -223,7 +232,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed():
 
 def test_part_is_stratified_and_keeps_the_scale(numbers):
     few = numbers.part(train=7, seed=3)
-    assert few.train[1].bincount().tolist() == [7] * 10 and few.test is numbers.test
+    assert few.train[1].bincount().tolist() == [7] * 10 and few.test[0].data_ptr() == numbers.test[0].data_ptr()
     assert (few.mean, few.std, few.classes) == (numbers.mean, numbers.std, 10)
     assert few.train[0].equal(numbers.part(train=7, seed=3).train[0]) and not few.train[0].equal(numbers.part(train=7).train[0])
 
@@ -383,6 +392,14 @@ def test_tiny_decodes_once_and_again_when_the_data_changed(tmp_path, monkeypatch
     files['val/val_annotations.txt'] = files['val/val_annotations.txt'].replace(b'val_0.JPEG\tn9', b'val_0.JPEG\tn10')
     as_zip(path, files)                                                 # the same pictures, one other label
     assert tiny_imagenet(tmp_path).test[1][0] == 0 and len(calls) == 3
+
+
+def test_tiny_notices_other_pixels_under_the_same_names(tmp_path):
+    files = tiny_files(); name = 'train/n9/images/n9_5.JPEG'; other = files | {name: files['train/n10/images/n10_5.JPEG']}
+    for write in (as_zip, as_folder):
+        place = tmp_path / write.__name__
+        assert tiny_imagenet(write(place, files), cache=tmp_path).train[0][2, 0, 0, 0] == 1
+        assert tiny_imagenet(write(place, other), cache=tmp_path).train[0][2, 0, 0, 0] == 21
 
 
 def test_a_cut_off_zip_is_refused_wherever_it_is_cut(tmp_path):

@@ -8,8 +8,10 @@ from itertools import product
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from ggr_nb.paper import (COLUMNS, Cell, Entry, Job, METHODS_1, NETS, PUBLISHED, cite, column_mean, disagreements, grid,
-                          our_mean, ranks, read_table, size, table, winners)
+from ggr_nb.comparison import Entry, ranks
+from ggr_nb.jobs import Job, recipe_of, size
+from ggr_nb.paper import (COLUMNS, Cell, METHODS_1, NETS, PUBLISHED, cite, column_mean, disagreements, grid, our_mean,
+                          read_table, table, winners)
 from ggr_nb.sweep import Results
 
 RESNET = dict(data='cifar100', models='resnet18')
@@ -94,11 +96,21 @@ def test_scale_shrinks_and_marks(scale):
     assert replace(job, scale=scale).reduced == (scale != 1)
 
 
+def test_a_reduced_recipe_keeps_the_places_of_the_papers():
+    job = Job('cifar100', 'resnet18', 'ggr', .01, 'erk', 0)
+    full = recipe_of(job, 391)
+    assert (full.epochs, full.milestones, full.update_until, full.every, full.batch) == (100, (30, 60, 80), 50, None, 128)
+    small = recipe_of(replace(job, epochs=2, updates=20, batch=64, fraction=.3), 782)
+    assert (small.epochs, small.milestones, small.update_until, small.batch) == (2, (.6, 1.2, 1.6), 1, 64)
+    assert small.every == 37 and 20 <= 782 // small.every <= 22 and small.warmup == .2
+
+
 def test_a_key_tells_every_field():
     a = Job('cifar100', 'resnet18', 'set', .1, 'erk', 0)
     others = [replace(a, **{k: v}) for k, v in dict(data='tiny_imagenet', model='x', method='ggr', density=.01, init='uniform',
-              seed=1, scale=.5, epochs=3, width=.5, images=10, stem=2).items()]
-    assert len({j.key for j in [a, *others]}) == 12
+              seed=1, scale=.5, epochs=3, width=.5, images=10, stem=2, batch=64, updates=9, fraction=.3,
+              augment=False).items()]
+    assert len({j.key for j in [a, *others]}) == 16
     assert len(others) == len(asdict(a))
 
 

@@ -1,0 +1,80 @@
+"""What the experiments share: one plain training loop, and a file of results that grows by one line per run.
+
+Every experiment is a list of jobs. A job is a dict of settings; together with nothing else it decides the run,
+so a file that already holds a job's line is never asked to do it again: stop whenever you like, start again.
+"""
+import argparse, json, time
+from dataclasses import replace
+
+import torch
+from torch.nn.functional import cross_entropy
+from tqdm.auto import tqdm
+
+from ggr_nb.data import digits
+from ggr_nb.init import generator
+from ggr_nb.masks import clean_name
+from ggr_nb.runs import RECIPES, hardware, versions
+from ggr_nb.sparsify import Sparsifier
+from ggr_nb.sweep import Results
+
+
+def recipe(lr, epochs=30, **changes): return replace(RECIPES['digits'].scaled(epochs), lr=lr, **changes)
+
+def seeded(make, seed):
+    "A model whose initial weights depend on the seed alone."
+    with torch.random.fork_rng():
+        torch.manual_seed(generator(seed, 'model').initial_seed())
+        return make()
+
+def equip(net, method, recipe, data, **options):
+    "The recipe's optimiser, and the sparsifier that listens to it."
+    steps = data.steps('train', recipe.batch)
+    opt = torch.optim.SGD(net.parameters(), lr=recipe.lr, momentum=recipe.momentum,
+                          weight_decay=recipe.weight_decay, fused=True)
+    until, every = round(recipe.update_until * steps), recipe.every or steps
+    return opt, Sparsifier(net, opt, method, every=every, until=until, fraction=recipe.fraction, **options)
+
+def train(net, opt, data, recipe, seed, augment=False):
+    "Train by the recipe; what happens to the masks is the sparsifier's business."
+    net.train(); steps = data.steps('train', recipe.batch)
+    for epoch in range(recipe.epochs):
+        for step, (x, y) in enumerate(data.batches('train', recipe.batch, epoch, seed, augment=augment)):
+            for group in opt.param_groups: group['lr'] = recipe.rate(epoch + step / steps)
+            loss = cross_entropy(net(x), y)
+            opt.zero_grad(); loss.backward(); opt.step()
+    return loss.item()
+
+@torch.no_grad()
+def accuracy(net, data):
+    "Test accuracy in percent."
+    net.eval()
+    right = sum(int((net(x).argmax(1) == y).sum()) for x, y in data.batches('test', 1000))
+    return 100 * right / len(data.test[1])
+
+def first_gradient(net, data, seed, batch=256):
+    "Standard deviation of the logits and {layer: dense gradient} of the first training batch; the net stays as it is."
+    x, y = next(data.batches('train', batch, 0, seed, augment=False))
+    kept = {n: b.clone() for n, b in net.named_buffers()}
+    out = net.train()(x); named = {clean_name(n): p for n, p in net.named_parameters() if p.ndim >= 2}
+    grads = torch.autograd.grad(cross_entropy(out, y), list(named.values()))
+    for n, b in net.named_buffers(): b.copy_(kept[n])
+    return float(out.detach().std(0).mean()), dict(zip(named, grads))
+
+def run_all(jobs, work, default):
+    "Do the jobs that the results file does not hold yet, one after the other."
+    p = argparse.ArgumentParser()
+    p.add_argument('--out', default=default, help='results file, one JSON line per run')
+    p.add_argument('--quick', action='store_true', help='two epochs, one seed: does everything run?')
+    p.add_argument('--part', default=None, help='only the jobs of this part')
+    args = p.parse_args()
+    torch.set_num_threads(1)
+    todo = [j for j in jobs if args.part in (None, j['part'])]
+    if args.quick: todo = [dict(j, epochs=2) for j in todo if j['seed'] == 0]
+    file = Results(args.out + '.quick' * args.quick); done = file.load()
+    where = dict(versions=versions(), hardware=hardware(torch.device('cpu'), 1))
+    for job in tqdm([j for j in todo if name(j) not in done], mininterval=10):
+        began = time.process_time()
+        found = work(**{k: v for k, v in job.items() if k != 'part'})
+        file.append(dict(key=name(job), config=job, **found, seconds=round(time.process_time() - began, 2), **where))
+
+def name(job): return json.dumps(job, sort_keys=True)

@@ -1,0 +1,68 @@
+"""Who feeds whom: counting statistics and the share of gradient insertion (nbs/tutorials/who_feeds_whom.ipynb).
+
+    python experiments/counting.py                 all of it, some minutes on one core; stop and go on at will
+    python experiments/counting.py --quick         does everything run?
+    python experiments/counting.py --part hybrid   one part
+
+Parts: counting (seven allocations, the rest of the method fixed), conv (the same on a convolutional net with BatchNorm),
+hybrid (share of gradient insertion 0 … 1, with GGR's vote and locally). Results: results/counting.jsonl.
+"""
+from dataclasses import replace
+from itertools import product
+
+from common import accuracy, digits, equip, recipe, run_all, seeded, train
+from ggr_nb.allocate import ALLOCATIONS
+from ggr_nb.grow import hybrid
+from ggr_nb.init import random_masks
+from ggr_nb.methods import METHODS
+from ggr_nb.models import digits_net, mlp
+
+SEEDS, DATA = range(5), digits()
+RULES = ['local', 'survivors', 'mean_momentum', 'mean_gradient', 'global_topk', 'global_topk_normalised', 'random']
+NETS = {'mlp': mlp, 'conv': lambda: digits_net(width=.5)}
+
+
+def method(allocate, share):
+    "GGR with another allocation, and another share of growth by gradient."
+    needs = ('grads', 'momenta') if allocate == 'mean_momentum' else ('grads',)
+    return replace(METHODS['ggr'], name=f'{allocate} {share:g}', allocate=ALLOCATIONS[allocate], grow=hybrid(share), needs=needs)
+
+def clumping(sums, size, n):
+    "Variance of the row (or column) sums over that of a random mask with n active places: 1 if there is no structure."
+    rows, total = len(sums), len(sums) * size
+    chance = size * (n / total) * (1 - n / total) * (total - size) / max(1, total - 1)
+    return float(sums.float().var(correction=0)) / chance if chance else 1.
+
+def structure(mask):
+    "Empty rows and columns of a mask, in shares, and how its weights clump in rows and columns."
+    m = mask.flatten(1); rows, cols, n = m.sum(1), m.sum(0), int(m.sum())
+    return dict(count=n, size=m.numel(), empty_rows=float((rows == 0).float().mean()), empty_cols=float((cols == 0).float().mean()),
+                row_clumping=clumping(rows, m.shape[1], n), col_clumping=clumping(cols, m.shape[0], n))
+
+def trained(net, seed, method, density, init, lr, epochs, masks=None):
+    make, r = (lambda: NETS[net]()), recipe(lr, epochs)
+    model = seeded(make, seed)
+    opt, sparsifier = equip(model, method, r, DATA, density=density, init=init, weights='unit', seed=seed, masks=masks)
+    train(model, opt, DATA, r, seed)
+    return accuracy(model, DATA), sparsifier
+
+def work(net, allocate, share, density, init, seed, lr, epochs=30, again=True):
+    "One run; with `again`, also a static one whose random masks have the first one's final counts."
+    found, sparsifier = trained(net, seed, method(allocate, share), density, init, lr, epochs)
+    masks = sparsifier.masks; shapes = {n: tuple(m.shape) for n, m in masks.items()}
+    out = dict(accuracy=found, layers={n: structure(m) for n, m in masks.items()})
+    if again: out['counts_alone'] = trained(net, seed, 'static', density, init, lr, epochs,
+                                            random_masks(shapes, sparsifier.counts(), seed + 1000))[0]
+    return out
+
+def jobs():
+    "Every run, seeds innermost."
+    grid = lambda part, **axes: (dict(zip(axes, v), part=part) for v in product(*axes.values()))
+    base = dict(net=['mlp'], lr=[.05])
+    yield from grid('counting', **base, density=[.01, .05], init=['uniform', 'erk'], allocate=RULES, share=[.5], seed=SEEDS)
+    yield from grid('hybrid', **base, density=[.01, .03, .1], init=['uniform'], allocate=['global_topk', 'local'],
+                    share=[0., .25, .5, .75, 1.], again=[False], seed=SEEDS)
+    yield from grid('conv', net=['conv'], lr=[.05], density=[.03], init=['uniform'], allocate=RULES, share=[.5], seed=SEEDS[:3])
+
+
+if __name__ == '__main__': run_all(jobs(), work, 'results/counting.jsonl')

@@ -1,0 +1,389 @@
+"""The trainer: the recipe's clock, bit-for-bit resume however it was stopped, faults, and real images."""
+import json, math, os, signal, subprocess, sys, threading, warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest, torch
+from torch import nn
+
+from ggr_nb.data import cifar100, digits, tiny_imagenet
+from ggr_nb.masks import counts
+from ggr_nb.methods import METHODS
+from ggr_nb.models import MODELS
+from ggr_nb.runs import load_checkpoint, previous, save_checkpoint
+from ggr_nb.train import RECIPES, Recipe, Run, Stopped, fit, gradient_norm, reuse, switches, train_main
+
+HERE = Path(__file__).parent
+RECIPE = replace(RECIPES['digits'], epochs=3, batch=64, milestones=(2,), update_until=3, every=11)      # 22 steps an epoch
+SHORT = dict(recipe=RECIPE, device='cpu', progress=False, seed=3)
+SET = ('digits_net', 'digits', 'ggr', .05)
+
+
+def untimed(run): return [{k: v for k, v in h.items() if k != 'seconds'} for h in run.history]
+
+
+def same(a, b):
+    "Equal to the last bit: weights, buffers, masks, updates, history."
+    assert a.state.keys() == b.state.keys() and all(torch.equal(a.state[k], b.state[k]) for k in a.state)
+    for part in ('masks', 'masks_start'):
+        assert all(torch.equal(m, getattr(b, part)[k]) for k, m in getattr(a, part).items())
+    assert a.updates == b.updates and untimed(a) == untimed(b)
+    return True
+
+
+@pytest.fixture(scope='module')
+def whole(): return fit(*SET, **SHORT)
+
+
+# ---------------------------------------------------------------- the recipe
+
+@pytest.mark.parametrize('name, epochs, drops, until', [('cifar100', 100, (30, 60, 80), 50), ('tiny_imagenet', 200, (60, 120, 160), 100)])
+def test_recipes_are_the_papers(name, epochs, drops, until):
+    r = RECIPES[name]
+    assert (r.epochs, r.batch, r.milestones, r.update_until, r.momentum, r.weight_decay) == (epochs, 128, drops, until, .9, 5e-4)
+    assert [r.rate(e) for e in (0, .25, 1, drops[0] - .01)] == pytest.approx([0, .025, .1, .1])
+    for i, e in enumerate(drops): assert r.rate(e) == pytest.approx(.1 / 5 ** (i + 1))
+
+
+@pytest.mark.parametrize('field, bad', [('epochs', 0), ('epochs', 1.5), ('batch', 0), ('lr', 0), ('lr', float('nan')), ('divide', -1),
+    ('warmup', -1), ('momentum', 1), ('weight_decay', -1e-4), ('fraction', 1.1), ('every', 0), ('milestones', (5, 3)), ('update_until', -1)])
+def test_a_wrong_recipe_names_its_field(field, bad):
+    with pytest.raises(ValueError, match=f'recipe: {field} is'): Recipe(**{field: bad})
+
+
+def test_masks_move_at_the_start_of_epochs_by_the_papers_share():
+    r = replace(RECIPES['digits'].scaled(6), update_until=5, fraction=.1)
+    run = fit('mlp', 'digits', 'ggr', .1, recipe=r, device='cpu', progress=False)
+    assert [u['step'] for u in run.updates] == [22 * e for e in (1, 2, 3, 4)]
+    assert [u['fraction'] for u in run.updates] == pytest.approx([.05 * (1 + math.cos(math.pi * (e - 1) / 4)) for e in (1, 2, 3, 4)])
+
+
+def test_the_optimiser_saw_the_rates_of_the_recipe():
+    seen = []
+    fit('mlp', 'digits', 'static', .2, each_step=lambda t: seen.append(t.optimizer.param_groups[0]['lr']), **SHORT)
+    assert seen == pytest.approx([RECIPE.rate(i / 22) for i in range(66)]) and seen[0] == 0 and max(seen) == RECIPE.lr
+
+
+# ---------------------------------------------------------------- stopped and resumed
+
+class Boom(Exception): pass
+
+def at(step, act):
+    def hook(training):
+        if training.position == step: act()
+    return hook
+
+def boom(): raise Boom
+
+
+@pytest.mark.parametrize('step', [1, 10, 11, 12, 22, 37, 66])
+def test_an_exception_at_any_step_then_resume(tmp_path, whole, step):
+    with pytest.raises(Boom): fit(*SET, out=tmp_path, save_every=0, each_step=at(step, boom), **SHORT)
+    assert same(whole, fit(*SET, out=tmp_path, resume=True, **SHORT))
+
+
+@pytest.mark.parametrize('model, method', [('vgg16_tiny', 'ggr'), ('digits_net', 'dsr'), ('digits_net', 'snfs'), ('digits_net', 'deepr'),
+                                           ('digits_net', 'gmp'), ('digits_net', 'dense'), ('mlp', 'rigl')])
+def test_every_kind_of_state_is_resumed(tmp_path, model, method):
+    "Dropout, DSR's threshold, dense momentum, noise in every step, moving densities, no masks at all."
+    big = model.startswith('vgg')
+    data = enlarged() if big else 'digits'
+    kw = SHORT | dict(width=.02 if big else 1, recipe=replace(RECIPE, epochs=2, update_until=2), batch_limit=6 if big else None)
+    if big: kw['recipe'] = replace(kw['recipe'], every=3, batch=32)
+    straight = fit(model, data, method, .2, **kw)
+    with pytest.raises(Boom): fit(model, data, method, .2, out=tmp_path, save_every=0, each_step=at(8 if big else 30, boom), **kw)
+    assert same(straight, fit(model, data, method, .2, out=tmp_path, resume=True, **kw))
+    assert METHODS[method].dynamic == bool(straight.updates)
+
+
+def enlarged():
+    "The digits at 16×16, the least that a VGG takes."
+    d = digits().part(train=20, test=10)
+    grow = lambda held: (held[0].repeat_interleave(2, 2).repeat_interleave(2, 3), held[1])
+    return replace(d, train=grow(d.train), test=grow(d.test), placed={})
+
+
+def test_sigkill_then_resume(tmp_path, whole):
+    done = worker('sigkill', tmp_path, '29')
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    assert load_checkpoint(tmp_path/'checkpoint.pt')['step'] == 28 - 22
+    assert same(whole, fit(*SET, out=tmp_path, resume=True, **SHORT))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['run.json', 'run.pt']
+
+
+def worker(*words):
+    env = os.environ | dict(PYTHONPATH=os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get('PYTHONPATH', '')]))
+    return subprocess.run([sys.executable, str(HERE/'_train_worker.py'), *map(str, words)], capture_output=True, text=True, timeout=200, env=env)
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_between_steps(tmp_path, whole, number):
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped, match='epoch 2 of 3, after step 5 of 22.*resume=True'):
+        fit(*SET, out=tmp_path, each_step=at(27, lambda: os.kill(os.getpid(), number)), **SHORT)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert same(whole, fit(*SET, out=tmp_path, resume=True, **SHORT))
+
+
+def test_a_second_ctrl_c_is_not_held_back():
+    def twice(): os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt) as e: fit(*SET, each_step=at(5, twice), **SHORT)
+    assert not isinstance(e.value, Stopped)
+
+
+def test_without_a_folder_the_farewell_says_so():
+    with pytest.raises(Stopped, match='Nothing was saved'):
+        fit(*SET, each_step=at(3, lambda: os.kill(os.getpid(), signal.SIGINT)), **SHORT)
+
+
+def test_a_thread_can_train(whole):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(fit(*SET, **SHORT)))
+    thread.start(); thread.join()
+    assert same(whole, found[0])
+
+
+def test_a_finished_run_is_returned_at_once(tmp_path, whole):
+    fit(*SET, out=tmp_path, **SHORT)
+    assert same(whole, fit(*SET, out=tmp_path, resume=True, each_step=lambda t: boom(), **SHORT))
+    with pytest.raises(FileExistsError, match='resume=True'): fit(*SET, out=tmp_path, **SHORT)
+
+
+@pytest.mark.parametrize('change', [dict(density=.06), dict(seed=4), dict(method='set'), dict(recipe=replace(RECIPE, lr=.05)), dict(exclude='fc2.weight')])
+def test_another_run_in_the_folder_is_refused(tmp_path, change):
+    base = dict(zip(('model', 'data', 'method', 'density'), SET)) | SHORT | dict(out=tmp_path)
+    with pytest.raises(Stopped): fit(**base, each_step=at(3, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(ValueError, match='holds another run.*there.*here'): fit(**base | change, resume=True)
+
+
+# ---------------------------------------------------------------- nothing from outside
+
+def test_global_generators_neither_matter_nor_change(whole):
+    torch.manual_seed(99); before = torch.get_rng_state()
+    again = fit(*SET, **SHORT)
+    assert torch.equal(before, torch.get_rng_state()) and same(whole, again)
+
+
+def test_the_seed_matters(whole):
+    other = fit(*SET, **SHORT | dict(seed=4))
+    assert not torch.equal(whole.state['fc1.weight'], other.state['fc1.weight'])
+    assert any(not torch.equal(m, other.masks_start[n]) for n, m in whole.masks_start.items())
+
+
+def test_measuring_changes_nothing(whole):
+    def look(record, training): record['again'] = gradient_norm(training.model, training.sparsifier.masks, *training.held_out()); training.evaluate()
+    def peek(training): gradient_norm(training.model, {}, *training.held_out()) if training.step % 5 == 0 else None
+    run = fit(*SET, each_epoch=look, each_step=peek, **SHORT)
+    assert all(torch.equal(v, whole.state[k]) for k, v in run.state.items())
+    assert [h['again'] for h in run.history] == [h['gradient_norm'] for h in whole.history]
+
+
+# ---------------------------------------------------------------- what a run tells
+
+def test_history_against_a_count_by_hand(whole):
+    assert len(whole.updates) == 5 and len(whole.history) == 3
+    size = {n: m.numel() for n, m in whole.masks.items()}
+    last = whole.history[-1]
+    assert last['counts'] == counts(whole.masks) and sum(last['counts'].values()) == round(.05 * sum(size.values()))
+    assert all(sum(h['counts'].values()) == sum(last['counts'].values()) for h in whole.history)
+    uses = {'conv1.weight': 64, 'conv2.weight': 64, 'conv3.weight': 16, 'fc1.weight': 1, 'fc2.weight': 1}
+    assert last['flops'] == 2 * sum(uses[n] * c for n, c in last['counts'].items())
+    explored = [h['exploration'] for h in whole.history]
+    assert explored == sorted(explored) and explored[-1] >= sum(int((m | whole.masks_start[n]).sum()) for n, m in whole.masks.items()) / sum(size.values())
+    for n, m in whole.masks.items(): assert torch.equal(whole.state[n] != 0, m & (whole.state[n] != 0)), n
+    assert all(h['gradient_norm'] > 0 and math.isfinite(h['gradient_norm']) for h in whole.history)
+
+
+def test_accuracy_is_that_of_the_saved_weights(whole):
+    net, data = MODELS['digits_net'](), digits()
+    net.load_state_dict(whole.state); net.eval()
+    x, y = next(iter(data.batches('test', len(data.test[1]))))
+    assert whole.accuracy == pytest.approx(100 * (net(x).argmax(1) == y).float().mean().item(), abs=1e-4)
+    assert whole.accuracy == whole.history[-1]['accuracy']
+
+
+def test_a_run_survives_the_disk(tmp_path, whole):
+    whole.save(tmp_path/'run.pt')
+    assert same(whole, Run.load(tmp_path/'run.pt'))
+    line = whole.to_json()
+    back = json.loads(line)
+    assert '\n' not in line and back['config'] == whole.config and back['history'] == whole.history and back['accuracy'] == whole.accuracy
+    assert back['config']['recipe']['lr'] == RECIPE.lr and back['versions']['torch'] == str(torch.__version__) and back['seconds'] > 0
+
+
+def test_a_hook_can_add_to_the_record_even_tensors(tmp_path):
+    def add(record, training): record['extra'] = torch.ones(2).sum()
+    fit('mlp', 'digits', 'set', .1, out=tmp_path, each_epoch=add, **SHORT)
+    assert isinstance(Run.load(tmp_path/'run.pt').history[0]['extra'], str)
+
+
+def test_own_module_is_trained_in_place_and_named():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    before = net[1].weight.detach().clone()
+    run = fit(net, digits(), 'static', .5, **SHORT)
+    assert run.config['model'] == 'Sequential' and not torch.equal(before, net[1].weight)
+    assert torch.equal(run.state['1.weight'], net[1].weight) and run.accuracy > 60
+
+
+def test_reuse_counts_grouped_shared_and_strided_layers():
+    conv = nn.Conv2d(4, 4, 3, stride=2, padding=1, groups=4)
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), conv, conv, nn.Flatten(), nn.Linear(16, 5))
+    assert reuse(net, torch.zeros(2, 3, 8, 8)) == {'0.weight': 64, '1.weight': 16 + 4, '4.weight': 1}
+    assert net.training and not any(m._forward_hooks for m in net.modules())
+
+
+# ---------------------------------------------------------------- faults
+
+def test_a_damaged_checkpoint_is_found_and_the_one_before_used(tmp_path, whole):
+    with pytest.raises(Boom): fit(*SET, out=tmp_path, save_every=0, each_step=at(40, boom), **SHORT)
+    path = tmp_path/'checkpoint.pt'
+    newer, older = load_checkpoint(path), load_checkpoint(previous(path))
+    assert (newer['epoch'], newer['step'], older['step']) == (1, 17, 16)
+    raw = bytearray(path.read_bytes()); raw[len(raw) // 3] ^= 4; path.write_bytes(raw)
+    with pytest.warns(UserWarning, match='damaged.*Going on from checkpoint.previous.pt'):
+        again = fit(*SET, out=tmp_path, resume=True, **SHORT)
+    assert same(whole, again)
+
+
+@pytest.mark.parametrize('cut', [0, 5, 40, 5000])
+def test_truncated_checkpoints(tmp_path, cut):
+    path = tmp_path/'c.pt'
+    for step in (1, 2): save_checkpoint(path, dict(step=step, w=torch.arange(3000.)))
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.warns(UserWarning, match='damaged'): assert load_checkpoint(path)['step'] == 1
+    save_checkpoint(path, dict(step=3)); assert load_checkpoint(previous(path)) ['step'] == 1      # the sound one was not pushed out
+    for p in (path, previous(path)): p.write_bytes(b'?')
+    with pytest.raises(ValueError, match='damaged'): load_checkpoint(path)
+
+
+def test_a_crash_between_the_two_renames(tmp_path, whole):
+    with pytest.raises(Boom): fit(*SET, out=tmp_path, save_every=0, each_step=at(40, boom), **SHORT)
+    (tmp_path/'checkpoint.pt').unlink()
+    assert same(whole, fit(*SET, out=tmp_path, resume=True, **SHORT))
+
+
+def test_a_checkpoint_runs_no_code(tmp_path):
+    class Evil:
+        def __reduce__(self): return os.mkdir, (str(tmp_path/'evil'),)
+    save_checkpoint(tmp_path/'c.pt', dict(x=Evil()))
+    with pytest.raises(Exception, match='[Ww]eights'): load_checkpoint(tmp_path/'c.pt')
+    assert not (tmp_path/'evil').exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='limits are set the Linux way')
+def test_full_disk_and_small_memory(tmp_path, whole):
+    said = worker('limits', tmp_path).stdout
+    disk = next(l for l in said.splitlines() if l.startswith('DISK'))
+    assert 'checkpoint.pt was not written' in disk and 'resume=True' in disk
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['checkpoint.previous.pt', 'checkpoint.pt']
+    assert load_checkpoint(tmp_path/'checkpoint.pt')['step'] == 29 - 22
+    assert same(whole, fit(*SET, out=tmp_path, resume=True, **SHORT))
+    memory = next(l for l in said.splitlines() if l.startswith('MEMORY'))
+    assert 'digits_net with batch 1408' in memory and 'smaller batch' in memory
+
+
+@pytest.mark.parametrize('change, message', [
+    (dict(model='resnet19'), "unknown model 'resnet19', did you mean 'resnet18'"),
+    (dict(data='digit'), "did you mean 'digits'"), (dict(method='riggl'), "did you mean 'rigl'"),
+    (dict(init='erkk'), 'erk'), (dict(recipe='cifar10'), "did you mean 'cifar100'"), (dict(density=0.), '0'), (dict(density=1.01), '1.01'),
+    (dict(density=-.1), '-0.1'), (dict(density=float('nan')), 'nan'), (dict(density=1e-6), 'densit'), (dict(model='resnet18', data='digits', width=0), 'width'),
+    (dict(exclude='fc9.*'), 'fc9'), (dict(recipe=replace(RECIPE, batch=5000)), '5000'), (dict(recipe=replace(RECIPE, schedule='cosin')), 'cosin'),
+    (dict(batch_limit=0), 'batch_limit'), (dict(model=MODELS['digits_net'](num_classes=100)), '10 classes'),
+    (dict(model=MODELS['lenet']()), 'does not take the images of digits'), (dict(model=nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(10))), 'no weight')])
+def test_mistakes_are_named_before_any_work(tmp_path, change, message):
+    base = dict(zip(('model', 'data', 'method', 'density'), SET)) | SHORT | dict(out=tmp_path/'new', each_step=lambda t: pytest.fail('it trained'))
+    with pytest.raises(ValueError, match=message): fit(**base | change)
+
+
+def test_unknown_options_and_labels():
+    with pytest.raises(TypeError, match='desnity'): fit(*SET, **SHORT, desnity=3)
+    d = digits()
+    with pytest.raises(ValueError, match='labels run from 0 to 12'): replace(d, train=(d.train[0], d.train[1].clone().index_fill_(0, torch.tensor([4]), 12)))
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path/'file').write_text('')
+    with pytest.raises(OSError, match='cannot write to.*another out='): fit(*SET, out=tmp_path/'file'/'run', **SHORT)
+
+
+def test_divergence_is_said_and_the_checkpoint_kept(tmp_path):
+    with pytest.raises(FloatingPointError, match='smaller lr|[Ll]ower the learning rate'):
+        fit('mlp', 'digits', 'static', 1., out=tmp_path, save_every=0, **SHORT | dict(recipe=replace(RECIPE, lr=1e12, warmup=0)))
+
+
+# ---------------------------------------------------------------- the command
+
+def test_train_main(tmp_path, capsys):
+    kw = dict(model='digits_net', data='digits', method='set', density=.1, epochs=2, quiet=True, out=str(tmp_path/'a'), device='cpu')
+    run = train_main(**kw)
+    assert run.config['recipe']['milestones'] == [1, 1, 2] and f'test {run.accuracy:.2f} %' in capsys.readouterr().out
+    assert json.loads((tmp_path/'a/run.json').read_text()) == json.loads(run.to_json())
+    with pytest.raises(SystemExit, match='already holds run.pt'): train_main(**kw)
+    assert same(run, train_main(**kw, resume=True))
+
+
+def test_train_main_says_what_is_wrong_in_one_line(tmp_path, capsys):
+    kw = dict(model='digits_net', data='digits', density=.1, quiet=True, out=str(tmp_path/'a'))
+    for change, word in ((dict(data='digitz'), 'digits'), (dict(epochs=0), 'epochs is 0'), (dict(density=2.), '2.0'), (dict(batch=10**6), '1000000'),
+                         (dict(data='cifar100', root=str(tmp_path)), 'CIFAR-100')):
+        with pytest.raises(SystemExit, match=word): train_main(**kw | change)
+    with pytest.raises(SystemExit) as e: train_main(**kw, epochs=2, each_step=at(3, lambda: os.kill(os.getpid(), signal.SIGINT)))
+    assert e.value.code == 130 and 'resume' in capsys.readouterr().out
+
+
+def test_progress_says_what_matters(capsys):
+    fit(*SET, **SHORT | dict(progress=True, recipe=replace(RECIPE, epochs=2)))
+    said = capsys.readouterr().err
+    for word in ('epoch 2/2', 'loss', 'test', 'density 0.05', 'images/s', '100%'): assert word in said, word
+
+
+# ---------------------------------------------------------------- switches
+
+def test_default_switches(monkeypatch):
+    monkeypatch.setattr('ggr_nb.machine.bf16_units', lambda device: True)
+    assert switches(MODELS['resnet18'](), 'cpu').amp and switches(MODELS['mobilenet_v2'](), 'cpu').amp
+    assert not switches(MODELS['mobilenet_v2'](width=.35), 'cpu').amp
+    assert not switches(MODELS['digits_net'](), 'cpu').amp and not switches(MODELS['resnet18'](), 'cpu', amp=False).amp
+    assert switches(MODELS['mobilenet_v2'](), 'cpu').channels_last and not switches(MODELS['resnet18'](), 'cpu', steps=10**6).compile
+    monkeypatch.setattr('ggr_nb.machine.bf16_units', lambda device: False)
+    assert not switches(MODELS['resnet18'](), 'cpu').amp
+
+
+def test_layout_and_fusing_change_nothing_but_rounding():
+    a = fit(*SET, **SHORT | dict(channels_last=False, batch_limit=3))
+    b = fit(*SET, **SHORT | dict(channels_last=True, batch_limit=3))
+    assert a.config['switches']['channels_last'] is False and b.config['switches']['channels_last'] is True
+    for n in a.state: torch.testing.assert_close(a.state[n], b.state[n], rtol=1e-2, atol=2e-3)
+
+
+# ---------------------------------------------------------------- real images
+
+def real(load):
+    try: return load()
+    except FileNotFoundError as e: pytest.skip(f'data absent: {str(e).splitlines()[0]}')
+
+
+def test_cifar100_learns_and_bf16_is_as_good():
+    "160 steps of a narrow ResNet on ten of the hundred classes; bf16 within the noise of float32."
+    data = subset(real(cifar100), 10)
+    recipe = Recipe(epochs=4, batch=50, lr=.1, milestones=(3,), update_until=3, fraction=.3, every=30)
+    kw = dict(recipe=recipe, width=.125, progress=False, device='cpu', batch_limit=40)
+    plain, half = (fit('resnet18', data, 'ggr', .2, amp=amp, **kw) for amp in (False, True))
+    print(f'float32 {plain.accuracy:.1f} %, bf16 {half.accuracy:.1f} %')
+    assert plain.accuracy > 30 and half.accuracy > 30 and abs(plain.accuracy - half.accuracy) < 8
+    assert len(plain.updates) == 3 and sum(plain.history[-1]['counts'].values()) == sum(half.history[-1]['counts'].values())
+
+
+def subset(data, classes):
+    "The first few classes."
+    cut = lambda held: tuple(t[held[1] < classes] for t in held)
+    return replace(data, train=cut(data.train), test=cut(data.test), classes=classes, names=data.names[:classes], placed={})
+
+
+def test_tiny_imagenet_learns():
+    data = subset(real(tiny_imagenet), 10)
+    n = len(data.train[1])
+    recipe = Recipe(epochs=6, batch=25, lr=.02, milestones=(5,), update_until=3, fraction=.3, every=20)
+    run = fit('vgg16_tiny', data, 'ggr', .1, recipe=recipe, width=.1, progress=False, device='cpu', batch_limit=40)
+    print(f'{n} images, {len(data.test[1])} test, {run.accuracy:.1f} %')
+    assert run.history[-1]['loss'] < run.history[0]['loss'] - .2 and run.accuracy > 20
