@@ -1,9 +1,9 @@
 """Fill the dashes: why a depthwise network under uniform density does not train, and what cures it
 (nbs/tutorials/fill_the_dashes.ipynb).
 
-    python -m experiments.dashes                    all of it, about a quarter of an hour on one core; stop and go on at will
-    python -m experiments.dashes --quick            does everything run?
-    python -m experiments.dashes --part start       one part
+    python experiments/dashes.py                    all of it, about a quarter of an hour on one core; stop and go on at will
+    python experiments/dashes.py --quick            does everything run?
+    python experiments/dashes.py --part start       one part
 
 Parts: start (the gradient before the first step, by layer and by kind of channel), cures (uniform 97 %),
 cost (the cells that work already), denser (98 %). Results: results/dashes.jsonl.
@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy, interpolate
 from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.ops import Conv2dNormActivation
 
-from experiments.plain import accuracy, digits, equip, first_gradient, recipe, run_all, seeded, train
+from common import accuracy, digits, equip, first_gradient, recipe, run_all, seeded, train
 from ggr_nb.allocate import global_topk, global_topk_normalised, largest_remainder
 from ggr_nb.connect import connected_masks, covering_budgets, drop_keep_units
 from ggr_nb.drop import Snapshot

@@ -1,8 +1,8 @@
 """Where the papers meet: initial scale, redistribution and gradient in one grid (nbs/tutorials/where_the_papers_meet.ipynb).
 
-    python -m experiments.meet                 all of it, about a quarter of an hour on one core; stop and go on at will
-    python -m experiments.meet --quick         does everything run?
-    python -m experiments.meet --part depth    one part
+    python experiments/meet.py                 all of it, about a quarter of an hour on one core; stop and go on at will
+    python experiments/meet.py --quick         does everything run?
+    python experiments/meet.py --part depth    one part
 
 Parts: main (scale × method × density rule × rate at 99 %), rate (more learning rates), sparsity, depth,
 swap (whose masks, whose weights?), norm (the same with BatchNorm). Results: results/meet.jsonl.
@@ -11,7 +11,7 @@ from itertools import product
 
 from torch import nn
 
-from experiments.plain import accuracy, digits, equip, first_gradient, recipe, run_all, seeded, train
+from common import accuracy, digits, equip, first_gradient, recipe, run_all, seeded, train
 from ggr_nb.init import random_masks
 from ggr_nb.models import mlp
 
