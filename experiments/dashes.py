@@ -136,7 +136,7 @@ def jobs():
     for density, init in ((.03, 'uniform'), (.1, 'uniform'), (.03, 'erk')):
         for seed in range(12 if (density, init) == (.03, 'uniform') else 4):
             for model in ('narrow', 'mobilenet_v2'): yield dict(part='start', model=model, density=density, init=init, seed=seed)
-    for seed in range(6):
+    for seed in range(5):
         for cure in CURES: yield dict(part='cures', cure=cure, density=.03, init='uniform', seed=seed)
     for seed in range(5):
         for density, init in ((.03, 'erk'), (.1, 'uniform'), (.1, 'erk')):
