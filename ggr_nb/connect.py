@@ -57,19 +57,19 @@ def strongest(unit:torch.Tensor, # [n] int64: the unit of every active weight
     top = rank.new_full((int(unit.max()) + 1,), -1).scatter_reduce(0, unit, rank, 'amax')
     return rank == top[unit]
 
-# %% ../nbs/08a_connect.ipynb #50a2a7ec
+# %% ../nbs/08a_connect.ipynb #efc2d2e3
 def drop_keep_units(snap, # Snapshot
                     criterion:str='magnitude', # key of `CRITERIA`
                     sides:int=1, # 1: outputs keep a weight; 2: inputs as well
                     )->dict: # {name: flat positions of the dropped weights}
     "`drop_local`, but a unit's strongest weight stays."
-    dropped = {}
-    for name, mask in snap.masks.items():
-        places, score = score_active(snap, name, criterion)
-        safe = _safe(places, score, mask.shape, sides)
-        k = min(round(snap.fraction * len(places)), int((~safe).sum()))
-        dropped[name] = places[lowest(score.masked_fill(safe, torch.inf), k)]
-    return dropped
+    return {name: _spared(snap, name, criterion, sides) for name in snap.masks}
+
+def _spared(snap, name, criterion, sides):
+    places, score = score_active(snap, name, criterion)
+    safe = _safe(places, score, snap.masks[name].shape, sides)
+    k = min(round(snap.fraction * len(places)), int((~safe).sum()))
+    return places[lowest(score.masked_fill(safe, torch.inf), k)]
 
 def _safe(places, score, shape, sides):
     "The strongest weight of every output, and of every input if `sides` is 2."
