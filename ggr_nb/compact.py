@@ -30,7 +30,7 @@ class Spaces:
     def freeze(self, s): self.frozen.add(s)                        # space whose channels all stay
     def is_frozen(self, s): return any(self.find(f) == self.find(s) for f in self.frozen)   # or any joined to it
 
-# %% ../nbs/14_compact.ipynb #50127012
+# %% ../nbs/14_compact.ipynb #2a433065
 _ALONG = {n for n, rule in RULES.items() if rule in (_same, _window, _average)} - {'batch_norm', 'prelu'}
 _ALONG |= {'avg_pool1d', 'avg_pool2d', 'avg_pool3d', 'adaptive_avg_pool1d', 'adaptive_avg_pool2d', 'mean', 'contiguous'}
 _JOIN = {n for n, rule in RULES.items() if rule is _either} | {'add', 'iadd', 'mul', 'imul', 'sub'}
@@ -42,9 +42,9 @@ def _depthwise(m): return isinstance(m, _ConvNd) and 1 < m.groups == m.in_channe
 def _reads(m, shape):
     "Does the layer read one space and open another?"
     if isinstance(m, nn.Linear): return len(shape) == 2
-    return isinstance(m, _ConvNd) and not isinstance(m, _ConvTransposeNd) and m.groups == 1 and m.padding_mode == 'zeros'
+    return isinstance(m, _ConvNd) and not isinstance(m, _ConvTransposeNd) and m.groups == 1
 
-# %% ../nbs/14_compact.ipynb #4c13fd9d
+# %% ../nbs/14_compact.ipynb #2de1b89c
 def _name(node): return node.target if isinstance(node.target, str) else getattr(node.target, '__name__', '')
 def _kind(node, module, shapes):
     "'read', 'along', 'join', 'flat' or 'other': what the operation does to the channels."
@@ -52,15 +52,20 @@ def _kind(node, module, shapes):
     if node.op in ('placeholder', 'output', 'get_attr') or node not in shapes or not ins: return 'other'
     a, b = shapes[ins[0]], shapes[node]
     if module is not None and len(ins) == 1 and _reads(module, a): return 'read'
-    if len(ins) == 1 and a[:2] == b[:2] and _passes(node, module): return 'along'
+    if len(ins) == 1 and a[:2] == b[:2] and _passes(node, module) and not _asks(node, shapes): return 'along'
     if len(ins) == 2 and module is None and _name(node) in _JOIN and a == b == shapes[ins[1]]: return 'join'
     if len(ins) == 1 and len(b) == 2 and a[0] == b[0] and _flattens(node, module): return 'flat'
     return 'other'
 
+# %% ../nbs/14_compact.ipynb #33bceba7
 def _passes(node, module):
     "Are channels handed on one by one?"
     if module is None: return _name(node) in _ALONG or _name(node) in _JOIN
     return _depthwise(module) or isinstance(module, _ALONG_MODULES) and not isinstance(module, _ConvNd)
+
+def _asks(node, shapes):
+    "Does the operation use a number that came out of a tensor, such as a size?"
+    return any(n not in shapes for n in node.all_input_nodes) and _name(node) not in ('view', 'reshape')
 
 def _flattens(node, module):
     if module is not None: return isinstance(module, nn.Flatten)
@@ -104,21 +109,21 @@ def _shared(traced, modules):
     owners = [id(p) for c in calls for p in modules[c].parameters()]
     return {c for c in calls if any(owners.count(id(p)) > 1 for p in modules[c].parameters())}
 
-# %% ../nbs/14_compact.ipynb #514f42fe
+# %% ../nbs/14_compact.ipynb #e3d43841
 def _read(plan, node, module, ins, shapes):
     (space, factor), opens = ins[0], plan.spaces.new(shapes[node][1])
     plan.readers.append(Reader(node.target, module, node.all_input_nodes[0], space, factor, opens))
     return opens, 1
 
 def _along(plan, node, module, ins, shapes):
-    if module is not None and list(module.parameters()): plan.along[node.target] = (module, *ins[0])
+    if module is not None and module.state_dict(): plan.along[node.target] = (module, *ins[0])
     return ins[0]
 
 def _flat(plan, node, module, ins, shapes):
     space, factor = ins[0]
     return space, factor * shapes[node][1] // shapes[node.all_input_nodes[0]][1]
 
-# %% ../nbs/14_compact.ipynb #e9ef0b7f
+# %% ../nbs/14_compact.ipynb #d14f48f4
 def _join(plan, node, module, ins, shapes):
     (a, f), (b, g) = ins
     if f != g: return _other(plan, node, module, ins, shapes)
@@ -126,7 +131,7 @@ def _join(plan, node, module, ins, shapes):
     return a, f
 
 def _other(plan, node, module, ins, shapes):
-    if node.op == 'call_method' and (_name(node) == 'dim' or _name(node) == 'size' and node.args[1:] == (0,)): return
+    if node.op == 'call_method' and _name(node) in ('size', 'dim'): return
     for space, _ in ins: plan.spaces.freeze(space)
     if node not in shapes or len(shapes[node]) < 2: return
     space = plan.spaces.new(shapes[node][1]); plan.spaces.freeze(space)
@@ -143,15 +148,17 @@ class Record(fx.Interpreter):
         if isinstance(value, torch.Tensor): self.values[n] = value.clone()
         return value
 
-# %% ../nbs/14_compact.ipynb #006ac97e
+# %% ../nbs/14_compact.ipynb #559d579d
 class Depends(Record):
     "The same in `Reach`'s arithmetic: 1 where a value depends on the input."
-    def __init__(self, traced, like): super().__init__(traced); self.like = like
-    def run_node(self, n):                                         # unknown operations depend on everything
-        try: return super().run_node(n)
-        except NotImplementedError: pass
-        self.values[n] = torch.ones_like(self.like[n], dtype=torch.float32)
-        return self.values[n]
+    def __init__(self, traced, ones): super().__init__(traced); self.ones = ones
+    def run_node(self, n):                                         # an unknown operation depends on everything
+        try: value = super().run_node(n)
+        except NotImplementedError:
+            if n not in self.ones: raise
+            value = None
+        if value is None or n in self.ones and _asks(n, self.ones): value = self.values[n] = self.ones[n]
+        return value
 
 def _as_connections(traced):
     "A copy whose weights say only where they are not zero; all else is zero."
@@ -160,21 +167,25 @@ def _as_connections(traced):
         t.data = (t.data != 0).float() if id(t) in weights else torch.zeros_like(t.data, dtype=torch.float32)
     return copy
 
-# %% ../nbs/14_compact.ipynb #2abb2409
+# %% ../nbs/14_compact.ipynb #be9e7048
 def depends(
     traced:fx.GraphModule, # a traced model
     values:dict, # {node: value} of an ordinary run
 )->dict: # {node: 1 where the value depends on the input, else 0}
     "What in a network depends on its input."
-    copy = _as_connections(traced)
-    run = Depends(copy, dict(zip(copy.graph.nodes, map(values.get, traced.graph.nodes))))
-    image = torch.ones_like(next(v for n, v in values.items() if n.op == 'placeholder'), dtype=torch.float32)
-    with torch.no_grad(), Reach(): run.run(image)
-    return {n: run.values[m] for n, m in zip(traced.graph.nodes, copy.graph.nodes) if m in run.values}
+    copy = _as_connections(traced); twins = dict(zip(traced.graph.nodes, copy.graph.nodes))
+    ones = {twins[n]: torch.ones_like(v, dtype=torch.float32) for n, v in values.items()}
+    run = Depends(copy, ones)
+    with torch.no_grad(), Reach(): run.run(next(v for n, v in ones.items() if n.op == 'placeholder'))
+    return {n: run.values[m] for n, m in twins.items() if m in run.values}
 
-# %% ../nbs/14_compact.ipynb #112eca51
+# %% ../nbs/14_compact.ipynb #65b7376e
 STAYS, BIAS, CARRIER = 0, 1, 2
-def _pads(m): return isinstance(m, _ConvNd) and m.padding != 'valid' and (m.padding == 'same' or any(m.padding))
+def _pads(m):
+    "Does the layer put zeros around its input?"
+    if not isinstance(m, _ConvNd) or m.padding_mode != 'zeros' or m.padding == 'valid': return False
+    return m.padding == 'same' or any(m.padding)
+
 def constants(
     reader:Reader, # a conv or linear layer
     value:torch.Tensor, # what it reads, [1, features, ...]
@@ -235,11 +246,11 @@ def _folded(r, case, value, needed, carrier):
     W[:, gone] = 0                                                 # also in a filler's column
     return W, bias + (0 if r.module.bias is None else r.module.bias.detach())
 
-# %% ../nbs/14_compact.ipynb #1303f00a
+# %% ../nbs/14_compact.ipynb #1bb7b1cc
 def _resized(module, weight, bias, **attributes):
     "A copy of the layer with other weights and the attributes that go with them."
     new = deepcopy(module)
-    new.weight = nn.Parameter(weight.contiguous()); new.bias = None if bias is None else nn.Parameter(bias.contiguous())
+    new.weight, new.bias = (None if t is None else nn.Parameter(t.contiguous()) for t in (weight, bias))
     for name, value in attributes.items(): setattr(new, name, value)
     return new
 
@@ -259,10 +270,11 @@ def cut_reader(
     names = ('in_features', 'out_features') if isinstance(r.module, nn.Linear) else ('in_channels', 'out_channels')
     return _resized(r.module, W, None if bias is None else bias[keep[1]], **dict(zip(names, (W.shape[1], W.shape[0]))))
 
-# %% ../nbs/14_compact.ipynb #3ce8c4ee
+# %% ../nbs/14_compact.ipynb #91cbbc87
+def _kept(t, keep): return None if t is None else t.detach()[keep]
 def _cut_norm(m, keep):
-    new = _resized(m, m.weight.detach()[keep], m.bias.detach()[keep], num_features=int(keep.sum()))
-    new.running_mean, new.running_var = m.running_mean[keep].clone(), m.running_var[keep].clone()
+    new = _resized(m, _kept(m.weight, keep), _kept(m.bias, keep), num_features=int(keep.sum()))
+    new.running_mean, new.running_var = _kept(m.running_mean, keep), _kept(m.running_var, keep)
     return new
 
 def cut_along(
@@ -271,8 +283,8 @@ def cut_along(
 )->nn.Module: # the layer without the other channels
     "Keep some channels of a layer that treats each by itself."
     if isinstance(m, _BatchNorm): return _cut_norm(m, keep)
-    n = int(keep.sum()); bias = None if m.bias is None else m.bias.detach()[keep]
-    return _resized(m, m.weight.detach()[keep], bias, in_channels=n, out_channels=n, groups=n)
+    n = int(keep.sum())
+    return _resized(m, _kept(m.weight, keep), _kept(m.bias, keep), in_channels=n, out_channels=n, groups=n)
 
 # %% ../nbs/14_compact.ipynb #62fde068
 def _swap(model, name, module):
@@ -290,21 +302,26 @@ def _traced(model):
         raise ValueError(f'torch.fx cannot follow {type(model).__name__}.forward ({e}); compact needs a model whose '
                          'forward does not branch on values') from e
 
-# %% ../nbs/14_compact.ipynb #8380b778
+# %% ../nbs/14_compact.ipynb #d75c3c05
 def compact(
     model:nn.Module, # a trained model; it is not changed
     masks:dict, # {name: mask}; None: the weights' own zeros
     example_input:torch.Tensor, # one batch of images, any content
 )->nn.Module: # a smaller model in evaluation mode, with the same outputs
     "Remove empty neurons and inputs, fold constants, keep the outputs."
-    model = _prepared(model, masks); traced = _traced(model); record = Record(traced)
-    with torch.no_grad(): expected = record.run(example_input[:1])
+    model, probe = _prepared(model, masks), _probe(example_input)
+    traced = _traced(model); record = Record(traced)
+    with torch.no_grad(): expected = model(probe); record.run(example_input[:1])
     _shrink(model, traced, record.values)
-    with torch.no_grad(): got = model(example_input[:1])
-    _check(got, expected)
+    with torch.no_grad(): _check(model(probe), expected)
     return model
 
-# %% ../nbs/14_compact.ipynb #e175c9bc
+# %% ../nbs/14_compact.ipynb #95e6b365
+def _probe(x):
+    "The first image and a random one, to compare outputs on."
+    noise = torch.rand(x[:1].shape, generator=torch.Generator().manual_seed(0))
+    return torch.cat([x[:1], noise.to(x)])
+
 def _check(got, expected):
     error = (got - expected).abs().max().item()
     if not error <= 1e-3 * (1 + expected.abs().max().item()):

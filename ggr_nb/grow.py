@@ -60,20 +60,20 @@ def momentum(snap, name, free, q): # as for `random`
     "Where |momentum| is largest (SNFS)."
     return pick_top(snap.momenta[name].flatten().abs(), free, q)
 
-# %% ../nbs/06_grow.ipynb #116cb10c
+# %% ../nbs/06_grow.ipynb #d6bdf989
 def hybrid(share:float=0.5, # part of the quota that goes by gradient
            ): # a growth rule
     "A rule between random (0) and gradient (1); 0.5 is GGR's."
     if not 0 <= share <= 1: raise ValueError(f'share must be in [0, 1], got {share}')
-    def rule(snap, name, free, q):
+    def rule(snap, name, free, q): # as for `random`
         return pick_hybrid(snap.grads[name].flatten().abs(), free, q, snap.gen('grow', name), share)
     return rule
 
-# %% ../nbs/06_grow.ipynb #b1eb8b9b
+# %% ../nbs/06_grow.ipynb #355e8478
 def sampled(times:float=2.0, # candidates per weight to grow
             ): # a growth rule
     "Draw `times`·q free places at random, keep the q with the largest |g| (as GSE does)."
-    def rule(snap, name, free, q):
+    def rule(snap, name, free, q): # as for `random`
         n = min(int(free.count_nonzero()), math.ceil(round(times * q, 6)))
         some = pick_random(free, n, snap.gen('candidates', name))
         candidates = torch.zeros_like(free).index_fill(0, some, True)

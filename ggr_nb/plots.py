@@ -35,15 +35,19 @@ STYLE = {'figure.dpi': 100, 'font.size': 9, 'text.color': INK, 'legend.frameon':
          'xtick.major.size': 3, 'ytick.major.size': 0,
          'lines.linewidth': 1.8, 'lines.markersize': 5, 'lines.markeredgewidth': 0}
 
-# %% ../nbs/16_plots.ipynb #ebbe4fb7
+# %% ../nbs/16_plots.ipynb #82fe6d08
 def _ours(): return style.context(['default', STYLE])
+
+def _something(f, data):
+    if not len(data): raise ValueError(f'{f.__name__}: nothing to draw, the data are empty')
 
 def styled(
     f, # makes and returns a `Card`
 ):
-    "`f`, run with our settings and no others."
+    "`f`, run with our settings and no others; empty data are refused."
     @wraps(f)
     def inner(*args, **kwargs):
+        _something(f, next(iter((*args, *kwargs.values())), 'none'))
         with _ours(): return f(*args, **kwargs).settle()
     return inner
 
@@ -58,16 +62,16 @@ MARKERS = {'dense': 's', 'static': 'X', 'set': 'o', 'rigl': 's', 'dsr': '^', 'gg
 SERIES = ['#0072b2', '#d55e00', '#009e73', '#e69f00', '#cc79a7', '#56b4e9', '#4d4d4d',
           '#a68a00', '#7a5195', '#8f3b00']
 
-# %% ../nbs/16_plots.ipynb #376871d2
+# %% ../nbs/16_plots.ipynb #e9ad6a1a
 def _own(label): return COLOURS.get(str(label).lower())
 
 def palette(
-    labels, # names of series, in order
+    labels, # names of series (a list or a dict), in order
 )->dict: # label: colour
     "A colour for each label; methods keep theirs."
-    out = {}
+    out, others = {}, [c for c in SERIES if c not in map(_own, labels)]
     for l in sorted(labels, key=lambda l: _own(l) is None):
-        free = (c for c in [_own(l), *SERIES] if c and c not in out.values())
+        free = (c for c in [_own(l), *others] if c and c not in out.values())
         out[l] = next(free, SERIES[len(out) % len(SERIES)])
     return {l: out[l] for l in labels}
 
@@ -114,7 +118,7 @@ def _register():
     if not (shell := get()): return
     shell.display_formatter.formatters['image/png'].for_type(Card, lambda card: card._repr_png_())
 
-# %% ../nbs/16_plots.ipynb #89397e6b
+# %% ../nbs/16_plots.ipynb #1ad55fd0
 class Card(Figure):
     "A figure on a white card that brings its style and says in words what it shows."
     def __init__(self,
@@ -123,28 +127,32 @@ class Card(Figure):
         title:str='', # the conclusion, one sentence
         alt:str='', # the picture in words
     ):
+        "An empty card."
         self.title, self.alt, self.ends, lines = title, alt or title, [], _wrap(title, width)
-        height += .19 * len(lines) + .08 * bool(lines)
-        with _ours(): super().__init__(figsize=(width, height), layout='constrained')
+        size = width, height + .19 * len(lines) + .08 * bool(lines)
+        with _ours(): super().__init__(figsize=size, layout='constrained')
         FigureCanvasAgg(self)
         self.get_layout_engine().set(w_pad=.13, h_pad=.11, wspace=.05, hspace=.04)
-        self.patches.append(_paper(self))
-        if lines: self._head('\n'.join(lines), width)
-        _register()
-    def draw(self,
-        renderer, # of the canvas
-    ):
-        with _ours(): super().draw(renderer)
+        self.patches.append(_paper(self)); self._head('\n'.join(lines), width); _register()
     def __repr__(self): return f'Figure: {self.alt}'
 
-# %% ../nbs/16_plots.ipynb #74a5abc8
+# %% ../nbs/16_plots.ipynb #867cad62
 @patch
 def _head(self:Card, text, width):
-    with _ours(): self.suptitle(text, x=.16 / width, ha='left')
+    with _ours():
+        if text: self.suptitle(text, x=.16 / width, ha='left')
 
 @patch
 def subplots(self:Card, *args, **kwargs):
+    "Axes in our style; arguments as those of matplotlib's `Figure.subplots`."
     with _ours(): return Figure.subplots(self, *args, **kwargs)
+
+@patch
+def draw(self:Card,
+    renderer, # of the canvas
+):
+    "Draw the card in our style, whatever the settings are now."
+    with _ours(): Figure.draw(self, renderer)
 
 # %% ../nbs/16_plots.ipynb #f0401da6
 def _indexed(rgba, colours=96, levels=16):
@@ -511,14 +519,15 @@ def _blockwise(m, b):
     m = m.float()
     return m if b == 1 else torch.nn.functional.avg_pool2d(m[None], b, ceil_mode=True)[0]
 
-# %% ../nbs/16_plots.ipynb #baa79462
+# %% ../nbs/16_plots.ipynb #d9b1b384
 MASK = LinearSegmentedColormap.from_list('ggr_mask', [NIGHT, PAPER])
 
+def _fits(label, lines, inches): return inches > .9 + .07 * len(label + ' · '.join(lines))
+
 def _note(ax, label, lines, inches):
-    said = ' · '.join(lines)
     ax.set_title(label, color=INK)
-    if inches < .9 + .07 * len(label + said): ax.set_xlabel('\n'.join(lines))
-    else: ax.set_title(said, loc='right', color=MUTED, weight='normal')
+    if not _fits(label, lines, inches): return ax.set_xlabel('\n'.join(lines))
+    ax.set_title(' · '.join(lines), loc='right', color=MUTED, weight='normal')
 
 def _show_mask(ax, label, lines, m, scale, lying):
     b = _block(scale)
@@ -527,21 +536,21 @@ def _show_mask(ax, label, lines, m, scale, lying):
     ax.imshow(shown.numpy(), cmap=MASK, vmin=0, vmax=top, interpolation='nearest')
     ax.set(xticks=[], yticks=[]); ax.spines[:].set(visible=True, color=EDGE); ax.grid(False)
     ax.set_ylabel('inputs' if lying else 'outputs', size=8)
-    extra = [f'mean of {b} × {b}'] if b > 1 else []
-    _note(ax, label, lines + extra, scale * (m.shape[0] if lying else m.shape[1]))
+    _note(ax, label, lines, scale * (m.shape[0] if lying else m.shape[1]))
 
-# %% ../nbs/16_plots.ipynb #6efb8439
+# %% ../nbs/16_plots.ipynb #3162469f
 def _percent(share): return f'{100 * float(share):.3g} %'
 
 def _mask_card(flat, notes, title, alt):
     h, w = map(max, zip(*(m.shape for m in flat.values())))
     scale, cols, lying = _grid(len(flat), h, w)
-    rows, (h, w) = -(-len(flat) // cols), (w, h) if lying else (h, w)
+    rows, (h, w), b = -(-len(flat) // cols), (w, h) if lying else (h, w), _block(scale)
+    if b > 1: notes = {l: [*n, f'mean of {b} × {b}'] for l, n in notes.items()}
     said = [f'{l}, {m.shape[0]} by {m.shape[1]}, {int(m.sum())} active, ' + ', '.join(notes[l])
             for l, m in flat.items()]
-    below = .15 * (max(map(len, notes.values())) - 1)
+    below = [.15 * len(n) for l, n in notes.items() if not _fits(str(l), n, w * scale)]
     fig = _card(title, alt, 'masks', said, width=np.clip(cols * (w * scale + .15) + .35, 4., WIDTH),
-                height=rows * (h * scale + .42 + below) + .2)
+                height=rows * (h * scale + .36 + max(below, default=0)) + .2)
     axes = list(fig.subplots(rows, cols, squeeze=False).flat)
     for ax, (l, m) in zip(axes, flat.items()): _show_mask(ax, str(l), notes[l], m, scale, lying)
     for ax in axes[len(flat):]: ax.set_axis_off()
@@ -845,7 +854,9 @@ def _step_rows(masks, dropped, quotas, by_gradient, by_chance, gradients):
         r['counted'] = _counted(r['grad'], r['kept'], r['quota'])
     return rows
 
-# %% ../nbs/16_plots_sparse.ipynb #8e7ba3dc
+# %% ../nbs/16_plots_sparse.ipynb #951bd083
+UPDATE = 'One update of GGR: drop in each layer, count over all, grow by gradient and chance'
+
 def _step_words(n, r):
     return (f"{short(n)}: {int(r['mask'].sum())} active, {len(r['dropped'])} dropped, quota "
             f"{r['quota']}, {len(r['by_g'])} grown by gradient and {len(r['by_c'])} at random")
@@ -854,9 +865,7 @@ def _largest(rows):
     free = (_sizes(r['grad'])[~r['kept'].flatten().numpy()] for r in rows if r['grad'] is not None)
     return max((g.max(initial=0) for g in free), default=0)
 
-# %% ../nbs/16_plots_sparse.ipynb #b4d879c7
-UPDATE = 'One update of GGR: drop in each layer, count over all, grow by gradient and chance'
-
+# %% ../nbs/16_plots_sparse.ipynb #e924758e
 @styled
 def figure1(
     masks:dict, # layer: mask before, of a small layer
@@ -870,12 +879,13 @@ def figure1(
 )->Card:
     "The paper's Figure 1 from a real state: a row per layer, a column per part."
     rows = _step_rows(masks, dropped, quotas, by_gradient, by_chance, gradients)
-    scale = 1.4 / max(r['mask'].shape[1] for r in rows.values())
-    heights = [r['mask'].shape[0] * scale for r in rows.values()]
-    fig = _card(title, alt, 'one update', [_step_words(n, r) for n, r in rows.items()],
-                height=.55 + sum(heights) + .36 * len(rows))
-    axes, largest = fig.subplots(len(rows), 4, squeeze=False, height_ratios=heights), _largest(rows.values())
-    for row, (n, r) in zip(axes, rows.items()): _step_row(row, n, r, largest, 72 * scale)
+    said = [_step_words(n, r) for n, r in rows.items()]
+    h, w = zip(*(r['mask'].shape for r in rows.values()))
+    heights = [1.33 / max(w) * n for n in h]
+    fig = _card(title, alt, 'one update', said, height=.55 + sum(heights) + .36 * len(rows))
+    axes = fig.subplots(len(rows), 4, squeeze=False, height_ratios=heights)
+    largest = _largest(rows.values())
+    for row, (n, r) in zip(axes, rows.items()): _step_row(row, n, r, largest, 96 / max(w))
     _step_titles(axes[0], sum(len(r['dropped']) for r in rows.values()))
     return fig
 

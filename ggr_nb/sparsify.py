@@ -63,7 +63,7 @@ def plan(model, # nn.Module
     n = budgets(shapes, wanted, total)
     return sparse, {k: n[k] for k in sparse}
 
-# %% ../nbs/09_sparsify.ipynb #224f6288
+# %% ../nbs/09_sparsify.ipynb #2270d569
 _OWNERS = weakref.WeakKeyDictionary()   # optimiser -> its sparsifier
 
 class Sparsifier:
@@ -91,7 +91,7 @@ class Sparsifier:
         self.method, self.optimizer, self.seed = get_method(method), optimizer, seed
         self.every, self.until = self.method.every or every, until
         self.fraction, self.schedule, self.new_value = fraction, schedule, new_value
-        self.grad_batches, self.skip_update = grad_batches, skip_update
+        self.grad_batches, self.skip_update = 1 if self.method.every else grad_batches, skip_update
         self.steps, self.history, self.memory, self._sums = 0, [], {}, {}
         self._batches, self._updated_at, self._collected_at, self._real = 0, None, None, True
         self._check()
@@ -102,7 +102,7 @@ class Sparsifier:
         self._masks = self._working(self._first_masks(masks))
         self._start(weights)
 
-# %% ../nbs/09_sparsify.ipynb #bd51ee96
+# %% ../nbs/09_sparsify.ipynb #c55aa311
 @patch(as_prop=True)
 def _is_dense(self:Sparsifier): return self.method.name == 'dense'
 
@@ -117,6 +117,7 @@ def _check(self:Sparsifier):
     if self.grad_batches < 1 or self.grad_batches > self.every:
         raise ValueError(f'grad_batches={self.grad_batches}: allowed are 1 to every={self.every}')
 
+# %% ../nbs/09_sparsify.ipynb #a9f604af
 @patch
 def _check_optimizer(self:Sparsifier):
     "The optimiser must hold every sparse weight, and must not be taken already."
@@ -129,7 +130,7 @@ def _check_optimizer(self:Sparsifier):
     if isinstance(self.optimizer, torch.optim.LBFGS): raise ValueError(
         'LBFGS evaluates many gradients per step; use SGD, Adam or another one-gradient optimiser')
 
-# %% ../nbs/09_sparsify.ipynb #56d08363
+# %% ../nbs/09_sparsify.ipynb #6e5d66d1
 @patch
 def _first_masks(self:Sparsifier, given):
     "Random masks with the budgets, full ones, or the ones given."
@@ -138,6 +139,7 @@ def _first_masks(self:Sparsifier, given):
     if self.method.dense_start: return {n: torch.ones(s, dtype=torch.bool) for n, s in shapes.items()}
     return random_masks(shapes, self.targets, self.seed)
 
+# %% ../nbs/09_sparsify.ipynb #e3b0ac3a
 @patch
 def _checked(self:Sparsifier, masks):
     "Masks from outside must fit the layers, one for one."
@@ -154,7 +156,7 @@ def _working(self:Sparsifier, masks):
     "Masks as the multiplication wants them: dtype, layout and device of the weights."
     return {n: torch.empty_like(p, requires_grad=False).copy_(masks[n]) for n, p in self.weights.items()}
 
-# %% ../nbs/09_sparsify.ipynb #eb8e71cf
+# %% ../nbs/09_sparsify.ipynb #9353c62d
 @patch
 def _start(self:Sparsifier, weights):
     "Mask weights and optimiser state, then listen to the optimiser's steps."
@@ -166,6 +168,7 @@ def _start(self:Sparsifier, weights):
     self._hooks = [self.optimizer.register_step_pre_hook(self._before),
                    self.optimizer.register_step_post_hook(self._after)]
 
+# %% ../nbs/09_sparsify.ipynb #157b8303
 @patch
 def _state(self:Sparsifier, name):
     "Optimiser state of a layer that has the weight's shape: momentum, Adam's moments, …"
@@ -309,7 +312,7 @@ def _finite(self:Sparsifier):
     "Are the gradients finite? (A GradScaler will skip this step if not.)"
     return all(math.isfinite(g.sum(dtype=torch.float32)) for g in self._gradients().values())
 
-# %% ../nbs/09_sparsify.ipynb #046e9ca0
+# %% ../nbs/09_sparsify.ipynb #07af767f
 @patch
 def _prepare(self:Sparsifier):
     "The gradients are there and the step is real."
@@ -319,6 +322,7 @@ def _prepare(self:Sparsifier):
     self.mask_gradients()
     if self.skip_update and self._updated_at == self.steps: self.optimizer.zero_grad(set_to_none=True)
 
+# %% ../nbs/09_sparsify.ipynb #c9e33435
 @patch
 def _before(self:Sparsifier, optimizer, args, kwargs):
     "Runs before every optimiser step; a closure is wrapped, since it makes the gradients."
@@ -355,13 +359,14 @@ def _follow_device(self:Sparsifier):
     n, p = next(iter(self.weights.items()))
     if self._masks[n].device != p.device: self._masks = self._working(self._masks)
 
-# %% ../nbs/09_sparsify.ipynb #e7fea2d2
+# %% ../nbs/09_sparsify.ipynb #95e5496a
 @patch
 def state_dict(self:Sparsifier):
     "All that a resumed run needs beside the model's and the optimiser's own state."
     return dict(method=self.method.name, seed=self.seed, steps=self.steps, masks=self.masks,
                 memory=self.memory, sums=self._sums, batches=self._batches, history=self.history)
 
+# %% ../nbs/09_sparsify.ipynb #7481123b
 @patch
 def load_state_dict(self:Sparsifier, state):
     "Continue where `state` was saved."

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['repair', 'Results', 'report', 'Outcome', 'Worker', 'Pool', 'RayPool', 'sweep']
 
-# %% ../nbs/14a_sweep.ipynb #6954655e
-import json, math, multiprocessing, os, threading, time, traceback
+# %% ../nbs/14a_sweep.ipynb #e8161cf8
+import json, math, multiprocessing, os, sys, threading, time, traceback
 from collections import Counter, deque
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -132,7 +132,7 @@ class Worker:
 
     def end(self): self.process.terminate(); self.process.join(); self.pipe.close()
 
-# %% ../nbs/14a_sweep.ipynb #34d16ae5
+# %% ../nbs/14a_sweep.ipynb #7bec3622
 class Pool:
     "Processes that work through a list of jobs; killed ones are replaced and their job is repeated"
     def __init__(self,
@@ -143,7 +143,7 @@ class Pool:
                  ):
         self.work, self.tries, self.team = work, tries, []
         self.places = list(places) or [{}] * workers
-        self.deaths, self.news = Counter(), {}
+        self.deaths, self.news, self.listen = Counter(), {}, None
 
     def _ask(self):
         "Wait for the next messages: pairs (worker, message)"
@@ -169,13 +169,13 @@ def run(self:Pool,
         for w in self.team: w.end()
         self.team = []
 
-# %% ../nbs/14a_sweep.ipynb #23787500
+# %% ../nbs/14a_sweep.ipynb #caef2e62
 @patch
 def _settle(self:Pool, w, kind, what, waiting):
     "Draw the consequences of a message; an `Outcome` if a job is over"
     n, job = w.job
-    if kind == 'news': self.news[n] = what; return
-    w.job = None
+    if kind == 'news': return self._hear_news(n, what)
+    w.job = None; self.news.pop(n, None)
     if kind == 'died':
         self.deaths[n] += 1
         self.team[self.team.index(w)] = Worker(self.work, w.place)
@@ -183,7 +183,12 @@ def _settle(self:Pool, w, kind, what, waiting):
         what += f', {self.tries} times'
     return Outcome(job, what) if kind == 'done' else Outcome(job, error=what)
 
-# %% ../nbs/14a_sweep.ipynb #404d548c
+@patch
+def _hear_news(self:Pool, n, what):
+    self.news[n] = what
+    if self.listen: self.listen(self.news)
+
+# %% ../nbs/14a_sweep.ipynb #67f8f003
 class RayPool:
     "The same as `Pool`, on the machines of a Ray cluster"
     def __init__(self,
@@ -197,8 +202,8 @@ class RayPool:
         try: import ray
         except ImportError: raise ImportError('Ray is not installed; pip install "ggr_nb[cluster]", or run without --ray') from None
         if not ray.is_initialized(): ray.init(address, log_to_driver=False, **options)
-        self.ray = ray
-        self.task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=tries - 1)(work)
+        self.ray, task = ray, lambda job: work(job)
+        self.task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=tries - 1)(task)
 
 # %% ../nbs/14a_sweep.ipynb #280d2796
 @patch
@@ -213,21 +218,29 @@ def run(self:RayPool,
         try: yield Outcome(job, self.ray.get(ref))
         except self.ray.exceptions.RayError as e: yield Outcome(job, error=str(e))
 
-# %% ../nbs/14a_sweep.ipynb #db311b7b
+# %% ../nbs/14a_sweep.ipynb #37299acc
 def sweep(jobs:list,          # anything with a `key`
           results:Results,    # the file
           pool,               # a `Pool` or `RayPool`; its work returns a record
-          after=None,         # called with each new record
-          progress=True       # show a bar with the time left
+          after=None,         # called with each new record and the bar
+          progress:bool=True  # show a bar with the time left
           )->dict:            # {key: error} of the jobs that failed
     "Do what is not yet in the file, and append it"
-    have, errors = results.load(), {}
-    todo = [j for j in {j.key: j for j in jobs}.values() if j.key not in have]
+    jobs, have, errors = {j.key: j for j in jobs}, results.load(), {}
+    todo = [j for k, j in jobs.items() if k not in have]
     with tqdm(total=len(jobs), initial=len(jobs) - len(todo), disable=not progress, unit='run') as bar:
+        pool.listen = lambda news: _show(bar, bar.done, news)
+        bar.done = bar.n
         for o in pool.run(todo):
-            if o.error: errors[o.job.key] = o.error
-            else:
-                results.append(o.result)
-                if after: after(o.result)
-            bar.set_postfix_str(f'{len(errors)} failed' if errors else ''); bar.update()
+            if o.error: errors[o.job.key] = o.error; bar.set_postfix_str(f'{len(errors)} failed', False)
+            else: results.append(o.result)
+            bar.done += 1; _show(bar, bar.done, getattr(pool, 'news', {}), 0)
+            if after and o.result: after(o.result, bar)
     return errors
+
+def _show(bar, done, news, pause=None):
+    "Set the bar to what is finished and the shares of what is running; rarely where it becomes a log"
+    if pause is None: pause = .5 if sys.stderr.isatty() or 'ipykernel' in sys.modules else 20
+    if time.monotonic() - getattr(bar, 'shown', 0) < pause: return
+    bar.n, bar.shown = round(done + sum(v.get('share', 0) for v in news.values()), 2), time.monotonic()
+    bar.refresh()

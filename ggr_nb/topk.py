@@ -35,7 +35,7 @@ class StreamingTopK:
         self.names, self.values, self.layers = [], [], []   # kept chunks, in order of arrival
         self.held = 0
 
-# %% ../nbs/04_topk.ipynb #805f7bea
+# %% ../nbs/04_topk.ipynb #8cd99e23
 from fastcore.basics import patch
 
 @patch
@@ -48,9 +48,10 @@ def update(self:StreamingTopK,
     self.names.append(name)
     flat = scores.detach().flatten()
     mask = None if where is None else where.flatten()
-    for i in range(0, len(flat), CHUNK):
-        _refuse_broken(name, flat[i:i + CHUNK])
-        self._merge(flat[i:i + CHUNK], None if mask is None else mask[i:i + CHUNK])
+    size = CHUNK if flat.device.type == 'cpu' else 32 * CHUNK   # a GPU wants few, large pieces
+    for i in range(0, len(flat), size):
+        _refuse_broken(name, flat[i:i + size])
+        self._merge(flat[i:i + size], None if mask is None else mask[i:i + size])
     return self
 
 # %% ../nbs/04_topk.ipynb #fc14dc91

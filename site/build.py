@@ -87,6 +87,7 @@ def main():
     found = pages.notebooks()
     quarto = shutil.which('quarto') and not args.sphinx
     site, problems = {name: pages.page(name, path) for name, path in found.items()}, 0
+    pages.settle(site)
     with tempfile.TemporaryDirectory() as work:
         if quarto: with_quarto(args.out)
         else: problems = with_sphinx(site, list(found), args.out.resolve(), Path(work))

@@ -68,6 +68,7 @@ def local(url, page):
     if target.endswith('.ipynb'):
         inside = os.path.normpath(Path(page).parent / target)
         target = up + page_name(inside) + '.html'
+    elif re.fullmatch(r'[\w/.-]*\.html', target): target = re.sub(r'(^|/)\d+[a-zA-Z0-9]*_(?=[^/]*$)', r'\1', target)
     return target + mark + anchor
 
 
@@ -284,7 +285,25 @@ def page(name, path):
         if label == 'Exported source': label = exports
         if label == exports and only_imports(code): label, fold = f'{exports} · imports', 'true'
         parts.append(Part('code', code, label, fold == 'show', shown))
-    return Page(name, path, title, ' '.join(str(front.get('description', '')).split()), parts, figures)
+    return Page(name, path, title, relink(' '.join(str(front.get('description', '')).split()), name), parts, figures)
+
+
+SYMBOL = re.compile(r'\[(`[^`]+`)\]\(([^)#\s]*)#([^)\s]+)\)')
+
+def settle(site):
+    "Links of nbdev to symbols without a heading of their own lead to their class, or are no links (private helpers)."
+    symbols = {v[0].rsplit('/', 1)[-1].split('#')[-1] for v in NbdevLookup().syms.values() if isinstance(v, tuple) and '#' in v[0]}
+    cards = {n: set(re.findall(r'<!-- symbol (\S+) -->', '\n'.join(p.source for p in page.parts))) for n, page in site.items()}
+    def fix(found, page):
+        label, target, anchor = found.groups()
+        name = os.path.normpath(Path(page).parent / target).removesuffix('.html') if target else page
+        if name not in cards or anchor not in symbols or anchor in cards[name]: return found[0]
+        parent = anchor.rpartition('.')[0]
+        return f'[{label}]({target}#{parent})' if parent in cards[name] else label
+    for name, page in site.items():
+        for p in page.parts:
+            if p.kind != 'code': p.source = SYMBOL.sub(lambda m: fix(m, name), p.source)
+            p.outputs = [(k, SYMBOL.sub(lambda m: fix(m, name), x) if k == 'markdown' else x) for k, x in p.outputs]
 
 
 # --- what is written ------------------------------------------------------------------------------------------------

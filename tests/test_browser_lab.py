@@ -137,7 +137,8 @@ def test_without_scripts_the_first_picture_stays(page, window):
 
 # --- JupyterLab -----------------------------------------------------------------------------------------------------
 
-CELLS = ['from ggr_nb.explore import schedule_explorer\nexplorer = schedule_explorer()', 'explorer', 'explorer.live()']
+CELLS = ['from ggr_nb.explore import schedule_explorer\nexplorer = schedule_explorer()', 'explorer', 'explorer.live()',
+         'from ggr_nb.dashboard import Dashboard\nboard = Dashboard(epochs=500)\nboard.live()']
 
 
 @pytest.fixture(scope='module')
@@ -173,6 +174,20 @@ def shown(browser, css):
     return browser.find_elements('css selector', css)
 
 
+def drive(browser):
+    "The dashboard: start with the keyboard, watch the picture move, stop."
+    from selenium.webdriver.common.keys import Keys
+    start, stop = browser.find_elements('css selector', '.jupyter-widgets button.jupyter-button')[-2:]
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", start)
+    start.send_keys(Keys.ENTER)
+    text = "return document.body.textContent.match(/(running|stopped|failed|finished): [^%]*%/)?.[0] || ''"
+    picture = "return [...document.querySelectorAll('.jp-OutputArea .jupyter-widgets img')].at(-1)?.src"
+    first = wait(lambda: 'running' in browser.execute_script(text) and browser.execute_script(picture), 60, 'the first report')
+    wait(lambda: browser.execute_script(picture) != first, 60, 'the second report')
+    stop.send_keys(Keys.ENTER)
+    wait(lambda: 'stopped' in browser.execute_script(text), 30, 'the stop')
+
+
 def test_jupyterlab(lab, browser):
     "Open a notebook, run all, move both the page's slider and the widget's with the keyboard: both pictures change; nothing is stored that a page cannot show."
     from selenium.webdriver.common.keys import Keys
@@ -193,6 +208,7 @@ def test_jupyterlab(lab, browser):
     before = look(browser, figure)
     figure.find_element('css selector', 'input[type=range]').send_keys(Keys.ARROW_RIGHT)
     assert look(browser, figure) != before
+    drive(browser)
     browser.execute_script("return window.jupyterapp.commands.execute('docmanager:save')")
     saved = wait(lambda: [o for c in nbformat.read(folder / 'explorer.ipynb', 4).cells for o in c.outputs if 'ggrx' in o.get('data', {}).get('text/html', '')], 20, 'saving')
     assert set(saved[0]['data']) == {'text/html', 'image/png', 'text/plain'}

@@ -98,7 +98,7 @@ def test_pictures_say_what_they_show(soups):
 
 def test_pages_are_small(site, soups):
     for name, soup in soups.items():
-        files = [site / name] + [site / Path(name).parent / unquote(i['src']) for i in soup.select('article img[src]') if not i['src'].startswith('data:')]
+        files = [site / name] + [site / Path(name).parent / unquote(i['src']) for i in soup.select('article img[src]') if ':' not in i['src']]
         size = sum(f.stat().st_size for f in set(files))
         assert size <= LIMIT, f'{name}: {size / 1e6:.2f} MB with its pictures'
 
@@ -161,8 +161,14 @@ def test_page_in_browser(name, site, address, window):
                                    "i => i.decode().then(() => null, () => i.src))).then(x => x.filter(Boolean))")
     assert not broken, f'pictures that do not show: {broken}'
     window.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', dict(width=390, height=844, deviceScaleFactor=1, mobile=True))
-    width = window.execute_script('return document.documentElement.scrollWidth')
-    assert width <= 390, f'{width} px wide on a phone of 390'
+    wide = window.execute_script("""const article = document.querySelector('article'), found = [];
+        for (const e of article.querySelectorAll('*')) {
+          if (e.getBoundingClientRect().right <= innerWidth + 1 || e.closest('.katex-mathml, svg *')) continue;
+          let box = e.parentElement;
+          while (box !== article && !['auto', 'scroll', 'hidden'].includes(getComputedStyle(box).overflowX)) box = box.parentElement;
+          if (box === article) found.push(e.outerHTML.slice(0, 120)); }
+        return [innerWidth, ...found]""")
+    assert wide == [390], f'wider than a phone: {wide}'
     window.execute_cdp_cmd('Emulation.setEmulatedMedia', {'features': [{'name': 'prefers-color-scheme', 'value': 'dark'}]})
     colours = window.execute_script("const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]")
     paper, ink = (sum(map(float, re.findall(r'[\d.]+', c)[:3])) for c in colours)

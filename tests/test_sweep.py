@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,10 +91,11 @@ def test_all_jobs_once(tmp_path):
 
 
 def test_places_and_news(tmp_path):
-    pool = Pool(work, places=[dict(device='cuda:0'), dict(device='cuda:1')])
+    pool, heard = Pool(work, places=[dict(device='cuda:0'), dict(device='cuda:1')]), {}
+    pool.listen = heard.update
     outcomes = list(pool.run([Task(n, str(tmp_path)) for n in range(4)]))
     assert {o.result['device'] for o in outcomes} == {'cuda:0', 'cuda:1'}
-    assert pool.news == {n: dict(n=n) for n in range(4)}
+    assert heard == {n: dict(n=n) for n in range(4)} and pool.news == {}
 
 
 def test_more_workers_than_jobs_and_no_jobs(tmp_path):
@@ -129,7 +131,7 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path):
     results, killed = Results(tmp_path/'r.jsonl'), []
     pool = Pool(work, workers=2)
 
-    def kill_one(record):
+    def kill_one(record, bar):
         if killed: return
         victim = next(w for w in pool.team if w.job)
         os.kill(victim.process.pid, signal.SIGKILL); killed.append(victim.process.pid)
@@ -188,24 +190,28 @@ def test_ray_is_asked_for_by_name(monkeypatch):
     with pytest.raises(ImportError, match=r'ggr_nb\[cluster\]'): RayPool(math.sqrt)
 
 
-def test_ray_with_a_killed_worker(tmp_path):
+def test_ray_with_a_killed_worker(tmp_path, monkeypatch):
     ray = pytest.importorskip('ray', reason='Ray is not installed (extra "cluster"): the cluster test is skipped')
+    monkeypatch.setenv('RAY_raylet_start_wait_time_s', '240')                         # a busy machine may take a while
     try:
-        pool = RayPool(work, cpus=1, num_cpus=2, include_dashboard=False,
+        pool = RayPool(partial(work, note='ray'), cpus=1, num_cpus=2, include_dashboard=False,
                        runtime_env=dict(env_vars=dict(PYTHONPATH=os.pathsep.join(sys.path))))
         results, killed = Results(tmp_path/'r.jsonl'), []
 
-        def kill_one(record):
+        def kill_one(record, bar):
             if killed: return
-            time.sleep(.3)                                                            # the next task is under way
-            pid = attempts(tmp_path)[-1][1]
-            os.kill(pid, signal.SIGKILL); killed.append(pid)
+            busy, limit = [], time.monotonic() + 60
+            while not busy and time.monotonic() < limit:                              # until a task is under way
+                time.sleep(.05)
+                busy = [pid for n, pid in attempts(tmp_path) if n >= 0 and f'task/{n}' not in results.load()]
+            os.kill(busy[-1], signal.SIGKILL); killed.append(busy[-1])
 
-        tasks = [Task(n, str(tmp_path), 1.) for n in range(6)] + [Task(-1, str(tmp_path))]
+        tasks = [Task(n, str(tmp_path), 2.) for n in range(6)] + [Task(-1, str(tmp_path))]
         errors = sweep(tasks, results, pool, after=kill_one, progress=False)
     finally: ray.shutdown()
     assert list(errors) == ['task/-1'] and 'cannot be done' in errors['task/-1']
     lines = [json.loads(line) for line in results.path.read_text().splitlines()]
     assert sorted(r['key'] for r in lines) == [f'task/{n}' for n in range(6)]         # none lost, none twice
+    assert {r['note'] for r in lines} == {'ray'}
     tries = Counter(n for n, _ in attempts(tmp_path))
     assert len(killed) == 1 and len({pid for _, pid in attempts(tmp_path)}) >= 2 and max(tries.values()) == 2

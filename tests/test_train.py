@@ -340,11 +340,12 @@ def test_progress_says_what_matters(capsys):
 # ---------------------------------------------------------------- switches
 
 def test_default_switches(monkeypatch):
-    monkeypatch.setattr('ggr_nb.train._bf16_units', lambda device: True)
-    assert switches(MODELS['resnet18'](), 'cpu').amp and not switches(MODELS['mobilenet_v2'](), 'cpu').amp
+    monkeypatch.setattr('ggr_nb.machine.bf16_units', lambda device: True)
+    assert switches(MODELS['resnet18'](), 'cpu').amp and switches(MODELS['mobilenet_v2'](), 'cpu').amp
+    assert not switches(MODELS['mobilenet_v2'](width=.35), 'cpu').amp
     assert not switches(MODELS['digits_net'](), 'cpu').amp and not switches(MODELS['resnet18'](), 'cpu', amp=False).amp
     assert switches(MODELS['mobilenet_v2'](), 'cpu').channels_last and not switches(MODELS['resnet18'](), 'cpu', steps=10**6).compile
-    monkeypatch.setattr('ggr_nb.train._bf16_units', lambda device: False)
+    monkeypatch.setattr('ggr_nb.machine.bf16_units', lambda device: False)
     assert not switches(MODELS['resnet18'](), 'cpu').amp
 
 
@@ -352,7 +353,7 @@ def test_layout_and_fusing_change_nothing_but_rounding():
     a = fit(*SET, **SHORT | dict(channels_last=False, batch_limit=3))
     b = fit(*SET, **SHORT | dict(channels_last=True, batch_limit=3))
     assert a.config['switches']['channels_last'] is False and b.config['switches']['channels_last'] is True
-    for n in a.state: torch.testing.assert_close(a.state[n], b.state[n], rtol=1e-3, atol=1e-4)
+    for n in a.state: torch.testing.assert_close(a.state[n], b.state[n], rtol=1e-2, atol=2e-3)
 
 
 # ---------------------------------------------------------------- real images
@@ -363,14 +364,14 @@ def real(load):
 
 
 def test_cifar100_learns_and_bf16_is_as_good():
-    "200 steps of a narrow ResNet on ten of the hundred classes; bf16 within the noise of float32."
+    "160 steps of a narrow ResNet on ten of the hundred classes; bf16 within the noise of float32."
     data = subset(real(cifar100), 10)
     recipe = Recipe(epochs=4, batch=50, lr=.1, milestones=(3,), update_until=3, fraction=.3, every=30)
     kw = dict(recipe=recipe, width=.125, progress=False, device='cpu', batch_limit=40)
     plain, half = (fit('resnet18', data, 'ggr', .2, amp=amp, **kw) for amp in (False, True))
     print(f'float32 {plain.accuracy:.1f} %, bf16 {half.accuracy:.1f} %')
     assert plain.accuracy > 30 and half.accuracy > 30 and abs(plain.accuracy - half.accuracy) < 8
-    assert len(plain.updates) == 4 and sum(plain.history[-1]['counts'].values()) == sum(half.history[-1]['counts'].values())
+    assert len(plain.updates) == 3 and sum(plain.history[-1]['counts'].values()) == sum(half.history[-1]['counts'].values())
 
 
 def subset(data, classes):

@@ -2,7 +2,7 @@
 (() => {
   if (window.katex) for (const el of document.querySelectorAll('span.math, div.math')) {
     const tex = el.textContent;
-    try { katex.render(tex, el, {displayMode: el.tagName === 'DIV', output: 'htmlAndMathml'}); el.dataset.rendered = ''; }
+    try { katex.render(tex, el, {displayMode: el.tagName === 'DIV', output: 'htmlAndMathml', strict: false, macros: {'‖': '\\Vert'}}); el.dataset.rendered = ''; }
     catch (error) { el.textContent = tex; el.title = error.message; el.dataset.error = ''; console.error('mathematics: ' + error.message); }
   }
   for (const block of document.querySelectorAll('article div[class*="highlight-"]')) {

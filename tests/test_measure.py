@@ -1,0 +1,223 @@
+"""The measures against independent ways of getting the same numbers."""
+from itertools import product
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings, strategies as st
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ggr_nb.masks import counts, density, sparse_parameters
+from ggr_nb.measure import (connected, emptiness, exploration, flops, forward_flops, gradient_flow, gradients, groups_of, jaccard,
+                            mean_flops, parameters, periods, positions, survival, training_flops)
+from ggr_nb.models import MODELS, digits_net, mlp, resnet18
+
+SIZE = {'lenet': (1, 28, 28), 'mlp': (1, 8, 8), 'digits_net': (1, 8, 8)}
+seeds = st.integers(0, 10**6)
+
+
+def draw(model, d, seed):
+    g = torch.Generator().manual_seed(seed)
+    return {n: torch.rand(p.shape, generator=g) < d for n, p in sparse_parameters(model).items()}
+
+
+# FLOPs
+
+@pytest.mark.parametrize('name', sorted(MODELS))
+def test_dense_flops_are_those_that_torch_counts(name):
+    size = SIZE.get(name, (3, 32, 32))
+    with torch.device('meta'): net = MODELS[name](width=.25, input_size=size).eval()
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad(): net(torch.empty(1, *size, device='meta'))
+    assert flops(net, size).dense == counter.get_total_flops()
+
+
+@given(seeds, st.floats(0, 1))
+@settings(max_examples=20, deadline=None)
+def test_sparse_flops_add_up_layer_by_layer(seed, d):
+    net = digits_net(width=.5); masks = draw(net, d, seed); f, u = flops(net, (1, 8, 8), masks), positions(net, (1, 8, 8))
+    assert f.sparse == sum(s for _, s in f.layers.values()) == forward_flops(u, counts(masks)) <= f.dense
+    assert f.sparse == sum(2*u[n]*int(m.sum()) for n, m in masks.items())
+    assert flops(net, (1, 8, 8)).sparse == f.dense
+
+
+def test_transposed_reused_and_wrapped_layers():
+    up = nn.Sequential(nn.ConvTranspose2d(2, 5, 3, stride=2, bias=False))
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad(): up(torch.zeros(1, 2, 6, 6))
+    assert flops(up, (2, 6, 6)).dense == counter.get_total_flops()
+    layer = nn.Linear(4, 4)
+    assert positions(nn.Sequential(layer, nn.ReLU(), layer), (4,)) == {'0.weight': 2}
+    net = mlp(); assert flops(torch.compile(net), (1, 8, 8)) == flops(nn.DataParallel(net), (1, 8, 8)) == flops(net, (1, 8, 8))
+
+
+def test_counting_leaves_no_trace():
+    net = resnet18(width=.1); net.layer1.eval(); modes = [m.training for m in net.modules()]; state = {k: v.clone() for k, v in net.state_dict().items()}
+    positions(net, (3, 32, 32))
+    with pytest.raises(RuntimeError): positions(net, (5, 32, 32))
+    assert [m.training for m in net.modules()] == modes and not any(m._forward_hooks for m in net.modules())
+    assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 9)), min_size=1, max_size=6), st.integers(1, 20))
+def test_mean_flops_is_the_mean_over_steps(updates, rest):
+    step, history, per_step, now = 0, [], [], 5
+    for gap, n in updates:
+        per_step += [now]*gap; step += gap; now = n
+        history.append(dict(step=step, layers={'a': dict(count=n)}))
+    per_step += [now]*rest
+    assert mean_flops({'a': 3}, periods({'a': 5}, history, step + rest)) == pytest.approx(6*sum(per_step)/len(per_step))
+
+
+def test_rigl_accounting_has_its_limits():
+    assert training_flops(7, 2, 10**9)['rigl'] == pytest.approx(6)
+    assert training_flops(7, 2, 0)['rigl'] == training_flops(7, 2, 5)['snfs'] == 11
+    assert len(set(training_flops(7, 7, 3).values())) == 1
+
+
+# emptiness
+
+@given(seeds, st.sampled_from([(1, 6, 4), (2, 6, 4), (4, 8, 4), (6, 6, 6)]), st.sampled_from([(), (3,), (3, 3)]), st.floats(0, .6))
+@settings(max_examples=60, deadline=None)
+def test_emptiness_against_loops(seed, sizes, kernel, d):
+    g, out, in_ = sizes
+    conv = [nn.Linear, nn.Conv1d, nn.Conv2d][len(kernel)](in_, out, *([3]*bool(kernel)), **(dict(groups=g) if kernel else {}))
+    g = g if kernel else 1; net = nn.Sequential(conv); masks = draw(net, d, seed); m = masks['0.weight'].reshape(out, in_//g, -1)
+    rows = {o for o in range(out) if m[o].any()}
+    cols = {(o//(out//g))*(in_//g) + i for o, i in product(range(out), range(in_//g)) if m[o, i].any()}
+    left = sum(sum(o//(out//g) == k for o in rows) * sum(i//(in_//g) == k for i in cols) for k in range(g)) * m.shape[2]
+    e = emptiness(masks, net)
+    assert (e.neurons, e.empty_neurons, e.inputs, e.empty_inputs, e.left) == (out, out - len(rows), in_, in_ - len(cols), left)
+    assert e.active <= e.left <= e.total and groups_of(net) == {'0.weight': g}
+    assert e.active <= emptiness(masks).left <= e.total
+
+
+# connection
+
+def paths(masks):
+    "Connected weights of an MLP by following every path."
+    names, found = list(masks), {n: torch.zeros_like(m) for n, m in masks.items()}
+    for units in product(*[range(masks[n].shape[1]) for n in names], range(len(masks[names[-1]]))):
+        steps = [(n, b, a) for n, a, b in zip(names, units, units[1:])]
+        if all(masks[n][b, a] for n, b, a in steps):
+            for n, b, a in steps: found[n][b, a] = True
+    return found
+
+
+@given(seeds, st.floats(.1, .7))
+@settings(max_examples=40, deadline=None)
+def test_connected_is_what_paths_find(seed, d):
+    net = mlp((4, 5, 3, 2)); masks = draw(net, d, seed); c, p = connected(net, masks, (4,)), paths(masks)
+    assert all(torch.equal(c[n], p[n]) for n in p)
+
+
+class Odd(nn.Module):
+    "Residual, depthwise, strided, padded, average-pooled and flattened: everything but a max-pool."
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1, groups=4)
+        self.c, self.d, self.n = nn.Conv2d(4, 4, 1), nn.Linear(16, 3), nn.BatchNorm2d(4)
+    def forward(self, x):
+        x = F.relu(self.n(self.a(x))); x = x + self.c(F.relu6(self.b(x)))
+        return self.d(F.avg_pool2d(x, 2).flatten(1))
+
+
+@given(seeds, st.floats(.05, .4))
+@settings(max_examples=15, deadline=None)
+def test_connected_weights_are_those_that_a_positive_net_feels(seed, d):
+    net = Odd().double().eval(); masks = draw(net, d, seed); c = connected(net, masks, (2, 4, 4))
+    for n, p in net.named_parameters(): p.data = torch.rand_like(p)*masks[n] if n in masks else torch.zeros_like(p)
+    net.n.weight.data.fill_(1.); x = torch.rand(1, 2, 4, 4, dtype=torch.float64)*.1
+    with torch.no_grad():
+        before = net(x)
+        for n, p in sparse_parameters(net).items():
+            flat, felt = p.data.view(-1), c[n].view(-1)
+            for k in masks[n].view(-1).nonzero().flatten().tolist():
+                old = flat[k].item(); flat[k] = 0.
+                assert bool((net(x) != before).any()) == bool(felt[k]) or 0 < old < 1e-9
+                flat[k] = old
+
+
+@pytest.mark.parametrize('name', sorted(set(MODELS) - {'vgg16'}))
+def test_unconnected_weights_never_matter_without_constants(name):
+    size = SIZE.get(name, (3, 32, 32)); net = MODELS[name](width=.1, input_size=size).eval(); masks = draw(net, .03 if name != "lenet" else .15, 3)
+    c = connected(net, masks, size); x = torch.rand(2, *size)
+    def output(loose):
+        for n, p in sparse_parameters(net).items(): p.data = torch.where(c[n], .5, torch.where(masks[n], loose, 0.))
+        with torch.no_grad(): return net(x)
+    assert torch.equal(output(9.), output(-4.)) and sum(counts(c).values()) < sum(counts(masks).values())
+
+
+@given(seeds, st.floats(.02, .3), st.floats(.02, .3))
+@settings(max_examples=10, deadline=None)
+def test_connection_is_idempotent_and_grows_with_the_masks(seed, d, more):
+    net = digits_net(width=.25); masks = draw(net, d, seed); extra = draw(net, more, seed + 1)
+    c = connected(net, masks, (1, 8, 8)); both = connected(net, {n: m | extra[n] for n, m in masks.items()}, (1, 8, 8))
+    assert all(torch.equal(c[n], a) for n, a in connected(net, c, (1, 8, 8)).items())
+    assert all((both[n] | ~c[n]).all() and not (c[n] & ~masks[n]).any() for n in c)
+
+
+def test_a_kernel_that_only_sees_padding_is_not_connected():
+    net = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Flatten(), nn.Linear(1, 1)); corner = torch.zeros(1, 1, 3, 3).bool(); corner[..., 0, 0] = True
+    assert not connected(net, {'0.weight': corner}, (1, 1, 1))['0.weight'].any()
+    assert connected(net, {'0.weight': ~corner}, (1, 1, 1))['0.weight'].int().sum() == 1
+
+
+def test_max_pooling_connects_its_whole_window():
+    net = nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(1, 1)); first = nn.Conv2d(1, 1, 1)
+    shift = nn.Conv2d(1, 1, 3, padding=1); m = torch.zeros(1, 1, 3, 3).bool(); m[0, 0, 0, 0] = True   # only the last place gets something
+    assert connected(nn.Sequential(first, shift, *net), {'0.weight': torch.ones(1, 1, 1, 1).bool(), '1.weight': m}, (1, 2, 2))['0.weight'].all()
+
+
+def test_what_connection_refuses():
+    net = nn.Sequential(nn.Linear(3, 3), nn.Softmax(1))
+    with pytest.raises(NotImplementedError, match='softmax'): connected(net, draw(net, .5, 0), (3,))
+    with pytest.raises(ValueError, match='nothing.weight'): connected(mlp(), {'nothing.weight': torch.ones(1)}, (1, 8, 8))
+    with pytest.raises(NotImplementedError, match='dilation'):
+        connected(nn.Sequential(nn.Conv2d(1, 1, 1), nn.MaxPool2d(2, dilation=2)), {}, (1, 8, 8))
+
+
+# gradients
+
+def test_gradient_flow_is_the_norm_of_backward_and_leaves_no_trace():
+    net = digits_net(width=.5); x, y = torch.randn(50, 1, 8, 8), torch.randint(10, (50,)); masks = draw(net, .3, 0)
+    state = {k: v.clone() for k, v in net.state_dict().items()}
+    flow, batch = gradient_flow(net, x, y, masks, chunk=7), gradient_flow(net, x, y, masks, batch_stats=True)
+    assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items()) and all(p.grad is None for p in net.parameters()) and net.training
+    for mode, got in ((False, flow), (True, batch)):
+        net.zero_grad(); F.cross_entropy(net.train(mode)(x), y).backward()
+        want = sum((p.grad*masks.get(n, 1)).square().sum().item() for n, p in net.named_parameters())
+        assert got == pytest.approx(want, rel=1e-4)
+    assert flow < gradient_flow(net, x, y) and flow != pytest.approx(batch, rel=.01)
+
+
+def test_gradients_have_clean_names_and_need_examples():
+    net = mlp((4, 3, 2)); x, y = torch.randn(5, 4), torch.tensor([0, 1, 0, 1, 0])
+    assert list(gradients(nn.DataParallel(net), x, y)) == [n for n, _ in net.named_parameters()]
+    with torch.no_grad(): assert gradient_flow(net, x, y) > 0      # also inside no_grad
+    with pytest.raises(ValueError, match='no examples'): gradients(net, x[:0], y[:0])
+
+
+# sets
+
+bits = st.lists(st.booleans(), min_size=12, max_size=12).map(torch.tensor)
+
+
+@given(bits, bits, bits)
+def test_sets(a, b, c):
+    where = lambda m: m.nonzero().flatten()
+    assert jaccard(a, b) == jaccard(b, a) == jaccard(where(a), where(b)) == jaccard({'w': a.float()}, {'w': b}) and 0 <= jaccard(a, b) <= 1
+    assert survival(a, b) == survival(where(a), where(b)) and survival(a, a | b) == 1
+    assert 1 - jaccard(a, c) <= (1 - jaccard(a, b)) + (1 - jaccard(b, c)) + 1e-12
+    assert max(density({'w': m}) for m in (a, b)) <= exploration([{'w': a}, {'w': b}]) == exploration([{'w': b}, {'w': a}, {'w': b}]) <= 1
+
+
+def test_sets_refuse():
+    with pytest.raises(ValueError, match='shapes'): jaccard(torch.ones(3).bool(), torch.ones(4).bool())
+    with pytest.raises(ValueError, match='different layers'): survival({'a': torch.ones(3)}, {'b': torch.ones(3)})
+
+
+def test_parameters_with_some_layers_masked():
+    net = mlp((4, 3, 2)); p = parameters(net, {'fc1.weight': torch.tensor([[1, 0, 0, 1]]*3)})
+    assert (p.total, p.weights, p.active, p.other, p.stored) == (23, 12, 6, 11, 17) and p.density == .5
