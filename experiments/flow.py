@@ -134,7 +134,7 @@ def jobs():
     yield from grid('snip', density=[.05, .02], lr=[.05], masks=['snip', 'snip, new weights'], scale=['keep'], seed=SEEDS)
     yield from grid('snip', density=[.05, .02], lr=[.05], masks=['snip, new weights'], seed=SEEDS)
     yield from grid('lottery', density=[.02], lr=[.05], seed=SEEDS)
-    yield from grid('train', norm=[True], **dynamic, seed=SEEDS[:3])
+    yield from grid('train', norm=[True], **dynamic, seed=SEEDS)
 
 def work(kind, **job): return dict(train=dynamics, lottery=lottery, snip=snip)[kind](**job)
 
