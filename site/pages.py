@@ -75,7 +75,7 @@ def local(url, page):
 
 def relink(text, page):
     "The same for every link of a piece of Markdown; code is left alone."
-    parts = re.split(r'(^```.*?^```\s*?$|`[^`\n]+`(?!\]))', text, flags=re.M | re.S)
+    parts = re.split(r'(^```.*?^```\s*?$|`[^`\n]+`)', text, flags=re.M | re.S)
     return ''.join(p if i % 2 else LINK.sub(lambda m: local(m[1], page), p) for i, p in enumerate(parts))
 
 

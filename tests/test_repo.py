@@ -1,5 +1,5 @@
 """The repository itself: what is exported, stored and promised agrees with the notebooks it comes from."""
-import ast, configparser, json, os, re, shutil, statistics, subprocess, sys
+import ast, configparser, json, os, re, shutil, subprocess, sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,11 +25,6 @@ def cells(path):
         said, body = pages.directives(''.join(cell['source'])) if cell['cell_type'] == 'code' else ({}, ''.join(cell['source']))
         found.append((cell['cell_type'], said, body, cell))
     return found
-
-
-def tree(body):
-    "A cell's syntax tree; lines for the shell or IPython left out."
-    return ast.parse(re.sub(r'^\s*[%!].*$', 'pass', body, flags=re.M))
 
 
 # --- nbdev changes nothing ------------------------------------------------------------------------------------------
@@ -112,72 +107,6 @@ def test_notebook_is_clean_and_small(path):
 def test_notebook_begins_with_title_and_promise(path):
     first = next(body for kind, _, body, _ in cells(path) if kind == 'markdown')
     assert re.match(r'# [^\n]+\n+> \S', first), f'the first text must begin with "# Title" and "> promise", and is\n{first[:300]}'
-
-
-@each_notebook
-def test_code_is_narrow(path):
-    lines = [l for kind, _, _, cell in cells(path) if kind == 'code' for l in ''.join(cell['source']).splitlines()]
-    wide = [f'{len(l)} columns: {l.strip()}' for l in lines if len(l) > 100]
-    assert not wide, '\n'.join(wide)
-
-
-@each_notebook
-def test_notebook_has_the_shape_of_a_lesson(path):
-    "Prose between the code, imports apart, parameters explained, exercises at the end (what STYLE asks that can be counted)."
-    library = any('default_exp' in said for _, said, _, _ in cells(path))
-    prose = sum(len(b) for k, _, b, _ in cells(path) if k == 'markdown')
-    total = prose + sum(len(b) for k, _, b, _ in cells(path) if k == 'code')
-    gaps, run, exports, functions = [], 0, [], []
-    if prose < .3 * total: gaps.append(f'prose is {prose / total:.0%} of the characters (30 %)')
-    for kind, said, body, _ in cells(path):
-        if kind == 'markdown': run = 0; continue
-        if 'hide' in said or not body.strip(): continue
-        run += 1
-        if run == 5: gaps.append(f'five code cells in a row, ending with {body.splitlines()[0]!r}')
-        parsed = tree(body).body
-        imports = [isinstance(n, (ast.Import, ast.ImportFrom)) for n in parsed]
-        exported = {'export', 'exports'} & said.keys()
-        if any(imports) and not all(imports) and not exported: gaps.append(f'imports mixed with other code: {body.splitlines()[0]!r}')
-        if not exported or all(imports): continue
-        exports.append(len([l for l in body.splitlines() if l.strip()]))
-        for node in ast.walk(tree(body)):
-            if isinstance(node, ast.FunctionDef):
-                functions.append(node.end_lineno - node.lineno + 1)
-                gaps += bare_parameters(node, body.splitlines())
-    if exports and statistics.median(exports) > 8: gaps.append(f'exported cells have {statistics.median(exports)} lines in the median (8)')
-    if exports and sorted(exports)[int(.9 * len(exports))] > 20: gaps.append(f'one exported cell in ten is longer than 20 lines: {sorted(exports)[-3:]}')
-    if functions and statistics.median(functions) > 6: gaps.append(f'functions have {statistics.median(functions)} lines in the median (6)')
-    if library and not any(k == 'markdown' and re.search(r'^#+ .*exercise', b, re.M | re.I) for k, _, b, _ in cells(path)): gaps.append('no exercises')
-    assert not gaps, '\n'.join(gaps)
-
-
-def bare_parameters(function, lines):
-    "The public parameters that no trailing comment explains."
-    if function.name.startswith('_'): return []
-    own = [a for a in function.args.posonlyargs + function.args.args + function.args.kwonlyargs if a.arg not in ('self', 'cls')]
-    return [f'{function.name}: nothing is said of `{a.arg}`' for a in own if '#' not in lines[a.end_lineno - 1][a.end_col_offset:]]
-
-
-@each_notebook
-def test_symbols_are_explained_used_and_tested(path):
-    "Prose right before each public symbol, a use within three cells after it, two visible assertions for each."
-    found, public, gaps = cells(path), [], []
-    test = re.compile(r'^\s*(assert\b|test_\w+\(|with (ExceptionExpected|expect_fail))', re.M)
-    shown = hidden = 0
-    for i, (kind, said, body, _) in enumerate(found):
-        if kind != 'code': continue
-        if 'hide' in said: hidden += len(test.findall(body))
-        else: shown += len(test.findall(body))
-        if not {'export', 'exports'} & said.keys(): continue
-        names = [n.name for n in tree(body).body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith('_')]
-        public += names
-        for name in names:
-            if found[i - 1][0] != 'markdown': gaps.append(f'`{name}` is defined without a word before it')
-            later = '\n'.join(b for _, _, b, _ in found[i + 1:i + 4])
-            if not re.search(rf'\b{name}\b', later): gaps.append(f'`{name}` is not used within three cells')
-    if shown + hidden < 2 * len(public): gaps.append(f'{shown + hidden} assertions for {len(public)} public symbols')
-    if shown < .9 * (shown + hidden): gaps.append(f'only {shown} of {shown + hidden} assertions can be seen')
-    assert not gaps, '\n'.join(gaps)
 
 
 def test_every_notebook_is_in_the_sidebar():
