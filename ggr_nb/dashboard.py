@@ -141,7 +141,7 @@ def png(self:Dashboard) -> bytes: # a PNG file, empty before the first report
     if not self.report: return b''
     return palette_png(panel_figure(report_panels(self.report), alt=self.status()), dpi=100)
 
-# %% ../nbs/17a_dashboard.ipynb #ec99fb71
+# %% ../nbs/17a_dashboard.ipynb #815c0dea
 @patch
 def live(self:Dashboard): # an ipywidgets box
     "The dashboard for JupyterLab."
@@ -151,15 +151,15 @@ def live(self:Dashboard): # an ipywidgets box
                    init=W.ToggleButtons(options=[*DENSITIES], value='uniform', style={'button_width': '80px'}))
     go, halt = W.Button(description='Start', button_style='primary', icon='play'), W.Button(description='Stop', icon='stop', disabled=True)
     picture, line = W.HTML(), W.HTML(self.status())
-    def update(board):
+    def _update(board):
         if png := board.png(): picture.value = image(png, board.status())
         line.value, go.disabled, halt.disabled = escape(board.status()), board.state == 'running', board.state != 'running'
-    def begin(_): self.start(**{n: c.value for n, c in choices.items()}); update(self)
-    self.watchers[:] = [update]
-    go.on_click(begin); halt.on_click(lambda _: self.halt.set())
+    def _begin(_): self.start(**{n: c.value for n, c in choices.items()}); _update(self)
+    self.watchers[:] = [_update]
+    go.on_click(_begin); halt.on_click(lambda _: self.halt.set())
     return W.VBox([W.HBox([*choices.values(), go, halt], layout={'flex_flow': 'row wrap'}), line, picture])
 
-# %% ../nbs/17a_dashboard.ipynb #3dded9cc
+# %% ../nbs/17a_dashboard.ipynb #8b90faec
 def recorded(
     method:str='ggr', # key of METHODS
     density:float=.05, # active share of all weights
@@ -169,12 +169,12 @@ def recorded(
     "One training as an explorer over its steps."
     run = [*_copies(training(method, density, init, epochs, every=8))]
     final, seen = run[-1], [r.mask for r in run]
-    def draw(step):
+    def _draw(step):
         at = final.steps.index(step)
         moment = Report(final.steps, final.loss, final.accuracy, final.density, seen[at])
         panels = [p | dict(vline=step) if p['kind'] == 'curves' else p for p in report_panels(moment)]
         return panels, f'After {step} steps {final.accuracy[at]:.1%} of the test digits are right; the last layer is {final.density["fc2"][at]:.1%} dense.'
-    return Explorer(draw, dict(step=final.steps), title=f'A recorded training: {method.upper()}, {density:.0%} dense', start=dict(step=final.steps[len(run) // 3]),
+    return Explorer(_draw, dict(step=final.steps), title=f'A recorded training: {method.upper()}, {density:.0%} dense', start=dict(step=final.steps[len(run) // 3]),
                     alt='Loss, accuracy and densities over the steps of a training, with the moment marked, and the mask at that moment.')
 
 def _copies(reports):
