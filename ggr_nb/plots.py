@@ -838,13 +838,15 @@ def _sums(axes, r):
     _beside(axes[3], f'+ {a}', BY_GRADIENT); _beside(axes[3], f'+ {b}', BY_CHANCE, 28)
     _beside(axes[3], f'= {n - d + a + b}', x=56)
 
-# %% ../nbs/16_plots_sparse.ipynb #c6966452
-def _step_titles(axes, k):
+# %% ../nbs/16_plots_sparse.ipynb #5ae49774
+def _step_titles(fig, k):
+    axes = fig.axes[:4]
     titles = '1  Before', f'2  Drop {k}', '3  Count', f'4  Grow {k}'
     for ax, t in zip(axes, titles): ax.set_title(t, color=INK, pad=18)
     notes = 'active weights', 'smallest |w| of each layer', f'global top-{k} of |g|'
     for ax, t in zip(axes, notes): _beside(ax, t, MUTED, y=1)
     _beside(axes[3], 'by |g|', BY_GRADIENT, y=1); _beside(axes[3], 'at random', BY_CHANCE, 36, 1)
+    return fig
 
 def _step_rows(masks, dropped, quotas, by_gradient, by_chance, gradients):
     rows = {n: dict(mask=_flat(m), dropped=_array(dropped[n]), quota=int(quotas[n]),
@@ -867,7 +869,7 @@ def _largest(rows):
     free = (_sizes(r['grad'])[~r['kept'].flatten().numpy()] for r in graded)
     return max((g.max(initial=0) for g in free), default=0)
 
-# %% ../nbs/16_plots_sparse.ipynb #bd25e57e
+# %% ../nbs/16_plots_sparse.ipynb #c701a9e5
 @styled
 def figure1(
     masks:dict, # layer: mask before, of a small layer
@@ -887,8 +889,7 @@ def figure1(
     fig = _card(title, alt, 'one update', said, height=.55 + heights.sum() + .36 * len(rows))
     axes = fig.subplots(len(rows), 4, squeeze=False, height_ratios=heights)
     for row, (n, r) in zip(axes, rows.items()): _step_row(row, n, r, _largest(rows), 96 / w.max())
-    _step_titles(axes[0], sum(len(r['dropped']) for r in rows.values()))
-    return fig
+    return _step_titles(fig, sum(len(r['dropped']) for r in rows.values()))
 
 # %% ../nbs/16_plots_sparse.ipynb #a1224849
 @styled
