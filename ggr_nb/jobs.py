@@ -17,7 +17,7 @@ from .runs import RECIPES, Recipe, Run
 from .sweep import report
 from .train import build, fit
 
-# %% ../nbs/14b_jobs.ipynb #2f4d114a
+# %% ../nbs/14b_jobs.ipynb #d7fac1e4
 @dataclass(frozen=True)
 class Job:
     "One training run, as values"
@@ -35,6 +35,7 @@ class Job:
     batch:int=None         # images per step
     updates:int=None       # about so many mask updates instead of one per epoch
     fraction:float=None    # share of weights moved by the first of them
+    augment:bool=None      # False: training images as they are
 
 # %% ../nbs/14b_jobs.ipynb #e39a536a
 FULL = {f.name: f.default for f in fields(Job)[6:]}    # what a reduced job may change, and the full value
@@ -71,15 +72,16 @@ def recipe_of(job:Job,  # full or reduced
     if job.updates: given['every'] = max(1, int(given['update_until'] * steps / (job.updates + 1)))
     return replace(recipe, **{k: v for k, v in given.items() if v is not None})
 
-# %% ../nbs/14b_jobs.ipynb #371bfe45
+# %% ../nbs/14b_jobs.ipynb #4d6b38b5
 @lru_cache
 def load_data(name:str,    # in `DATASETS`
-              images=None  # only the first so many for training
+              images=None,   # only the first so many for training
+              augment=None   # False: training images as they are
               )->Data:
     "A data set, once for each process"
     data = DATASETS[name]()
-    if not images: return data
-    return replace(data, train=tuple(t[:images] for t in data.train), placed={})
+    if augment is False: data = replace(data, pad=0, flip=False, rotate=0., placed={})
+    return replace(data, train=tuple(t[:images] for t in data.train), placed={}) if images else data
 
 def _first_conv(net): return next(m for m in net.modules() if isinstance(m, torch.nn.Conv2d))
 
@@ -108,7 +110,7 @@ def record_of(job:Job,  # what was asked for
                 sizes={n: m.numel() for n, m in run.masks.items()},
                 config=config, versions=run.versions, hardware=run.hardware, commit=run.commit, seconds=run.seconds)
 
-# %% ../nbs/14b_jobs.ipynb #a78b28a2
+# %% ../nbs/14b_jobs.ipynb #76ab3bcd
 def run_job(job:Job,        # what to train
             out=None,       # folder of checkpoints and finished runs, each job in its own
             device=None,    # None: a GPU if there is one
@@ -116,7 +118,7 @@ def run_job(job:Job,        # what to train
             )->dict:        # one line of results
     "Train one job, or go on with it"
     if threads: torch.set_num_threads(threads)
-    data, (epochs, width) = load_data(job.data, job.images), size(job)
+    data, (epochs, width) = load_data(job.data, job.images, job.augment), size(job)
     recipe = recipe_of(job, data.steps('train', job.batch or RECIPES[job.data].batch))
     net = build(job.model, data, job.seed, width)
     if job.stem: _first_conv(net).stride = (job.stem, job.stem)

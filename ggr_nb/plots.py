@@ -35,11 +35,12 @@ STYLE = {'figure.dpi': 100, 'font.size': 9, 'text.color': INK, 'legend.frameon':
          'xtick.major.size': 3, 'ytick.major.size': 0,
          'lines.linewidth': 1.8, 'lines.markersize': 5, 'lines.markeredgewidth': 0}
 
-# %% ../nbs/16_plots.ipynb #82fe6d08
+# %% ../nbs/16_plots.ipynb #130d1012
 def _ours(): return style.context(['default', STYLE])
 
 def _something(f, data):
-    if not len(data): raise ValueError(f'{f.__name__}: nothing to draw, the data are empty')
+    if isinstance(data, (dict, list, tuple)) and not data: raise ValueError(
+        f'{f.__name__}: nothing to draw, the data are empty')
 
 def styled(
     f, # makes and returns a `Card`
@@ -47,7 +48,7 @@ def styled(
     "`f`, run with our settings and no others; empty data are refused."
     @wraps(f)
     def inner(*args, **kwargs):
-        _something(f, next(iter((*args, *kwargs.values())), 'none'))
+        _something(f, next(iter((*args, *kwargs.values())), None))
         with _ours(): return f(*args, **kwargs).settle()
     return inner
 
@@ -181,13 +182,13 @@ def _encode(im, alt):
     im.save(out, 'PNG', optimize=True, pnginfo=info, transparency=im.info['transparency'])
     return out.getvalue()
 
-# %% ../nbs/16_plots.ipynb #fb43d1fc
+# %% ../nbs/16_plots.ipynb #3e97ec16
 @patch
 def png(self:Card,
     most:int=40_000, # bytes
 )->bytes:
     "The card as a small PNG with see-through corners and its description inside."
-    for dpi, palettes in (DPI, (96, 56, 32)), (120, (32,)), (90, (24,)):
+    for dpi, palettes in (DPI, (96, 56, 32)), (120, (32,)), (90, (24, 12)):
         rgba = _pixels(self, dpi)
         for n in palettes:
             if len(out := _encode(_indexed(rgba, n), self.alt)) <= most: return out
@@ -264,14 +265,13 @@ def human(
     size, unit = next((s, u) for s, u in units if abs(x) >= .9999 * s)
     return f'{x / (size or 1):.3g}{unit}'.replace('-', '−')
 
-# %% ../nbs/16_plots.ipynb #8c008da1
+# %% ../nbs/16_plots.ipynb #ba004950
 def _floats(v): return np.asarray([float(x) for x in v])
 
 def _log_ticks(axis):
     low, high = np.sort(axis.get_view_interval())
     decades = np.log10(high / low)
-    if decades < .5: axis.set_major_locator(MaxNLocator(4))
-    else: axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.7 else (1,)))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.7 else (1,)))
     axis.set_minor_locator(NullLocator())
 
 def _numbers(*axes):
@@ -610,7 +610,7 @@ def _method_panel(ax, init, rows, scores, dense):
         if (m, init) in scores: _method_row(ax, i, m, scores[m, init], c)
     _reference(ax, dense, 'v'); ax.set_title(init, color=INK); ax.margins(x=.08)
 
-# %% ../nbs/16_plots_sparse.ipynb #b08f64af
+# %% ../nbs/16_plots_sparse.ipynb #f0212c82
 def _split(scores):
     "Methods without dense, initialisations, and the dense mean with its name."
     dense = [float(v) for (m, _), vs in scores.items() if m == 'dense' for v in vs]
@@ -626,7 +626,7 @@ def method_plot(
 )->Card:
     "A dot per score, a bar at the mean; a row per method, a panel per initialisation."
     rows, inits, dense = _split(scores)
-    said = [f'{m} {i} {_pm(*_mean_std(_floats(v)))}' for (m, i), v in scores.items()]
+    said = [' '.join(filter(None, (m, i, _pm(*_mean_std(_floats(v)))))) for (m, i), v in scores.items()]
     fig = _card(title, alt, xlabel, said, height=.75 + .36 * len(rows))
     axes = fig.subplots(1, len(inits), squeeze=False, sharex=True, sharey=True)[0]
     for ax, init in zip(axes, inits):

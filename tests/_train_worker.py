@@ -25,9 +25,9 @@ def full_disk(folder):
 
 
 def small_memory():
-    "One step of a wide network with a batch of everything, in 400 MB more than there is already."
+    "One step of a wide network with a batch of everything, in 200 MB more than there is already."
     used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + 400_000_000, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000, resource.RLIM_INFINITY))
     from dataclasses import replace
     try: fit('digits_net', 'digits', 'ggr', .1, width=8, **SHORT | dict(recipe=replace(SHORT['recipe'], batch=1408)))
     except MemoryError as e: print('MEMORY', e)
