@@ -59,7 +59,8 @@ def jobs():
     "Every run, seeds innermost."
     grid = lambda part, **axes: (dict(zip(axes, v), part=part) for v in product(*axes.values()))
     base = dict(net=['mlp'], lr=[.05])
-    yield from grid('counting', **base, density=[.01, .05], init=['uniform', 'erk'], allocate=RULES, share=[.5], seed=SEEDS)
+    for density, init in (.01, 'uniform'), (.01, 'erk'), (.05, 'uniform'):
+        yield from grid('counting', **base, density=[density], init=[init], allocate=RULES, share=[.5], seed=SEEDS)
     yield from grid('hybrid', **base, density=[.01, .03, .1], init=['uniform'], allocate=['global_topk', 'local'],
                     share=[0., .25, .5, .75, 1.], again=[False], seed=SEEDS)
     yield from grid('conv', net=['conv'], lr=[.05], density=[.03], init=['uniform'], allocate=RULES, share=[.5], seed=SEEDS[:3])

@@ -112,12 +112,13 @@ def lottery(seed, density, lr, epochs=30):
 
 def snip(seed, masks, density, lr, epochs=30, scale='unit'):
     "Static training from masks chosen before it."
-    net, r = seeded(network, seed), recipe(lr, epochs)
+    net, other, r = seeded(network, seed), seeded(network, seed + 1000), recipe(lr, epochs)
     if masks in ('erk', 'uniform'): given = dict(init=masks)
     else:
-        x, y = split('train', 256); found = snip_masks(net, x, y, round(density * sum(p.numel() for p in net.parameters() if p.ndim > 1)))
+        found = snip_masks(net, *split('train', 256), round(density * sum(p.numel() for p in net.parameters() if p.ndim > 1)))
         shapes = {n: tuple(m.shape) for n, m in found.items()}
-        given = dict(masks=found if masks == 'snip' else random_masks(shapes, counts(found), seed))
+        given = dict(masks=random_masks(shapes, counts(found), seed) if masks == 'snip counts' else found)
+    if masks == 'snip, new weights': net = other
     meter, seen = fitted(net, r, 'static', seed, density=density, weights=scale, **given)
     return seen | dict(counts=counts(meter.sparsifier.masks),
                        empty={n: int((~m.flatten(1).any(1)).sum()) for n, m in meter.sparsifier.masks.items()})
@@ -130,8 +131,10 @@ def jobs():
     yield from grid('train', norm=[False], **dynamic, seed=SEEDS)
     yield from grid('lottery', density=[.05], lr=[.05], seed=SEEDS)
     yield from grid('snip', density=[.05, .02], lr=[.05], masks=['snip', 'snip counts', 'erk', 'uniform'], seed=SEEDS)
+    yield from grid('snip', density=[.05, .02], lr=[.05], masks=['snip', 'snip, new weights'], scale=['keep'], seed=SEEDS)
+    yield from grid('snip', density=[.05, .02], lr=[.05], masks=['snip, new weights'], seed=SEEDS)
     yield from grid('lottery', density=[.02], lr=[.05], seed=SEEDS)
-    yield from grid('train', norm=[True], **dynamic, seed=SEEDS[:3])
+    yield from grid('train', norm=[True], **dynamic, seed=SEEDS)
 
 def work(kind, **job): return dict(train=dynamics, lottery=lottery, snip=snip)[kind](**job)
 

@@ -6,7 +6,7 @@
 __all__ = ['SPARSE', 'demo_jobs', 'cores', 'digits_job', 'verdict', 'demo_table', 'demo_figures', 'comma', 'demo', 'ggr_demo',
            'ggr_train', 'places', 'run_sweep', 'ggr_sweep', 'ggr_table']
 
-# %% ../nbs/18_cli.ipynb #249f5763
+# %% ../nbs/18_cli.ipynb #fe904be5
 import os, statistics, sys, time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +16,7 @@ import torch
 from fastcore.basics import patch
 from fastcore.script import call_parse, store_true
 from .comparison import Comparison, label
-from .jobs import Job, run_job
+from .jobs import Job, run_job, size
 from .paper import grid, table
 from .sweep import Pool, RayPool, Results, sweep
 from .train import train_main
@@ -86,7 +86,7 @@ def _settings(job, records):
     return (f'Test accuracy in percent on handwritten digits; {zeros} of {sum(records[0]["sizes"].values()):,} weights are zero. '
             f'Mean ± standard deviation of {len({r["job"]["seed"] for r in records})} seeds, * best sparse method.')
 
-# %% ../nbs/18_cli.ipynb #df9a87ef
+# %% ../nbs/18_cli.ipynb #fa4d17ce
 def _densities(record, when): return {n: c / record['sizes'][n] for n, c in record[when].items()}
 
 def demo_figures(records:list,  # of the demonstration's runs
@@ -95,9 +95,9 @@ def demo_figures(records:list,  # of the demonstration's runs
     "Accuracy per method and start; density per layer before and after"
     from ggr_nb.plots import density_before_after, method_plot
     first = {r['job']['method']: r for r in records if r['job']['init'] == records[-1]['job']['init'] and r['job']['seed'] == 0}
-    moved = {label(m): (_densities(r, 'counts_start'), _densities(r, 'counts')) for m, r in first.items() if m in ('rigl', 'dsr', 'ggr')}
-    sparse = {k: v for k, v in _accuracies(records).items() if k[0] != 'dense'}
-    figures = dict(accuracy=method_plot(sparse, f'Digits at density {records[-1]["job"]["density"]:g}: accuracy of every run'),
+    moved = {m: (_densities(r, 'counts_start'), _densities(r, 'counts')) for m, r in first.items() if m in ('rigl', 'dsr', 'ggr')}
+    density = records[-1]['job']['density']
+    figures = dict(accuracy=method_plot(_accuracies(records), f'Handwritten digits at density {density:g}: every run'),
                    density=density_before_after(moved, f'Where the weights went, start {label(records[-1]["job"]["init"])}'))
     for name, figure in figures.items(): figure.savefig(out/f'{name}.png', dpi=150, bbox_inches='tight')
     return [out/f'{name}.png' for name in figures]
@@ -208,7 +208,7 @@ def run_sweep(jobs:list,       # of `Job`
     for key, error in errors.items(): print(f'failed: {key}: {error.strip().splitlines()[-1]}', file=sys.stderr)
     return errors
 
-# %% ../nbs/18_cli.ipynb #0b704a95
+# %% ../nbs/18_cli.ipynb #8d94ede0
 @call_parse
 def ggr_sweep(tables:str='1',              # Whose rows to train: 1, 3 or 1,3
               data:str=None,               # Data sets, e.g. cifar100 (default: all)
@@ -239,8 +239,10 @@ def ggr_sweep(tables:str='1',              # Whose rows to train: 1, 3 or 1,3
     "Train the paper's grid or a part of it; the same command goes on where it stopped"
     smaller = dict(scale=scale, epochs=epochs, width=width, images=images, stem=stem, batch=batch, updates=updates, fraction=fraction,
                    augment=False if plain else None)
-    try: jobs = grid(comma(tables, int), comma(data), comma(models), comma(methods), comma(sparsities, float),
-                     comma(inits), comma(seeds, int), **smaller)
+    try:
+        jobs = grid(comma(tables, int), comma(data), comma(models), comma(methods), comma(sparsities, float),
+                    comma(inits), comma(seeds, int), **smaller)
+        size(jobs[0])                                       # refuses an impossible scale
     except ValueError as e: raise SystemExit(f'ggr_sweep: {e}') from None
     if dry: return print(*(j.key for j in jobs), f'{len(jobs)} runs', sep='\n')
     with _interruptible('ggr_sweep'):

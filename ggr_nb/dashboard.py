@@ -93,23 +93,6 @@ class Dashboard:
         self.state, self.report, self.thread, self.drawn = 'ready', None, None, 0
         self.halt, self.watchers = threading.Event(), []
 
-# %% ../nbs/17a_dashboard.ipynb #d20666ee
-@patch
-def start(self:Dashboard,
-    **choices, # method, density, init: passed to `train`
-):
-    "Begin a training in the background."
-    if self.thread and self.thread.is_alive(): raise RuntimeError('a training is running: stop it first')
-    self.halt.clear(); self.report, self.state = None, 'running'
-    self.thread = threading.Thread(target=self._work, args=(choices,), daemon=True)
-    self.thread.start()
-
-@patch
-def stop(self:Dashboard):
-    "End it after the step that is being made; waits until it has."
-    self.halt.set()
-    if self.thread: self.thread.join()
-
 # %% ../nbs/17a_dashboard.ipynb #40f39b89
 @patch
 def _work(self:Dashboard, choices):
@@ -127,6 +110,23 @@ def _show(self:Dashboard, last=False):
     for watch in self.watchers: watch(self)
     self.drawn = time.monotonic()
 
+# %% ../nbs/17a_dashboard.ipynb #d20666ee
+@patch
+def start(self:Dashboard,
+    **choices, # method, density, init: passed to `train`
+):
+    "Begin a training in the background."
+    if self.thread and self.thread.is_alive(): raise RuntimeError('a training is running: stop it first')
+    self.halt.clear(); self.report, self.state = None, 'running'
+    self.thread = threading.Thread(target=self._work, args=(choices,), daemon=True)
+    self.thread.start()
+
+@patch
+def stop(self:Dashboard):
+    "End it after the step that is being made; waits until it has."
+    self.halt.set()
+    if self.thread: self.thread.join()
+
 # %% ../nbs/17a_dashboard.ipynb #f48f0671
 @patch
 def status(self:Dashboard) -> str:
@@ -141,16 +141,21 @@ def png(self:Dashboard) -> bytes: # a PNG file, empty before the first report
     if not self.report: return b''
     return palette_png(panel_figure(report_panels(self.report), alt=self.status()), dpi=100)
 
-# %% ../nbs/17a_dashboard.ipynb #815c0dea
+# %% ../nbs/17a_dashboard.ipynb #fd713f9e
+def _choices(W): return dict(
+    method=W.Dropdown(options=[m for m in METHODS if m != 'dense'], value='ggr', description='method'),
+    density=W.SelectionSlider(options=[.01, .02, .03, .05, .1, .2, .5], value=.05, description='density'),
+    init=W.ToggleButtons(options=[*DENSITIES], value='uniform', style={'button_width': '80px'}))
+
+def _buttons(W): return (W.Button(description='Start', button_style='primary', icon='play'),
+                         W.Button(description='Stop', icon='stop', disabled=True))
+
 @patch
 def live(self:Dashboard): # an ipywidgets box
     "The dashboard for JupyterLab."
     W = ipywidgets()
-    choices = dict(method=W.Dropdown(options=[m for m in METHODS if m != 'dense'], value='ggr', description='method'),
-                   density=W.SelectionSlider(options=[.01, .02, .03, .05, .1, .2, .5], value=.05, description='density'),
-                   init=W.ToggleButtons(options=[*DENSITIES], value='uniform', style={'button_width': '80px'}))
-    go, halt = W.Button(description='Start', button_style='primary', icon='play'), W.Button(description='Stop', icon='stop', disabled=True)
-    picture, line = W.HTML(), W.HTML(self.status())
+    choices = _choices(W)
+    go, halt, picture, line = *_buttons(W), W.HTML(), W.HTML(self.status())
     def _update(board):
         if png := board.png(): picture.value = image(png, board.status())
         line.value, go.disabled, halt.disabled = escape(board.status()), board.state == 'running', board.state != 'running'
@@ -159,12 +164,12 @@ def live(self:Dashboard): # an ipywidgets box
     go.on_click(_begin); halt.on_click(lambda _: self.halt.set())
     return W.VBox([W.HBox([*choices.values(), go, halt], layout={'flex_flow': 'row wrap'}), line, picture])
 
-# %% ../nbs/17a_dashboard.ipynb #8b90faec
+# %% ../nbs/17a_dashboard.ipynb #7cdf8662
 def recorded(
     method:str='ggr', # key of METHODS
     density:float=.05, # active share of all weights
     init:str='uniform', # key of DENSITIES
-    epochs:int=8, # passes over the digits
+    epochs:int=6, # passes over the digits
 ) -> Explorer:
     "One training as an explorer over its steps."
     run = [*_copies(training(method, density, init, epochs, every=8))]

@@ -85,18 +85,18 @@ def _say_density(model, sparsity, dealt):
     ratio = dealt['erk'][3] / dealt['uniform'][3]
     return f'{model} keeps {total:,} weights at {sparsity:.0%} sparsity. Starving layers (red rings): {bad}. ERK costs {ratio:.1f} times the FLOPs of uniform.'
 
-# %% ../nbs/17_explore.ipynb #52829ab3
+# %% ../nbs/17_explore.ipynb #5e5c8924
 @lru_cache
 def signals(
     sparsity:float, # share of weights that are zero
     scaling:str, # 'dense', 'layer' or 'unit', see `sparse_init_`
     norm:bool=False, # batch normalisation after every layer
     depth:int=10, # layers
-    width:int=128, # units per layer
+    width:int=256, # units per layer
 ) -> tuple: # ([rms after every layer], [rms of the gradient at every layer])
     "Root mean square of activations and of their gradients through a deep sparse network."
     g = generator(0, 'signals')
-    x, seen = torch.randn(256, width, generator=g), []
+    x, seen = torch.randn(128, width, generator=g), []
     for l in range(depth):
         w = torch.empty(width, width)
         sparse_init_(w, random_masks({l: w.shape}, {l: round((1 - sparsity) * width ** 2)}, seed=1)[l], scaling, gen=g)

@@ -129,13 +129,19 @@ def _colour(states):
     colours = palette(list(dict.fromkeys(s['label'] for s in series)))
     for s in series: s['color'] = colours[s['label']]
 
-# %% ../nbs/16c_explorer.ipynb #d0225a15
+# %% ../nbs/16c_explorer.ipynb #27753901
 @patch
 def png(self:Explorer,
     dpi:int=80, # dots per inch
     **knobs, # {name: value}
 ) -> bytes: # a PNG file
     "The picture at one setting."
+    at, kept = (self.index(**knobs), dpi), self.__dict__.setdefault('_pngs', {})
+    if at not in kept: kept[at] = self._render(dpi, knobs)
+    return kept[at]
+
+@patch
+def _render(self:Explorer, dpi, knobs):
     panels = self.states[self.index(**knobs)].panels
     if panels[0]['kind'] != 'frame': return palette_png(panel_figure(panels, self.title, self.alt), dpi=dpi)
     if 'image/png' in panels[0]['src']: return base64.b64decode(panels[0]['src'].split(',')[1])
@@ -242,6 +248,16 @@ def _control(W, name, values, at):
     make = W.SelectionSlider if numeric(values) else W.Dropdown
     return make(options=[(text(v), v) for v in values], value=at, description=name.replace('_', ' '), style={'description_width': 'initial'})
 
+# %% ../nbs/16c_explorer.ipynb #1286da00
+@patch
+def turn(self:Explorer,
+    **knobs, # {name: positions}
+) -> Explorer:
+    "The same explorer with other positions of its knobs."
+    merged = self.knobs | {n: list(v) for n, v in knobs.items()}
+    start = {n: self.start[n] if self.start.get(n) in v else v[0] for n, v in merged.items()}
+    return Explorer(self.draw, merged, self.kind, self.title, self.alt, start, **self.options)
+
 # %% ../nbs/16c_explorer.ipynb #43284c30
 @patch
 def live(self:Explorer,
@@ -258,13 +274,3 @@ def live(self:Explorer,
     for c in controls.values(): c.observe(_show, 'value')
     _show()
     return W.VBox([W.HBox([*controls.values()], layout={'flex_flow': 'row wrap'}), picture, note])
-
-# %% ../nbs/16c_explorer.ipynb #1286da00
-@patch
-def turn(self:Explorer,
-    **knobs, # {name: positions}
-) -> Explorer:
-    "The same explorer with other positions of its knobs."
-    merged = self.knobs | {n: list(v) for n, v in knobs.items()}
-    start = {n: self.start[n] if self.start.get(n) in v else v[0] for n, v in merged.items()}
-    return Explorer(self.draw, merged, self.kind, self.title, self.alt, start, **self.options)

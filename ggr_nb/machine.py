@@ -83,17 +83,18 @@ def _check_switches(asked):
         if value not in (True, False, 'auto'):
             raise ValueError(f"{name}={value!r}: give True, False or 'auto'")
 
-# %% ../nbs/11b_machine.ipynb #ce8a4d25
+# %% ../nbs/11b_machine.ipynb #73028949
 def ranks()->tuple: # (rank, number of processes)
     "Which of how many processes this is."
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    alone = not (dist.is_available() and dist.is_initialized())
+    return (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
 
-# %% ../nbs/11b_machine.ipynb #50069c06
+# %% ../nbs/11b_machine.ipynb #aa0610e0
 def join(device=None, # as asked for; None: a GPU if there is one
         ): # the torch device of this process
     "Join the other processes, if there are any."
     kind = str(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    if int(os.environ.get('WORLD_SIZE', 1)) > 1 and not dist.is_initialized():
+    if int(os.environ.get('WORLD_SIZE', 1)) > 1 and ranks()[1] == 1:
         dist.init_process_group('nccl' if kind.startswith('cuda') else 'gloo'); atexit.register(_leave)
     if ranks()[1] == 1 or kind != 'cuda': return torch.device(kind)
     torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))

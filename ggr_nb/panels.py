@@ -6,17 +6,19 @@
 __all__ = ['MASK', 'DRAW', 'pack', 'unpack', 'number', 'ticks', 'curves', 'bars', 'masks', 'palette_png', 'frame', 'intern',
            'squeeze', 'panel_figure']
 
-# %% ../nbs/16a_panels.ipynb #922d05d4
+# %% ../nbs/16a_panels.ipynb #7bcbb818
 import base64, io, itertools, json, math, zlib
 import matplotlib as mpl, matplotlib.pyplot as plt
 import torch
 from collections import Counter
+from functools import wraps
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib import style
 from matplotlib.patches import Patch
 from PIL import Image
 from torch import Tensor
-from .plots import Card, human, palette, short, styled
+from .plots import STYLE, Card, human, palette, short
 
 # %% ../nbs/16a_panels.ipynb #9c13e3a4
 def pack(
@@ -131,7 +133,7 @@ def masks(
     cells = [dict(label=str(k), h=len(v), w=v.shape[1], cells=pack(v, bits)) for k, v in flat.items()]
     return dict(kind='masks', items=cells, bits=bits, classes=list(classes), palette=list(classes.values()), title=title, **options)
 
-# %% ../nbs/16a_panels.ipynb #bd4e8db0
+# %% ../nbs/16a_panels.ipynb #f95ea593
 def palette_png(
     figure:Figure, # a Matplotlib figure
     colors:int=64, # palette size; 0 keeps every colour
@@ -141,7 +143,7 @@ def palette_png(
     raw, out = io.BytesIO(), io.BytesIO()
     figure.savefig(raw, format='png', dpi=dpi, facecolor='white')
     if not colors: return raw.getvalue()
-    Image.open(raw).convert('RGB').quantize(colors, kmeans=1, dither=Image.Dither.NONE).save(out, 'PNG', optimize=True)
+    Image.open(raw).convert('RGB').quantize(colors, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(out, 'PNG', optimize=True)
     return out.getvalue()
 
 # %% ../nbs/16a_panels.ipynb #568856f6
@@ -243,7 +245,7 @@ def _draw_frame(ax, p):
     ax.axis('off')
     if 'png' in p['src'][:16]: ax.imshow(Image.open(io.BytesIO(base64.b64decode(p['src'].split(',')[1]))))
 
-# %% ../nbs/16a_panels.ipynb #781d147d
+# %% ../nbs/16a_panels.ipynb #52a91915
 DRAW = dict(curves=_draw_curves, bars=_draw_bars, masks=_draw_masks, frame=_draw_frame)
 
 def _rows(panels):
@@ -253,6 +255,12 @@ def _rows(panels):
         else: rows[-1].append(p)
     return rows
 
+def _in_style(f):
+    @wraps(f)
+    def _inner(*args, **kwargs):
+        with style.context(['default', STYLE]): return f(*args, **kwargs)
+    return _inner
+
 def _finish(ax, p):
     ax.set(title=p['title'], xlabel=p.get('xlabel', ''), ylabel=p.get('ylabel', ''))
     if p.get('hline') is not None: ax.axhline(p['hline'], ls='--', lw=1, color='#5b6673')
@@ -261,8 +269,8 @@ def _finish(ax, p):
         ax.legend(loc='lower left', bbox_to_anchor=(-.02, .98), ncols=6, fontsize=7.5, handlelength=1.4, columnspacing=1)
         ax.set_title(p['title'], pad=18)
 
-# %% ../nbs/16a_panels.ipynb #32de4aad
-@styled
+# %% ../nbs/16a_panels.ipynb #98aa25c0
+@_in_style
 def panel_figure(
     panels:list, # panels, as made above
     title:str='', # heading of the figure

@@ -61,13 +61,13 @@ def rate(self:Recipe,
     "The learning rate at `epoch`."
     return self.lr * step_lr(epoch, self.milestones, self.divide, self.warmup)
 
-# %% ../nbs/11a_runs.ipynb #d6dfc247
+# %% ../nbs/11a_runs.ipynb #7d834736
 @patch
 def scaled(self:Recipe,
            epochs:int, # new length
           )->Recipe: # the same shape in `epochs` epochs
     "This recipe, shortened or stretched."
-    to = lambda e: round(e * epochs / self.epochs)
+    to = lambda e: max(1, round(e * epochs / self.epochs))
     return replace(self, epochs=epochs, milestones=tuple(map(to, self.milestones)),
                    update_until=to(self.update_until))
 

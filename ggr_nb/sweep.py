@@ -97,18 +97,19 @@ def _serve(pipe, work, place):
         except (EOFError, KeyboardInterrupt, BrokenPipeError): return
         except Exception: pipe.send(('failed', traceback.format_exc()))
 
-# %% ../nbs/14a_sweep.ipynb #5a095a94
-def report(**news):  # what to tell, e.g. epoch=3, epochs=100
+# %% ../nbs/14a_sweep.ipynb #cc80a0b7
+def report(**news):  # what to tell, e.g. share=.4
     "Tell the pool's owner how far the present job is"
     if _pipe: _pipe.send(('news', news))
 
-# %% ../nbs/14a_sweep.ipynb #36650b6e
+# %% ../nbs/14a_sweep.ipynb #7080fe62
 class Outcome(NamedTuple):
     "What came of a job"
     job:object           # as it was given
     result:object=None   # what `work` returned
     error:str=''         # or why there is no result
 
+# %% ../nbs/14a_sweep.ipynb #cd6f21c7
 class Worker:
     "A process that works on one job at a time"
     def __init__(self, work, place):
@@ -218,7 +219,7 @@ def run(self:RayPool,
         try: yield Outcome(job, self.ray.get(ref))
         except self.ray.exceptions.RayError as e: yield Outcome(job, error=str(e))
 
-# %% ../nbs/14a_sweep.ipynb #37299acc
+# %% ../nbs/14a_sweep.ipynb #1c2b4426
 def sweep(jobs:list,          # anything with a `key`
           results:Results,    # the file
           pool,               # a `Pool` or `RayPool`; its work returns a record
@@ -238,6 +239,7 @@ def sweep(jobs:list,          # anything with a `key`
             if after and o.result: after(o.result, bar)
     return errors
 
+# %% ../nbs/14a_sweep.ipynb #fb57b136
 def _show(bar, done, news, pause=None):
     "Set the bar to what is finished and the shares of what is running; rarely where it becomes a log"
     if pause is None: pause = .5 if sys.stderr.isatty() or 'ipykernel' in sys.modules else 20

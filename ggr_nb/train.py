@@ -155,7 +155,7 @@ class Training:
         self.totals = torch.zeros(self.world, 3, dtype=torch.float64, device=self.device)
         self._equip(model, **options)
 
-# %% ../nbs/12_train.ipynb #02de7540
+# %% ../nbs/12_train.ipynb #64aa334d
 @patch
 def _equip(self:Training, model, **options):
     "Model, optimiser, sparsifier, and the wrapped model that is called in a step."
@@ -163,7 +163,7 @@ def _equip(self:Training, model, **options):
     self.model = synchronised(model, self.world, self.device).to(self.device, memory_format=layout)
     self.optimizer, every = sgd(self.model, self.recipe, self.switches.fused), self.recipe.every or self.steps
     self.sparsifier = Sparsifier(self.model, self.optimizer, every=every, fraction=self.recipe.fraction,
-        until=round(self.recipe.update_until * self.steps), schedule=self.recipe.schedule, **options)
+        until=max(1, round(self.recipe.update_until * self.steps)), schedule=self.recipe.schedule, **options)
     self.net, self.saved = wrapped(self.model, self.world, self.switches), time.monotonic()
     self.masks_start, self.ever, self._updates = self.masks(), self.masks(), 0
     self.progress = Progress(self, False)
@@ -397,17 +397,18 @@ def _pictures(data):
     return dict(data=data.name, images=[len(data.train[1]), len(data.test[1])],
                 augment=dict(pad=data.pad, flip=data.flip, rotate=data.rotate))
 
-# %% ../nbs/12_train.ipynb #a118adf2
+# %% ../nbs/12_train.ipynb #fa9ac781
 def _same_run(now, then, out):
     "Raise a ValueError if the run in `out` is another one."
     other = [f'{k}: {then.get(k)!r} there, {now.get(k)!r} here' for k in sorted(now | then)
              if k != 'switches' and now.get(k) != then.get(k)]
     if other: raise ValueError(f'{out} holds another run ({"; ".join(other)}): give the same values, or another out=')
 
-def _finished(out, config):
-    "The run in `out`, if it is complete."
+def _finished(out, config, net):
+    "The run in `out`, if it is complete; the model gets its weights."
     if out is None or not (out/'run.pt').exists(): return None
     run = Run.load(out/'run.pt'); _same_run(config, run.config, out)
+    net.load_state_dict(run.state)
     return run
 
 # %% ../nbs/12_train.ipynb #97c6ca0f
@@ -433,7 +434,7 @@ def _close(self:Training):
     "Take the bar away and the hooks off the optimiser."
     self.progress.bar.close(); self.sparsifier.remove()
 
-# %% ../nbs/12_train.ipynb #4963801c
+# %% ../nbs/12_train.ipynb #977ba3e4
 def fit(model, # name in `MODELS`, or a module (trained in place)
         data, # name in `DATASETS`, or a `Data`
         method='ggr', # name in `METHODS`, or a `Method`
@@ -470,7 +471,7 @@ def fit(model, # name in `MODELS`, or a module (trained in place)
         parts = dict(density=density, init=init, seed=seed, weights=weights, **options)
         config = _plain(dict(model=name, width=width, method=method.name, recipe=asdict(recipe), batch_limit=batch_limit,
                              switches=asdict(chosen)) | _pictures(data) | parts)
-        if resume and (done := _finished(out, config)): return done
+        if resume and (done := _finished(out, config, net)): return done
         training = Training(net, data, recipe, config, chosen, asked, method=method, **parts)
         return _run(training, out, resume, save_every, progress, each_step, each_epoch)
 
