@@ -26,10 +26,12 @@ def pack(
     bits:int=1, # bits per value: 1, 2, 4 or 8
 ) -> str: # base64 text
     "Pack small integers into text, the first value in the highest bits of the first byte."
-    if bits not in (1, 2, 4, 8): raise ValueError(f'bits={bits}: a byte is shared evenly by 1, 2, 4 or 8 bits only')
+    if bits not in (1, 2, 4, 8): raise ValueError(f'bits={bits}: a byte is shared evenly by 1, 2, '
+                                                  '4 or 8 bits only')
     flat = torch.as_tensor(values).reshape(-1).int()
     if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < 2 ** bits:
-        raise ValueError(f'values from {int(flat.min())} to {int(flat.max())} do not fit {bits} bits: use more bits')
+        raise ValueError(f'values from {int(flat.min())} to {int(flat.max())} do not fit {bits} '
+                         'bits: use more bits')
     flat = torch.nn.functional.pad(flat, (0, -len(flat) % (8 // bits))).view(-1, 8 // bits)
     shifts = torch.arange(8 - bits, -1, -bits)
     return base64.b64encode(bytes((flat << shifts).sum(1).tolist())).decode()
@@ -91,7 +93,8 @@ def curves(
     "A panel of curves."
     lines = [dict(label=str(k), x=[number(v) for v in x], y=[number(v) for v in y]) for k, (x, y) in series.items()]
     for s in lines:
-        if len(s['x']) != len(s['y']): raise ValueError(f"curve {s['label']!r}: {len(s['x'])} x but {len(s['y'])} y")
+        if len(s['x']) != len(s['y']): raise ValueError(f"curve {s['label']!r}: {len(s['x'])} x "
+                                                        f"but {len(s['y'])} y")
     return dict(kind='curves', series=lines, title=title, xlabel=xlabel, ylabel=ylabel, mode=mode, log=[logx, logy],
                 hline=number(hline), vline=number(vline), **options)
 
@@ -110,7 +113,8 @@ def bars(
     "A panel of bars or dots over names."
     names, flags = [str(n) for n in next(iter(series.values()), {})], flags or {}
     for k, v in series.items():
-        if [str(n) for n in v] != names: raise ValueError(f'series {k!r} has other names than the first: {list(v)[:3]} …')
+        if [str(n) for n in v] != names: raise ValueError(f'series {k!r} has other names than the '
+                                                          f'first: {list(v)[:3]} …')
     rows = [dict(label=str(k), y=[number(x) for x in v.values()], flags=_by_reason(flags.get(k, {}), names))
             for k, v in series.items()]
     return dict(kind='bars', names=names, series=rows, title=title, xlabel=xlabel, ylabel=ylabel, log=[False, log],
@@ -266,7 +270,8 @@ def _finish(ax, p):
     if p.get('hline') is not None: ax.axhline(p['hline'], ls='--', lw=1, color='#5b6673')
     if p.get('vline') is not None: ax.axvline(p['vline'], ls='--', lw=1, color='#5b6673')
     if len(p.get('series', ())) > 1:
-        ax.legend(loc='lower left', bbox_to_anchor=(-.02, .98), ncols=6, fontsize=7.5, handlelength=1.4, columnspacing=1)
+        ax.legend(loc='lower '
+                      'left', bbox_to_anchor=(-.02, .98), ncols=6, fontsize=7.5, handlelength=1.4, columnspacing=1)
         ax.set_title(p['title'], pad=18)
 
 # %% ../nbs/16a_panels.ipynb #98aa25c0

@@ -176,7 +176,18 @@ def digest(
 # %% ../nbs/16b_script.ipynb #414bd413
 def runtime() -> str: # JavaScript: an expression whose value is the function `mount`
     "The script that every explorer carries."
-    parts = JS_TEXT, JS_AXES, JS_MARKS, JS_CURVES, JS_NAMES, JS_BARS, JS_MASKS, JS_PANEL, JS_TABLE, JS_MOUNT
+    parts = (
+        JS_TEXT,
+        JS_AXES,
+        JS_MARKS,
+        JS_CURVES,
+        JS_NAMES,
+        JS_BARS,
+        JS_MASKS,
+        JS_PANEL,
+        JS_TABLE,
+        JS_MOUNT,
+    )
     body = '\n'.join(line.strip() for part in parts for line in part.strip().splitlines())
     return f"(window.ggrx??={{}})['{digest(body)}']??=(()=>{{{body}\nreturn mount}})()"
 
@@ -250,5 +261,14 @@ def stylesheet(
     dark = ''.join(f'--s{i}:{lighten(c)};' for i, c in enumerate(colours))
     base, night = CSS_COLOURS.strip().split('\nDARK')
     def _under(prefix): return f"{prefix}.ggrx{night}{prefix}{root}{{{dark}}}"
-    return '\n'.join([base, f'{root}{{{light}}}', *map(_under, THEMES), SYSTEM + '.ggrx' + night + '}',
-                      f'{SYSTEM}{root}{{{dark}}}}}', CSS_CARD.strip(), CSS_STAGE.strip()])
+    return '\n'.join(
+        [
+            base,
+            f'{root}{{{light}}}',
+            *map(_under, THEMES),
+            SYSTEM + '.ggrx' + night + '}',
+            f'{SYSTEM}{root}{{{dark}}}}}',
+            CSS_CARD.strip(),
+            CSS_STAGE.strip(),
+        ]
+    )
