@@ -33,10 +33,11 @@ DATA = digits()
 
 def narrow():
     "MobileNetV2's blocks, few and narrow, for 8×8 digits."
-    head = lambda i, o, k, s=1: Conv2dNormActivation(i, o, k, s, activation_layer=nn.ReLU6)
-    blocks = [InvertedResidual(i, o, s, e) for i, o, s, e in ((16, 16, 1, 1), (16, 24, 1, 4), (24, 64, 2, 4), (64, 64, 1, 4))]
-    return initialise_(nn.Sequential(head(1, 16, 3, 2), *blocks, head(64, 256, 1), nn.AdaptiveAvgPool2d(1),
-                                     nn.Flatten(), nn.Linear(256, 10)))
+    conv = lambda i, o, k, s=1: Conv2dNormActivation(i, o, k, s, activation_layer=nn.ReLU6)
+    rows = (16, 16, 1, 1), (16, 24, 1, 4), (24, 64, 2, 4), (64, 64, 1, 4)   # in, out, stride, expansion
+    blocks = [InvertedResidual(*row) for row in rows]
+    return initialise_(nn.Sequential(conv(1, 16, 3, 2), *blocks, conv(64, 256, 1),
+                                     nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, 10)))
 
 
 # The cures, cheapest first.
@@ -61,6 +62,7 @@ def warmed(net, masks, method, seed, rounds=5, fraction=.1):
 
 ggr, rigl = METHODS['ggr'], METHODS['rigl']
 keep = partial(replace, drop=drop_keep_units)
+keep_both = partial(replace, drop=partial(drop_keep_units, sides=2))
 CURES = {   # name: (first masks, method)
     'static': ('random', METHODS['static']), 'dsr': ('random', METHODS['dsr']), 'rigl': ('random', rigl), 'ggr': ('random', ggr),
     'ggr, normalised': ('random', replace(ggr, allocate=global_topk_normalised)),
@@ -69,7 +71,7 @@ CURES = {   # name: (first masks, method)
     'floor: static': ('floor', METHODS['static']), 'floor: ggr': ('floor', ggr),
     'cover: static': ('cover', METHODS['static']), 'cover: rigl': ('cover', rigl), 'cover: ggr': ('cover', ggr),
     'keep: rigl': ('cover', keep(rigl)), 'keep: ggr': ('cover', keep(ggr)),
-    'keep both: ggr': ('cover', replace(ggr, drop=partial(drop_keep_units, sides=2))),
+    'keep: set': ('cover', keep(METHODS['set'])), 'keep both: rigl': ('cover', keep_both(rigl)), 'keep both: ggr': ('cover', keep_both(ggr)),
     'keep: ggr, normalised': ('cover', keep(replace(ggr, allocate=global_topk_normalised)))}
 
 def first_masks(kind, net, density, init, seed):
@@ -139,9 +141,9 @@ def jobs():
     for seed in range(5):
         for cure in CURES: yield dict(part='cures', cure=cure, density=.03, init='uniform', seed=seed)
     for seed in range(5):
-        for density, init in ((.03, 'erk'), (.1, 'uniform'), (.1, 'erk')):
-            for cure in ('ggr', 'keep: ggr'): yield dict(part='cost', cure=cure, density=density, init=init, seed=seed)
-        for cure in ('ggr', 'cover: static', 'keep: ggr'): yield dict(part='denser', cure=cure, density=.02, init='uniform', seed=seed)
+        for density, init in ((.03, 'erk'), (.1, 'uniform')):
+            for cure in ('rigl', 'keep: rigl', 'ggr', 'keep: ggr'): yield dict(part='cost', cure=cure, density=density, init=init, seed=seed)
+        for cure in ('ggr', 'cover: static', 'keep: rigl', 'keep: ggr'): yield dict(part='denser', cure=cure, density=.02, init='uniform', seed=seed)
 
 
 if __name__ == '__main__': run_all(jobs(), work, 'results/dashes.jsonl')

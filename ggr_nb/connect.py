@@ -14,17 +14,18 @@ from .density import largest_remainder
 from .drop import lowest, score_active
 from .init import generator, sample
 
-# %% ../nbs/08a_connect.ipynb #04720c76
+# %% ../nbs/08a_connect.ipynb #e94350d8
 def covering_budgets(shapes:dict, # {name: weight shape}
                      budgets:dict, # {name: n_l}
                      )->dict: # {name: n_l}, the same sum, n_l ≥ number of units
     "At least one weight per output unit; the rest in proportion to `budgets`."
-    sizes, units = {k: math.prod(s) for k, s in shapes.items()}, {k: s[0] for k, s in shapes.items()}
+    sizes = {k: math.prod(s) for k, s in shapes.items()}
+    units = {k: s[0] for k, s in shapes.items()}
     return largest_remainder(budgets, sum(budgets.values()), caps=sizes, floors=units)
 
-# %% ../nbs/08a_connect.ipynb #5865301c
+# %% ../nbs/08a_connect.ipynb #95282bde
 def _dealt(n_out, n_in, taps, gen):
-    "Flat positions, no two alike, that reach every output and every input: max(n_out, n_in) of them."
+    "Flat positions, no two alike, that reach every output and every input."
     turn = torch.arange(max(n_out, n_in))
     out, inp = (torch.randperm(n, generator=gen)[turn % n] for n in (n_out, n_in))
     return (out * n_in + inp) * taps + torch.randint(taps, turn.shape, generator=gen)

@@ -110,8 +110,11 @@ def _sync_folder(folder):
 def _not_written(e, path, temp):
     try: temp.unlink(missing_ok=True)
     except OSError: pass
-    raise OSError(e.errno, f'{path} was not written: {e.strerror}. What stood there before is '
-                  'untouched. Make room or choose another folder, then go on with resume=True') from e
+    raise OSError(
+        e.errno,
+        f'{path} was not written: {e.strerror}. What stood there before is '
+        'untouched. Make room or choose another folder, then go on with resume=True',
+    ) from e
 
 # %% ../nbs/11a_runs.ipynb #2e35d9aa
 MAGIC = b'ggr_nb 1\n'
@@ -217,7 +220,9 @@ def _git(*words):
 def _cpu_name():
     try: lines = Path('/proc/cpuinfo').read_text().splitlines()
     except OSError: return platform.processor() or platform.machine()
-    return next((l.split(':')[1].strip() for l in lines if l.startswith('model name')), platform.machine())
+    return next(
+        (l.split(':')[1].strip() for l in lines if l.startswith('model name')), platform.machine()
+    )
 
 # %% ../nbs/11a_runs.ipynb #5ee27989
 def commit()->str|None: # hash, with '-dirty' for uncommitted changes

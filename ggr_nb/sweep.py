@@ -77,7 +77,9 @@ def load(self:Results)->dict:  # {key: record}
         try: record = json.loads(line or '{}')
         except ValueError as e:
             if line is last: break                        # still being written, or torn
-            raise ValueError(f'{self.path}, line {n} is damaged ({e}); mend or delete that line') from None
+            raise ValueError(
+                f'{self.path}, line {n} is damaged ({e}); mend or delete that line'
+            ) from None
         if record: found.setdefault(record['key'], record)
     return found
 
@@ -201,7 +203,8 @@ class RayPool:
                  **options           # for `ray.init`
                  ):
         try: import ray
-        except ImportError: raise ImportError('Ray is not installed; pip install "ggr_nb[cluster]", or run without --ray') from None
+        except ImportError: raise ImportError('Ray is not installed; pip install '
+                                              '"ggr_nb[cluster]", or run without --ray') from None
         if not ray.is_initialized(): ray.init(address, log_to_driver=False, **options)
         self.ray, task = ray, lambda job: work(job)
         self.task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=tries - 1)(task)
@@ -233,7 +236,8 @@ def sweep(jobs:list,          # anything with a `key`
         pool.listen = lambda news: _show(bar, bar.done, news)
         bar.done = bar.n
         for o in pool.run(todo):
-            if o.error: errors[o.job.key] = o.error; bar.set_postfix_str(f'{len(errors)} failed', False)
+            if o.error:
+                errors[o.job.key] = o.error; bar.set_postfix_str(f'{len(errors)} failed', False)
             else: results.append(o.result)
             bar.done += 1; _show(bar, bar.done, getattr(pool, 'news', {}), 0)
             if after and o.result: after(o.result, bar)
@@ -244,5 +248,8 @@ def _show(bar, done, news, pause=None):
     "Set the bar to what is finished and the shares of what is running; rarely where it becomes a log"
     if pause is None: pause = .5 if sys.stderr.isatty() or 'ipykernel' in sys.modules else 20
     if time.monotonic() - getattr(bar, 'shown', 0) < pause: return
-    bar.n, bar.shown = round(done + sum(v.get('share', 0) for v in news.values()), 2), time.monotonic()
+    bar.n, bar.shown = (
+        round(done + sum(v.get('share', 0) for v in news.values()), 2),
+        time.monotonic(),
+    )
     bar.refresh()
