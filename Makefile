@@ -22,7 +22,7 @@ demo: $(VENV)/.library ## Train dense, static, SET, RigL, DSR and GGR on real ha
 	ggr_demo $(ARGS)
 
 test: $(VENV)/.development ## Check everything: notebooks, properties, faults, pages in a browser (ARGS='-k masks' picks)
-	python -m pytest $(ARGS)
+	python -m pytest -n 2 --dist loadfile $(ARGS)
 
 docs: $(VENV)/.development ## Build the documentation site into _docs/
 	python site/build.py $(ARGS)

@@ -18,6 +18,7 @@ from ggr_nb.jobs import Job, run_job
 from ggr_nb.sweep import Pool, Results, sweep
 
 HERE = dict(os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]), OMP_NUM_THREADS='1')
+HERE.setdefault('GGR_DATA', str(Path(__file__).parents[2]/'shared'/'data'))    # the commands run in a folder of their own
 
 
 @pytest.fixture
