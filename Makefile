@@ -28,7 +28,7 @@ docs: $(VENV)/.development ## Build the documentation site into _docs/
 	python site/build.py $(ARGS)
 
 lab: $(VENV)/.development ## Open the notebooks in JupyterLab
-	jupyter lab --notebook-dir=nbs $(ARGS)
+	jupyter lab --notebook-dir=nbs $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 export: $(VENV)/.development ## After editing a notebook: write ggr_nb/, clean the notebooks, refresh README.md
 	nbdev_export

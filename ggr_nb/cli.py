@@ -6,7 +6,7 @@
 __all__ = ['SPARSE', 'demo_jobs', 'cores', 'digits_job', 'verdict', 'demo_table', 'demo_figures', 'comma', 'demo', 'ggr_demo',
            'ggr_train', 'places', 'run_sweep', 'ggr_sweep', 'ggr_table']
 
-# %% ../nbs/18_cli.ipynb #249f5763
+# %% ../nbs/18_cli.ipynb #fe904be5
 import os, statistics, sys, time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +16,7 @@ import torch
 from fastcore.basics import patch
 from fastcore.script import call_parse, store_true
 from .comparison import Comparison, label
-from .jobs import Job, run_job
+from .jobs import Job, run_job, size
 from .paper import grid, table
 from .sweep import Pool, RayPool, Results, sweep
 from .train import train_main
@@ -30,7 +30,9 @@ def demo_jobs(density:float=.02,         # share of weights that are active
               **smaller                  # epochs=…, augment=False
               )->list:                   # of `Job`
     "The runs of the demonstration, seeds varying slowest"
-    job = lambda method, d, init, seed: Job('digits', 'digits_net', method, d, init, seed, **smaller)
+    job = lambda method, d, init, seed: Job(
+        'digits', 'digits_net', method, d, init, seed, **smaller
+    )
     return [j for s in range(seeds) for j in
             [job('dense', 1., 'dense', s)] + [job(m, density, i, s) for i in inits for m in SPARSE]]
 
@@ -63,17 +65,27 @@ def verdict(accuracies:dict,  # {(method, init): [accuracy of each seed]}
     first, second = sorted(rows, key=lambda m: -rows[m][0])[:2]
     (a, ea), (b, eb) = rows[first], rows[second]
     sure = a - b > 2 * (ea ** 2 + eb ** 2) ** .5
-    return (f'{label(init)}: {label(first)} is best with {a:.1f} %, {a - b:.1f} points before {label(second)}'
-            + ('' if sure else f' (too close to call with {len(accuracies[first, init])} seeds)'))
+    return (
+        f'{label(init)}: {label(first)} is best with {a:.1f} %, {a - b:.1f} points before '
+        f'{label(second)}'
+        + ('' if sure else f' (too close to call with {len(accuracies[first, init])} seeds)')
+    )
 
 # %% ../nbs/18_cli.ipynb #91e2bf76
 def demo_table(records:list  # of the demonstration's runs
                )->str:
     "Mean ± standard deviation for each method and start, and who is best"
     found = _accuracies(records)
-    say = lambda v: f'{statistics.fmean(v):.1f} ± {statistics.stdev(v):.1f}' if len(v) > 1 else f'{v[0]:.1f}' if v else ''
+    say = lambda v: (
+        f'{statistics.fmean(v):.1f} ± {statistics.stdev(v):.1f}'
+        if len(v) > 1
+        else f'{v[0]:.1f}' if v else ''
+    )
     inits = list(dict.fromkeys(i for m, i in found if m != 'dense'))
-    best = {i: max((m for m, j in found if j == i), key=lambda m: statistics.fmean(found[m, i])) for i in inits}
+    best = {
+        i: max((m for m, j in found if j == i), key=lambda m: statistics.fmean(found[m, i]))
+        for i in inits
+    }
     cell = lambda m, i: say(found.get((m, i), [])) + (' *' if best[i] == m else '  ')
     rows = [f'{label(m):8}' + ''.join(f'{cell(m, i):>16}' for i in inits) for m in SPARSE]
     head = [' ' * 8 + ''.join(f'{i if i == "uniform" else label(i):>14}  ' for i in inits),
@@ -83,10 +95,14 @@ def demo_table(records:list  # of the demonstration's runs
 # %% ../nbs/18_cli.ipynb #a717ed5e
 def _settings(job, records):
     zeros = f'{1 - job.density:.1%}'.replace('.0%', '%')
-    return (f'Test accuracy in percent on handwritten digits; {zeros} of {sum(records[0]["sizes"].values()):,} weights are zero. '
-            f'Mean ± standard deviation of {len({r["job"]["seed"] for r in records})} seeds, * best sparse method.')
+    return (
+        f'Test accuracy in percent on handwritten digits; {zeros} of '
+        f'{sum(records[0]["sizes"].values()):,} weights are zero. '
+        f'Mean ± standard deviation of {len({r["job"]["seed"] for r in records})} seeds, * best '
+        'sparse method.'
+    )
 
-# %% ../nbs/18_cli.ipynb #df9a87ef
+# %% ../nbs/18_cli.ipynb #fa4d17ce
 def _densities(record, when): return {n: c / record['sizes'][n] for n, c in record[when].items()}
 
 def demo_figures(records:list,  # of the demonstration's runs
@@ -94,12 +110,27 @@ def demo_figures(records:list,  # of the demonstration's runs
                  )->list:       # of files
     "Accuracy per method and start; density per layer before and after"
     from ggr_nb.plots import density_before_after, method_plot
-    first = {r['job']['method']: r for r in records if r['job']['init'] == records[-1]['job']['init'] and r['job']['seed'] == 0}
-    moved = {label(m): (_densities(r, 'counts_start'), _densities(r, 'counts')) for m, r in first.items() if m in ('rigl', 'dsr', 'ggr')}
-    sparse = {k: v for k, v in _accuracies(records).items() if k[0] != 'dense'}
-    figures = dict(accuracy=method_plot(sparse, f'Digits at density {records[-1]["job"]["density"]:g}: accuracy of every run'),
-                   density=density_before_after(moved, f'Where the weights went, start {label(records[-1]["job"]["init"])}'))
-    for name, figure in figures.items(): figure.savefig(out/f'{name}.png', dpi=150, bbox_inches='tight')
+    first = {
+        r['job']['method']: r
+        for r in records
+        if r['job']['init'] == records[-1]['job']['init'] and r['job']['seed'] == 0
+    }
+    moved = {
+        m: (_densities(r, 'counts_start'), _densities(r, 'counts'))
+        for m, r in first.items()
+        if m in ('rigl', 'dsr', 'ggr')
+    }
+    density = records[-1]['job']['density']
+    figures = dict(
+        accuracy=method_plot(
+            _accuracies(records), f'Handwritten digits at density {density:g}: every run'
+        ),
+        density=density_before_after(
+            moved, f'Where the weights went, start {label(records[-1]["job"]["init"])}'
+        ),
+    )
+    for name, figure in figures.items():
+        figure.savefig(out/f'{name}.png', dpi=150, bbox_inches='tight')
     return [out/f'{name}.png' for name in figures]
 
 # %% ../nbs/18_cli.ipynb #a3b98907
@@ -117,7 +148,8 @@ def demo(out:str='runs/demo', # folder for results and figures
     "Run what is missing, print the table, write the figures"
     jobs, file, start = demo_jobs(**which), Results(Path(out)/'results.jsonl'), time.monotonic()
     errors = sweep(jobs, file, Pool(digits_job, workers or min(cores(), len(jobs))))
-    if errors: raise SystemExit('\n'.join(f'{k}: {e.strip().splitlines()[-1]}' for k, e in errors.items()))
+    if errors:
+        raise SystemExit('\n'.join(f'{k}: {e.strip().splitlines()[-1]}' for k, e in errors.items()))
     have = file.load(); records = [have[j.key] for j in jobs]
     print(_settings(jobs[-1], records), demo_table(records), sep='\n\n', end='\n\n')
     for path in [file.path, *demo_figures(records, file.path.parent)]: print('wrote', path)
@@ -129,7 +161,8 @@ def demo(out:str='runs/demo', # folder for results and figures
 def _interruptible(name):
     "Say how to go on after Ctrl-C"
     try: yield
-    except KeyboardInterrupt: raise SystemExit(f'\nStopped. The finished runs are kept; the same {name} command goes on from here.') from None
+    except KeyboardInterrupt: raise SystemExit('\nStopped. The finished runs are kept; the same '
+                                               f'{name} command goes on from here.') from None
 
 # %% ../nbs/18_cli.ipynb #47ee2d9a
 @call_parse
@@ -143,11 +176,19 @@ def ggr_demo(density:float=.02,        # Share of weights that are active
              ):
     "Train dense, static, SET, RigL, DSR and GGR networks on handwritten digits and say which is best"
     with _interruptible('ggr_demo'):
-        demo(out, workers, density=density, seeds=seeds, inits=comma(inits), epochs=epochs, augment=False if plain else None)
+        demo(
+            out,
+            workers,
+            density=density,
+            seeds=seeds,
+            inits=comma(inits),
+            epochs=epochs,
+            augment=False if plain else None,
+        )
 
 # %% ../nbs/18_cli.ipynb #75a81aa1
 @call_parse
-def ggr_train(model:str='resnet18',    # Network: mobilenet_v2, resnet18, vgg16, vgg16_tiny, lenet, mlp, digits_net
+def ggr_train(model:str='resnet18',  # Network: mobilenet_v2, resnet18, vgg16, vgg16_tiny, lenet, mlp, digits_net
               data:str='cifar100',     # Data set: digits, cifar100, tiny_imagenet
               method:str='ggr',        # Method: dense, static, set, rigl, dsr, snfs, ggr, …
               density:float=.1,        # Share of weights that are active
@@ -202,13 +243,17 @@ def run_sweep(jobs:list,       # of `Job`
     "Run what is missing of a list of jobs, and show the tables"
     file, recipe = Results(results), jobs[0].recipe
     have = file.load()
-    print(f'{len(jobs)} runs, {sum(j.key in have for j in jobs)} of them in {results}' + ('; REDUCED: ' + recipe if jobs[0].reduced else ''))
+    print(
+        f'{len(jobs)} runs, {sum(j.key in have for j in jobs)} of them in {results}'
+        + ('; REDUCED: ' + recipe if jobs[0].reduced else '')
+    )
     errors = sweep(jobs, file, pool, _reporter(file, recipe, show))
     print(table(1, file.load(), recipe).started())
-    for key, error in errors.items(): print(f'failed: {key}: {error.strip().splitlines()[-1]}', file=sys.stderr)
+    for key, error in errors.items():
+        print(f'failed: {key}: {error.strip().splitlines()[-1]}', file=sys.stderr)
     return errors
 
-# %% ../nbs/18_cli.ipynb #0b704a95
+# %% ../nbs/18_cli.ipynb #8d94ede0
 @call_parse
 def ggr_sweep(tables:str='1',              # Whose rows to train: 1, 3 or 1,3
               data:str=None,               # Data sets, e.g. cifar100 (default: all)
@@ -217,7 +262,7 @@ def ggr_sweep(tables:str='1',              # Whose rows to train: 1, 3 or 1,3
               sparsities:str=None,         # Sparsities, e.g. 0.97,0.99
               inits:str=None,              # Starts: erk, uniform
               seeds:str='0,1,2',           # One run for each
-              scale:float=1.,              # Shrink epochs and arithmetic per image; marks the results as reduced
+              scale:float=1.,  # Shrink epochs and arithmetic per image; marks the results as reduced
               epochs:int=None,             # Reduced: number of epochs
               width:float=None,            # Reduced: share of the channels
               images:int=None,             # Reduced: train on the first so many images
@@ -237,10 +282,29 @@ def ggr_sweep(tables:str='1',              # Whose rows to train: 1, 3 or 1,3
               dry:store_true=False,        # Only list the runs
               ):
     "Train the paper's grid or a part of it; the same command goes on where it stopped"
-    smaller = dict(scale=scale, epochs=epochs, width=width, images=images, stem=stem, batch=batch, updates=updates, fraction=fraction,
-                   augment=False if plain else None)
-    try: jobs = grid(comma(tables, int), comma(data), comma(models), comma(methods), comma(sparsities, float),
-                     comma(inits), comma(seeds, int), **smaller)
+    smaller = dict(
+        scale=scale,
+        epochs=epochs,
+        width=width,
+        images=images,
+        stem=stem,
+        batch=batch,
+        updates=updates,
+        fraction=fraction,
+        augment=False if plain else None,
+    )
+    try:
+        jobs = grid(
+            comma(tables, int),
+            comma(data),
+            comma(models),
+            comma(methods),
+            comma(sparsities, float),
+            comma(inits),
+            comma(seeds, int),
+            **smaller
+        )
+        size(jobs[0])                                       # refuses an impossible scale
     except ValueError as e: raise SystemExit(f'ggr_sweep: {e}') from None
     if dry: return print(*(j.key for j in jobs), f'{len(jobs)} runs', sep='\n')
     with _interruptible('ggr_sweep'):
@@ -252,7 +316,9 @@ def _pool(out, workers, per_gpu, threads, ray, gpus):
     "Workers on this machine, or on a Ray cluster"
     work = partial(run_job, out=str(Path(out).absolute()) if out else None)
     if ray is None: return Pool(work, places=places(workers, per_gpu, threads))
-    return RayPool(partial(work, threads=threads), None if ray == 'local' else ray, cpus=threads, gpus=gpus)
+    return RayPool(
+        partial(work, threads=threads), None if ray == 'local' else ray, cpus=threads, gpus=gpus
+    )
 
 # %% ../nbs/18_cli.ipynb #2a83be1f
 @call_parse
@@ -260,7 +326,7 @@ def ggr_table(number:int,                        # 1, 2, 3 or 4
               results:str='results/paper.jsonl', # File of finished runs
               recipe:str=None,                   # Compare runs of this recipe, e.g. full
               markdown:store_true=False,         # As Markdown
-              propagated:store_true=False,       # Table 4: count only weights on a path from input to output
+              propagated:store_true=False,  # Table 4: count only weights on a path from input to output
               ):
     "Published, ours and the difference"
     try: found = table(number, results, recipe, propagated)

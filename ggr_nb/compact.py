@@ -20,23 +20,59 @@ from .measure import RULES, Reach, _bare, _average, _either, _same, _window
 class Spaces:
     "Sets of channels that are cut alike (union-find)."
     def __init__(self): self.parent, self.size, self.frozen = [], [], set()
-    def new(self, size):                                           # a fresh space of `size` channels
+    def new(self, size):  # a fresh space of `size` channels
         self.parent.append(len(self.parent)); self.size.append(size)
         return self.parent[-1]
-    def find(self, s):                                             # the space that s is part of by now
+    def find(self, s):  # the space that s is part of by now
         while self.parent[s] != s: s = self.parent[s]
         return s
     def join(self, a, b): self.parent[self.find(a)] = self.find(b) # two spaces, from now on one
     def freeze(self, s): self.frozen.add(s)                        # space whose channels all stay
-    def is_frozen(self, s): return any(self.find(f) == self.find(s) for f in self.frozen)   # or any joined to it
+    def is_frozen(self, s):
+        return any(self.find(f) == self.find(s) for f in self.frozen)   # or any joined to it
 
 # %% ../nbs/14_compact.ipynb #2a433065
-_ALONG = {n for n, rule in RULES.items() if rule in (_same, _window, _average)} - {'batch_norm', 'prelu'}
-_ALONG |= {'avg_pool1d', 'avg_pool2d', 'avg_pool3d', 'adaptive_avg_pool1d', 'adaptive_avg_pool2d', 'mean', 'contiguous'}
+_ALONG = {n for n, rule in RULES.items() if rule in (_same, _window, _average)} - {
+    'batch_norm',
+    'prelu',
+}
+_ALONG |= {
+    'avg_pool1d',
+    'avg_pool2d',
+    'avg_pool3d',
+    'adaptive_avg_pool1d',
+    'adaptive_avg_pool2d',
+    'mean',
+    'contiguous',
+}
 _JOIN = {n for n, rule in RULES.items() if rule is _either} | {'add', 'iadd', 'mul', 'imul', 'sub'}
-_ALONG_MODULES = (nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Hardswish,
-                  nn.Hardsigmoid, nn.Identity, nn.Dropout, nn.Dropout2d, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d,
-                  nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Conv1d, nn.Conv2d, nn.Conv3d, _BatchNorm)
+_ALONG_MODULES = (
+    nn.ReLU,
+    nn.ReLU6,
+    nn.Hardtanh,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.Hardswish,
+    nn.Hardsigmoid,
+    nn.Identity,
+    nn.Dropout,
+    nn.Dropout2d,
+    nn.MaxPool1d,
+    nn.MaxPool2d,
+    nn.AvgPool1d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    _BatchNorm,
+)
 
 def _depthwise(m): return isinstance(m, _ConvNd) and 1 < m.groups == m.in_channels == m.out_channels
 def _reads(m, shape):
@@ -45,15 +81,19 @@ def _reads(m, shape):
     return isinstance(m, _ConvNd) and not isinstance(m, _ConvTransposeNd) and m.groups == 1
 
 # %% ../nbs/14_compact.ipynb #2de1b89c
-def _name(node): return node.target if isinstance(node.target, str) else getattr(node.target, '__name__', '')
+def _name(node):
+    return node.target if isinstance(node.target, str) else getattr(node.target, '__name__', '')
 def _kind(node, module, shapes):
     "'read', 'along', 'join', 'flat' or 'other': what the operation does to the channels."
     ins = [n for n in node.all_input_nodes if n in shapes]
-    if node.op in ('placeholder', 'output', 'get_attr') or node not in shapes or not ins: return 'other'
+    if node.op in ('placeholder', 'output', 'get_attr') or node not in shapes or not ins:
+        return 'other'
     a, b = shapes[ins[0]], shapes[node]
     if module is not None and len(ins) == 1 and _reads(module, a): return 'read'
-    if len(ins) == 1 and a[:2] == b[:2] and _passes(node, module) and not _asks(node, shapes): return 'along'
-    if len(ins) == 2 and module is None and _name(node) in _JOIN and a == b == shapes[ins[1]]: return 'join'
+    if len(ins) == 1 and a[:2] == b[:2] and _passes(node, module) and not _asks(node, shapes):
+        return 'along'
+    if len(ins) == 2 and module is None and _name(node) in _JOIN and a == b == shapes[ins[1]]:
+        return 'join'
     if len(ins) == 1 and len(b) == 2 and a[0] == b[0] and _flattens(node, module): return 'flat'
     return 'other'
 
@@ -61,15 +101,25 @@ def _kind(node, module, shapes):
 def _passes(node, module):
     "Are channels handed on one by one?"
     if module is None: return _name(node) in _ALONG or _name(node) in _JOIN
-    return _depthwise(module) or isinstance(module, _ALONG_MODULES) and not isinstance(module, _ConvNd)
+    return (
+        _depthwise(module) or isinstance(module, _ALONG_MODULES) and not isinstance(module, _ConvNd)
+    )
 
 def _asks(node, shapes):
     "Does the operation use a number that came out of a tensor, such as a size?"
-    return any(n not in shapes for n in node.all_input_nodes) and _name(node) not in ('view', 'reshape')
+    return any(n not in shapes for n in node.all_input_nodes) and _name(node) not in (
+        'view',
+        'reshape',
+    )
 
 def _flattens(node, module):
     if module is not None: return isinstance(module, nn.Flatten)
-    return _name(node) == 'flatten' or _name(node) in ('view', 'reshape') and len(node.args) == 3 and node.args[2] == -1
+    return (
+        _name(node) == 'flatten'
+        or _name(node) in ('view', 'reshape')
+        and len(node.args) == 3
+        and node.args[2] == -1
+    )
 
 # %% ../nbs/14_compact.ipynb #3fda075c
 @dataclass
@@ -79,7 +129,8 @@ class Reader:
     module: nn.Module
     source: object                                                 # the graph's node that it reads
     read: int                                                      # space
-    factor: int                                                    # features per channel of that space
+    # features per channel of that space
+    factor: int
     opens: int                                                     # space
 
 @dataclass
@@ -87,7 +138,8 @@ class Plan:
     "Where every layer's channels live."
     spaces: Spaces
     readers: list
-    along: dict                                                    # {module name: (module, space, factor)}: norms, depthwise
+    # {module name: (module, space, factor)}: norms, depthwise
+    along: dict
 
 # %% ../nbs/14_compact.ipynb #c44f7ab2
 def spaces(
@@ -99,8 +151,11 @@ def spaces(
     shared = _shared(traced, modules)
     for node in traced.graph.nodes:
         module = modules.get(node.target) if node.op == 'call_module' else None
-        kind = 'other' if module is not None and node.target in shared else _kind(node, module, shapes)
-        if where := _STEPS[kind](plan, node, module, [place[n] for n in node.all_input_nodes if n in place], shapes): place[node] = where
+        kind = (
+            'other' if module is not None and node.target in shared else _kind(node, module, shapes)
+        )
+        if where := _STEPS[kind](plan, node, module, [place[n] for n in node.all_input_nodes if n in place], shapes):
+            place[node] = where
     return plan
 
 def _shared(traced, modules):
@@ -152,19 +207,24 @@ class Record(fx.Interpreter):
 class Depends(Record):
     "The same in `Reach`'s arithmetic: 1 where a value depends on the input."
     def __init__(self, traced, ones): super().__init__(traced); self.ones = ones
-    def run_node(self, n):                                         # an unknown operation depends on everything
+    def run_node(self, n):  # an unknown operation depends on everything
         try: value = super().run_node(n)
         except NotImplementedError:
             if n not in self.ones: raise
             value = None
-        if value is None or n in self.ones and _asks(n, self.ones): value = self.values[n] = self.ones[n]
+        if value is None or n in self.ones and _asks(n, self.ones):
+            value = self.values[n] = self.ones[n]
         return value
 
 def _as_connections(traced):
     "A copy whose weights say only where they are not zero; all else is zero."
     copy = deepcopy(traced); weights = {id(p) for p in sparse_parameters(copy).values()}
     for t in [*copy.parameters(), *copy.buffers()]:
-        t.data = (t.data != 0).float() if id(t) in weights else torch.zeros_like(t.data, dtype=torch.float32)
+        t.data = (
+            (t.data != 0).float()
+            if id(t) in weights
+            else torch.zeros_like(t.data, dtype=torch.float32)
+        )
     return copy
 
 # %% ../nbs/14_compact.ipynb #be9e7048
@@ -176,7 +236,8 @@ def depends(
     copy = _as_connections(traced); twins = dict(zip(traced.graph.nodes, copy.graph.nodes))
     ones = {twins[n]: torch.ones_like(v, dtype=torch.float32) for n, v in values.items()}
     run = Depends(copy, ones)
-    with torch.no_grad(), Reach(): run.run(next(v for n, v in ones.items() if n.op == 'placeholder'))
+    with torch.no_grad(), Reach():
+        run.run(next(v for n, v in ones.items() if n.op == 'placeholder'))
     return {n: run.values[m] for n, m in twins.items() if m in run.values}
 
 # %% ../nbs/14_compact.ipynb #65b7376e
@@ -200,7 +261,10 @@ def constants(
     return torch.where(fixed & zero, BIAS, case), v[:, :1]
 
 # %% ../nbs/14_compact.ipynb #2c74410c
-def _weights(r): return r.module.weight.detach().reshape(len(r.module.weight), -1, r.factor * r.module.weight[0, 0].numel())
+def _weights(r):
+    return r.module.weight.detach().reshape(
+        len(r.module.weight), -1, r.factor * r.module.weight[0, 0].numel()
+    )
 def _wanted(r, needed):
     "Channels for which some needed neuron of the reader has a weight."
     return (_weights(r)[needed[r.opens]] != 0).any(2).any(0)
@@ -227,7 +291,9 @@ def needed_channels(
     "The smallest set of channels that the outputs can be computed from."
     s = plan.spaces
     for r in plan.readers: r.read, r.opens = s.find(r.read), s.find(r.opens)
-    needed = {i: torch.full((s.size[i],), s.is_frozen(i)) for i in map(s.find, range(len(s.parent)))}
+    needed = {
+        i: torch.full((s.size[i],), s.is_frozen(i)) for i in map(s.find, range(len(s.parent)))
+    }
     before = -1
     while before != (before := sum(int(n.sum()) for n in needed.values())):
         _grow(plan.readers, cases, needed)
@@ -242,7 +308,8 @@ def _folded(r, case, value, needed, carrier):
     W, gone = _weights(r).clone(), ~needed
     free, carried = gone & (case == BIAS), gone & (case == CARRIER)
     bias = (W[:, free] * value[free]).sum((1, 2))
-    if carrier is not None: W[:, carrier] += (W[:, carried] * (value[carried] / value[carrier])).sum(1)
+    if carrier is not None:
+        W[:, carrier] += (W[:, carried] * (value[carried] / value[carrier])).sum(1)
     W[:, gone] = 0                                                 # also in a filler's column
     return W, bias + (0 if r.module.bias is None else r.module.bias.detach())
 
@@ -250,7 +317,9 @@ def _folded(r, case, value, needed, carrier):
 def _resized(module, weight, bias, **attributes):
     "A copy of the layer with other weights and the attributes that go with them."
     new = deepcopy(module)
-    new.weight, new.bias = (None if t is None else nn.Parameter(t.contiguous()) for t in (weight, bias))
+    new.weight, new.bias = (
+        None if t is None else nn.Parameter(t.contiguous()) for t in (weight, bias)
+    )
     for name, value in attributes.items(): setattr(new, name, value)
     return new
 
@@ -267,8 +336,17 @@ def cut_reader(
     W, bias = _folded(r, case, value, needed, carrier)
     W = W[keep[1]][:, keep[0]].reshape(int(keep[1].sum()), -1, *r.module.weight.shape[2:])
     if r.module.bias is None and not bias.any(): bias = None
-    names = ('in_features', 'out_features') if isinstance(r.module, nn.Linear) else ('in_channels', 'out_channels')
-    return _resized(r.module, W, None if bias is None else bias[keep[1]], **dict(zip(names, (W.shape[1], W.shape[0]))))
+    names = (
+        ('in_features', 'out_features')
+        if isinstance(r.module, nn.Linear)
+        else ('in_channels', 'out_channels')
+    )
+    return _resized(
+        r.module,
+        W,
+        None if bias is None else bias[keep[1]],
+        **dict(zip(names, (W.shape[1], W.shape[0])))
+    )
 
 # %% ../nbs/14_compact.ipynb #91cbbc87
 def _kept(t, keep): return None if t is None else t.detach()[keep]
@@ -284,7 +362,9 @@ def cut_along(
     "Keep some channels of a layer that treats each by itself."
     if isinstance(m, _BatchNorm): return _cut_norm(m, keep)
     n = int(keep.sum())
-    return _resized(m, _kept(m.weight, keep), _kept(m.bias, keep), in_channels=n, out_channels=n, groups=n)
+    return _resized(
+        m, _kept(m.weight, keep), _kept(m.bias, keep), in_channels=n, out_channels=n, groups=n
+    )
 
 # %% ../nbs/14_compact.ipynb #62fde068
 def _swap(model, name, module):
@@ -293,14 +373,20 @@ def _swap(model, name, module):
 
 def _prepared(model, masks):
     model = deepcopy(_bare(model)).eval()
-    if masks: apply_masks_({n: p.data for n, p in sparse_parameters(model, include=list(masks)).items()}, masks)
+    if masks:
+        apply_masks_(
+            {n: p.data for n, p in sparse_parameters(model, include=list(masks)).items()}, masks
+        )
     return model
 
 def _traced(model):
     try: return fx.symbolic_trace(model)
     except Exception as e:
-        raise ValueError(f'torch.fx cannot follow {type(model).__name__}.forward ({e}); compact needs a model whose '
-                         'forward does not branch on values') from e
+        raise ValueError(
+            f'torch.fx cannot follow {type(model).__name__}.forward ({e}); compact needs a model '
+            'whose '
+            'forward does not branch on values'
+        ) from e
 
 # %% ../nbs/14_compact.ipynb #d75c3c05
 def compact(
@@ -325,16 +411,34 @@ def _probe(x):
 def _check(got, expected):
     error = (got - expected).abs().max().item()
     if not error <= 1e-3 * (1 + expected.abs().max().item()):
-        raise RuntimeError(f'the compact model differs from the original by {error:.2g}: please report the model, it is a bug')
+        raise RuntimeError(
+            f'the compact model differs from the original by {error:.2g}: please report the '
+            'model, it is a bug'
+        )
 
 def _shrink(model, traced, values):
     "Replace the model's layers by smaller ones, in place."
-    plan, dep = spaces(traced, {n: tuple(v.shape) for n, v in values.items()}), depends(traced, values)
+    plan, dep = spaces(traced, {n: tuple(v.shape) for n, v in values.items()}), depends(
+        traced, values
+    )
     found = {r.name: constants(r, values[r.source], dep[r.source]) for r in plan.readers}
     cases, consts = ({n: f[i] for n, f in found.items()} for i in (0, 1))
     needed, carriers = needed_channels(plan, cases, consts)
-    keep = {s: n if n.any() else torch.arange(len(n), device=n.device) == 0 for s, n in needed.items()}
+    keep = {
+        s: n if n.any() else torch.arange(len(n), device=n.device) == 0 for s, n in needed.items()
+    }
     for r in plan.readers:
-        _swap(model, r.name, cut_reader(r, cases[r.name], consts[r.name], needed[r.read], (keep[r.read], keep[r.opens]), carriers[r.name]))
+        _swap(
+            model,
+            r.name,
+            cut_reader(
+                r,
+                cases[r.name],
+                consts[r.name],
+                needed[r.read],
+                (keep[r.read], keep[r.opens]),
+                carriers[r.name],
+            ),
+        )
     for name, (m, s, factor) in plan.along.items():
         _swap(model, name, cut_along(m, keep[plan.spaces.find(s)].repeat_interleave(factor)))

@@ -23,15 +23,33 @@ class Entry(NamedTuple):
     def texts(self, digits=2):
         "What the three rows say: published, ours, difference"
         spread = f' ± {statistics.stdev(self.ours):.{digits}f}' if len(self.ours) > 1 else ''
-        return ('–' if self.published is None else f'{self.published:.{digits}f}',
-                f'{self.mean:.{digits}f}{spread} ({len(self.ours)})' if self.ours else '',
-                f'{self.mean - self.published:+.{digits}f}' if self.ours and self.published is not None else '')
+        return (
+            '–' if self.published is None else f'{self.published:.{digits}f}',
+            f'{self.mean:.{digits}f}{spread} ({len(self.ours)})' if self.ours else '',
+            (
+                f'{self.mean - self.published:+.{digits}f}'
+                if self.ours and self.published is not None
+                else ''
+            ),
+        )
 
 # %% ../nbs/14c_comparison.ipynb #faa98226
-LABELS = dict(cifar100='CIFAR-100', tiny_imagenet='Tiny-ImageNet', all='all networks', dense='dense',
-              mobilenet_v2='MobileNetV2', resnet18='ResNet-18', vgg16_tiny='VGG16', erk='ERK',
-              uniform='uni', set='SET', rigl='RigL', dsr='DSR', ggr='GGR', static='static') | {
-              'set+rigl': 'SET+RigL', 'ggr-set': 'GGR SET', 'ggr-rigl': 'GGR RigL'}
+LABELS = dict(
+    cifar100='CIFAR-100',
+    tiny_imagenet='Tiny-ImageNet',
+    all='all networks',
+    dense='dense',
+    mobilenet_v2='MobileNetV2',
+    resnet18='ResNet-18',
+    vgg16_tiny='VGG16',
+    erk='ERK',
+    uniform='uni',
+    set='SET',
+    rigl='RigL',
+    dsr='DSR',
+    ggr='GGR',
+    static='static',
+) | {'set+rigl': 'SET+RigL', 'ggr-set': 'GGR SET', 'ggr-rigl': 'GGR RigL'}
 
 def label(name:str  # as this package spells it
           ): return LABELS.get(name, name)
@@ -84,7 +102,10 @@ def _ranks(self:Comparison, block, i):
     "Ranks in column `i`: `{(method, kind): rank}`; for accuracies only, the dense row apart"
     if not self.ranked[i]: return {}
     rows = {m: e[i] for m, e in block.rows.items() if m != 'dense' and e[i]}
-    found = {'published': [e.published for e in rows.values()], 'ours': [e.mean for e in rows.values()]}
+    found = {
+        'published': [e.published for e in rows.values()],
+        'ours': [e.mean for e in rows.values()],
+    }
     return {(m, kind): r for kind, values in found.items() for m, r in zip(rows, ranks(values))}
 
 Comparison.ranked = property(lambda self: [c.startswith(('s=', 'top-1')) for c in self.columns])
@@ -96,9 +117,22 @@ def _recipe_line(block): return {'': 'no runs of ours', 'full': 'ours: full reci
 @patch
 def __str__(self:Comparison):
     "For the terminal"
-    widths = [max([len(c)] + [len(t) + 1 for b in self.blocks for _, _, ts in self.rows(b) for t, _ in ts[i:i + 1]])
-              for i, c in enumerate(self.columns)]
-    line = lambda a, b, cells: f'{a:9} {b:10} ' + '  '.join(c.rjust(w) for c, w in zip(cells, widths)).rstrip()
+    widths = [
+        max(
+            [len(c)]
+            + [
+                len(t) + 1
+                for b in self.blocks
+                for _, _, ts in self.rows(b)
+                for t, _ in ts[i : i + 1]
+            ]
+        )
+        for i, c in enumerate(self.columns)
+    ]
+    line = (
+        lambda a, b, cells: f'{a:9} {b:10} '
+        + '  '.join(c.rjust(w) for c, w in zip(cells, widths)).rstrip()
+    )
     out = [self.title]
     for b in self.blocks:
         out += ['', f'{b.title} · {_recipe_line(b)}', line('', '', self.columns)]
@@ -119,14 +153,16 @@ def markdown(self:Comparison):
                 row(['---', '---'] + ['---:'] * len(self.columns))]
         for m, kind, cells in self.rows(b):
             texts = [f'**{t}**' if r == 0 else t + (MARKS[r] if r else '') for t, r in cells]
-            if kind == 'published' or any(texts): out.append(row([label(m) * (kind == 'published'), kind, *texts]))
+            if kind == 'published' or any(texts):
+                out.append(row([label(m) * (kind == 'published'), kind, *texts]))
     return '\n'.join(out + ['', self.notes])
 
 # %% ../nbs/14c_comparison.ipynb #e1a9f28a
 def _td(text, rank, kind):
     style = f'background:{SHADES[rank]};color:#111;' if rank is not None else ''
     weight = 'font-weight:600;' if kind == 'ours' else ''
-    return f'<td style="text-align:right;white-space:nowrap;{style}{weight}">{text}{MARKS[rank] if rank is not None else ""}</td>'
+    return ('<td '
+            f'style="text-align:right;white-space:nowrap;{style}{weight}">{text}{MARKS[rank] if rank is not None else ""}</td>')
 
 @patch
 def _repr_html_(self:Comparison):
@@ -139,5 +175,9 @@ def _repr_html_(self:Comparison):
         for m, kind, cells in self.rows(b):
             head = label(m) if kind == 'published' else ''
             if kind == 'published' or any(t for t, _ in cells):
-                out.append(f'<tr><th>{head}</th><td>{kind}</td>' + ''.join(_td(*c, kind) for c in cells) + '</tr>')
+                out.append(
+                    f'<tr><th>{head}</th><td>{kind}</td>'
+                    + ''.join(_td(*c, kind) for c in cells)
+                    + '</tr>'
+                )
     return '\n'.join(out + ['</table>'])

@@ -46,7 +46,18 @@ def training(
     with torch.random.fork_rng(devices=[]): torch.manual_seed(seed); net = digits_net()
     optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=.9, weight_decay=5e-4)
     last = round(.75 * epochs * data.steps('train', 128))
-    sparsifier = Sparsifier(net, optimizer, method, density, init, every=every, until=max(1, last), fraction=.2, seed=seed, weights='unit')
+    sparsifier = Sparsifier(
+        net,
+        optimizer,
+        method,
+        density,
+        init,
+        every=every,
+        until=max(1, last),
+        fraction=0.2,
+        seed=seed,
+        weights='unit',
+    )
     yield _note(report, net, sparsifier, data, 0, [])
     for epoch in range(epochs):
         for x, y in data.batches('train', 128, epoch, seed):
@@ -66,8 +77,11 @@ def _accuracy(net, data):
 def _note(report, net, sparsifier, data, steps, recent):
     report.steps.append(steps); report.accuracy.append(_accuracy(net, data))
     report.loss.append(sum(recent) / len(recent) if recent else None); recent.clear()
-    for n, d in sparsifier.densities().items(): report.density.setdefault(n.removesuffix('.weight'), []).append(d)
-    report.mask, report.updates = sparsifier.masks['conv2.weight'].flatten(1).bool().clone(), len(sparsifier.history)
+    for n, d in sparsifier.densities().items():
+        report.density.setdefault(n.removesuffix('.weight'), []).append(d)
+    report.mask, report.updates = sparsifier.masks['conv2.weight'].flatten(1).bool().clone(), len(
+        sparsifier.history
+    )
     return report
 
 # %% ../nbs/17a_dashboard.ipynb #18db2b07
@@ -76,10 +90,26 @@ def report_panels(
 ) -> list: # of panels
     "Loss, accuracy, density of every layer, and the mask of the second convolution."
     x = dict(xlabel='optimiser step')
-    return [curves({'training loss': (report.steps, report.loss)}, 'Loss', **x),
-            curves({'test accuracy': (report.steps, [100 * a for a in report.accuracy])}, 'Accuracy', ylabel='%', ylim=(0, 102), **x),
-            curves({n: (report.steps, d) for n, d in report.density.items()}, 'Density of each layer', logy=True, **x),
-            masks({f'{int(report.mask.sum())} of {report.mask.numel()} places': report.mask}, 'The mask of conv2')]
+    return [
+        curves({'training loss': (report.steps, report.loss)}, 'Loss', **x),
+        curves(
+            {'test accuracy': (report.steps, [100 * a for a in report.accuracy])},
+            'Accuracy',
+            ylabel='%',
+            ylim=(0, 102),
+            **x,
+        ),
+        curves(
+            {n: (report.steps, d) for n, d in report.density.items()},
+            'Density of each layer',
+            logy=True,
+            **x,
+        ),
+        masks(
+            {f'{int(report.mask.sum())} of {report.mask.numel()} places': report.mask},
+            'The mask of conv2',
+        ),
+    ]
 
 # %% ../nbs/17a_dashboard.ipynb #29151d87
 class Dashboard:
@@ -92,23 +122,6 @@ class Dashboard:
         self.epochs, self.pause, self.train = epochs, pause, train
         self.state, self.report, self.thread, self.drawn = 'ready', None, None, 0
         self.halt, self.watchers = threading.Event(), []
-
-# %% ../nbs/17a_dashboard.ipynb #d20666ee
-@patch
-def start(self:Dashboard,
-    **choices, # method, density, init: passed to `train`
-):
-    "Begin a training in the background."
-    if self.thread and self.thread.is_alive(): raise RuntimeError('a training is running: stop it first')
-    self.halt.clear(); self.report, self.state = None, 'running'
-    self.thread = threading.Thread(target=self._work, args=(choices,), daemon=True)
-    self.thread.start()
-
-@patch
-def stop(self:Dashboard):
-    "End it after the step that is being made; waits until it has."
-    self.halt.set()
-    if self.thread: self.thread.join()
 
 # %% ../nbs/17a_dashboard.ipynb #40f39b89
 @patch
@@ -127,13 +140,35 @@ def _show(self:Dashboard, last=False):
     for watch in self.watchers: watch(self)
     self.drawn = time.monotonic()
 
+# %% ../nbs/17a_dashboard.ipynb #d20666ee
+@patch
+def start(self:Dashboard,
+    **choices, # method, density, init: passed to `train`
+):
+    "Begin a training in the background."
+    if self.thread and self.thread.is_alive():
+        raise RuntimeError('a training is running: stop it first')
+    self.halt.clear(); self.report, self.state = None, 'running'
+    self.thread = threading.Thread(target=self._work, args=(choices,), daemon=True)
+    self.thread.start()
+
+@patch
+def stop(self:Dashboard):
+    "End it after the step that is being made; waits until it has."
+    self.halt.set()
+    if self.thread: self.thread.join()
+
 # %% ../nbs/17a_dashboard.ipynb #f48f0671
 @patch
 def status(self:Dashboard) -> str:
     "One sentence about where the training stands."
     r = self.report
-    if not r: return {'ready': 'Choose and press start.', 'running': 'Starting …'}.get(self.state, self.state)
-    return f'{self.state}: step {r.steps[-1]}, {r.accuracy[-1]:.1%} of the test digits right, {r.updates} updates of the masks'
+    if not r:
+        return {'ready': 'Choose and press start.', 'running': 'Starting …'}.get(
+            self.state, self.state
+        )
+    return (f'{self.state}: step {r.steps[-1]}, {r.accuracy[-1]:.1%} of the test digits right, '
+            f'{r.updates} updates of the masks')
 
 @patch
 def png(self:Dashboard) -> bytes: # a PNG file, empty before the first report
@@ -141,30 +176,41 @@ def png(self:Dashboard) -> bytes: # a PNG file, empty before the first report
     if not self.report: return b''
     return palette_png(panel_figure(report_panels(self.report), alt=self.status()), dpi=100)
 
-# %% ../nbs/17a_dashboard.ipynb #815c0dea
+# %% ../nbs/17a_dashboard.ipynb #fd713f9e
+def _choices(W): return dict(
+    method=W.Dropdown(options=[m for m in METHODS if m != 'dense'], value='ggr', description='method'),
+    density=W.SelectionSlider(options=[.01, .02, .03, .05, .1, .2, .5], value=.05, description='density'),
+    init=W.ToggleButtons(options=[*DENSITIES], value='uniform', style={'button_width': '80px'}))
+
+def _buttons(W): return (W.Button(description='Start', button_style='primary', icon='play'),
+                         W.Button(description='Stop', icon='stop', disabled=True))
+
 @patch
 def live(self:Dashboard): # an ipywidgets box
     "The dashboard for JupyterLab."
     W = ipywidgets()
-    choices = dict(method=W.Dropdown(options=[m for m in METHODS if m != 'dense'], value='ggr', description='method'),
-                   density=W.SelectionSlider(options=[.01, .02, .03, .05, .1, .2, .5], value=.05, description='density'),
-                   init=W.ToggleButtons(options=[*DENSITIES], value='uniform', style={'button_width': '80px'}))
-    go, halt = W.Button(description='Start', button_style='primary', icon='play'), W.Button(description='Stop', icon='stop', disabled=True)
-    picture, line = W.HTML(), W.HTML(self.status())
+    choices = _choices(W)
+    go, halt, picture, line = *_buttons(W), W.HTML(), W.HTML(self.status())
     def _update(board):
         if png := board.png(): picture.value = image(png, board.status())
-        line.value, go.disabled, halt.disabled = escape(board.status()), board.state == 'running', board.state != 'running'
+        line.value, go.disabled, halt.disabled = (
+            escape(board.status()),
+            board.state == 'running',
+            board.state != 'running',
+        )
     def _begin(_): self.start(**{n: c.value for n, c in choices.items()}); _update(self)
     self.watchers[:] = [_update]
     go.on_click(_begin); halt.on_click(lambda _: self.halt.set())
-    return W.VBox([W.HBox([*choices.values(), go, halt], layout={'flex_flow': 'row wrap'}), line, picture])
+    return W.VBox(
+        [W.HBox([*choices.values(), go, halt], layout={'flex_flow': 'row wrap'}), line, picture]
+    )
 
-# %% ../nbs/17a_dashboard.ipynb #8b90faec
+# %% ../nbs/17a_dashboard.ipynb #7cdf8662
 def recorded(
     method:str='ggr', # key of METHODS
     density:float=.05, # active share of all weights
     init:str='uniform', # key of DENSITIES
-    epochs:int=8, # passes over the digits
+    epochs:int=6, # passes over the digits
 ) -> Explorer:
     "One training as an explorer over its steps."
     run = [*_copies(training(method, density, init, epochs, every=8))]
@@ -172,10 +218,30 @@ def recorded(
     def _draw(step):
         at = final.steps.index(step)
         moment = Report(final.steps, final.loss, final.accuracy, final.density, seen[at])
-        panels = [p | dict(vline=step) if p['kind'] == 'curves' else p for p in report_panels(moment)]
-        return panels, f'After {step} steps {final.accuracy[at]:.1%} of the test digits are right; the last layer is {final.density["fc2"][at]:.1%} dense.'
-    return Explorer(_draw, dict(step=final.steps), title=f'A recorded training: {method.upper()}, {density:.0%} dense', start=dict(step=final.steps[len(run) // 3]),
-                    alt='Loss, accuracy and densities over the steps of a training, with the moment marked, and the mask at that moment.')
+        panels = [
+            p | dict(vline=step) if p['kind'] == 'curves' else p for p in report_panels(moment)
+        ]
+        return (
+            panels,
+            f'After {step} steps {final.accuracy[at]:.1%} of the test digits are right; the last '
+            f'layer is {final.density["fc2"][at]:.1%} dense.',
+        )
+    return Explorer(
+        _draw,
+        dict(step=final.steps),
+        title=f'A recorded training: {method.upper()}, {density:.0%} dense',
+        start=dict(step=final.steps[len(run) // 3]),
+        alt='Loss, accuracy and densities over the steps of a training, with the moment marked, '
+            'and the mask at that moment.',
+    )
 
 def _copies(reports):
-    for r in reports: yield Report(list(r.steps), list(r.loss), list(r.accuracy), {n: list(d) for n, d in r.density.items()}, r.mask, r.updates)
+    for r in reports:
+        yield Report(
+            list(r.steps),
+            list(r.loss),
+            list(r.accuracy),
+            {n: list(d) for n, d in r.density.items()},
+            r.mask,
+            r.updates,
+        )

@@ -29,9 +29,11 @@ def _need(ok, message):
 
 def _check_labels(split, y, classes):
     low, high = y.min().item(), y.max().item()
-    _need(0 <= low and high < classes,
-          f'{split} split: labels run from {low} to {high}; with {classes} classes they must lie in '
-          f'0 … {classes - 1}: correct the labels or `classes`')
+    _need(
+        0 <= low and high < classes,
+        f'{split} split: labels run from {low} to {high}; with {classes} classes they must lie in '
+        f'0 … {classes - 1}: correct the labels or `classes`',
+    )
 
 def _check_split(split, x, y, classes):
     "Raise a ValueError that says what is wrong with the pictures `x` and labels `y` of a split."
@@ -70,14 +72,19 @@ class Data:
 # %% ../nbs/11_data.ipynb #ab3da599
 def _check_rest(data):
     "Raise a ValueError if the parts of `data` do not fit together."
-    size, other, small = data.train[0].shape[1:], data.test[0].shape[1:], min(data.train[0].shape[2:])
+    size, other, small = (
+        data.train[0].shape[1:],
+        data.test[0].shape[1:],
+        min(data.train[0].shape[2:]),
+    )
     for ok, what in (
         (size == other, f'training pictures are {tuple(size)}, test pictures {tuple(other)}'),
         (len(data.mean) == len(data.std) == size[0] and min(data.std) > 0,
          f'mean {data.mean} and std {data.std}: give one per channel ({size[0]}), std above 0'),
         (0 <= data.pad < small, f'pad {data.pad} must lie in 0 … {small - 1}'),
         (0 <= data.rotate <= 180, f'rotate {data.rotate} must lie in 0 … 180 degrees'),
-        (len(data.names) in (0, data.classes), f'{len(data.names)} names for {data.classes} classes'),
+        (len(data.names) in (0, data.classes), f'{len(data.names)} names for {data.classes} '
+                                               'classes'),
     ): _need(ok, f'{data.name}: {what}')
 
 # %% ../nbs/11_data.ipynb #4e40ffa1
@@ -129,7 +136,9 @@ def _turned(
     y, x = _centred(H, cos.device)[:, None], _centred(W, cos.device)
     sign = (1 - 2 * flip.int())[:, None, None]
     row = torch.sub(y * cos + (H << _UNIT), x * sin).bitwise_right_shift_(_UNIT + 1)
-    col = torch.add(y * (sin * sign) + (W << _UNIT), x * (cos * sign)).bitwise_right_shift_(_UNIT + 1)
+    col = torch.add(y * (sin * sign) + (W << _UNIT), x * (cos * sign)).bitwise_right_shift_(
+        _UNIT + 1
+    )
     return row, col, (row.clamp(0, H - 1) != row).logical_or_(col.clamp(0, W - 1) != col)
 
 # %% ../nbs/11_data.ipynb #fb88ef20
@@ -141,7 +150,7 @@ def _straight(size, flip):
 # %% ../nbs/11_data.ipynb #a33ddbc2
 def sources(
     size: tuple,          # (H, W) of the pictures
-    margin: int,          # black pixels around the picture, at least 1 and at least the largest shift
+    margin: int,  # black pixels around the picture, at least 1 and at least the largest shift
     dy: Tensor,           # int64 [B], rows by which the window is shifted
     dx: Tensor,           # int64 [B], columns by which it is shifted
     flip: Tensor,         # bool [B], mirrored or not
@@ -347,7 +356,9 @@ def _cifar_files(place):
     from torchvision.datasets import CIFAR100 as C
     from torchvision.datasets.utils import check_integrity
     sums = [*C.train_list, *C.test_list, (C.meta['filename'], C.meta['md5'])]
-    return {(path := place / C.base_folder / name): check_integrity(path, md5) for name, md5 in sums}
+    return {
+        (path := place / C.base_folder / name): check_integrity(path, md5) for name, md5 in sums
+    }
 
 def _cifar_open(place):
     "Both splits as torchvision reads them; a ValueError names the damaged files."
@@ -409,7 +420,9 @@ class _Source(NamedTuple):
 def _folder(place):
     "The tree below a folder; a file's stamp is its size and time of change."
     files = [p for part in ('train', 'val') for p in (place / part).rglob('*.*')]
-    stamps = {str(p.relative_to(place)): (s.st_size, s.st_mtime_ns) for p in files for s in [p.stat()]}
+    stamps = {
+        str(p.relative_to(place)): (s.st_size, s.st_mtime_ns) for p in files for s in [p.stat()]
+    }
     return _Source(place, stamps, lambda name: (place / name).read_bytes())
 
 # %% ../nbs/11_data.ipynb #970f2933
@@ -439,8 +452,12 @@ def _tiny_source(root):
             if (folder / 'wnids.txt').is_file(): return _folder(folder)
         zips = [place] if place.is_file() else place.glob('tiny-imagenet-200*.zip')
         for path in sorted(zips, key=lambda p: len(p.name)): return _zip(path)
-    raise _missing('Tiny-ImageNet', 'folder tiny-imagenet-200 or tiny-imagenet-200*.zip', roots(root),
-                   f'Fetch {_TINY_URL} (248 MB) into one of them, or name it with root= or $GGR_DATA')
+    raise _missing(
+        'Tiny-ImageNet',
+        'folder tiny-imagenet-200 or tiny-imagenet-200*.zip',
+        roots(root),
+        f'Fetch {_TINY_URL} (248 MB) into one of them, or name it with root= or $GGR_DATA',
+    )
 
 # %% ../nbs/11_data.ipynb #979ddf0c
 def _number(name): return [int(n) for n in re.findall(r'\d+', name)]
@@ -449,7 +466,9 @@ def _text(source, name):
     "A text file of the tree; a ValueError if it is not there."
     try: return source.read(name).decode()
     except (KeyError, FileNotFoundError):
-        raise ValueError(f'{source.place} has no {name}: it is not Tiny-ImageNet as published') from None
+        raise ValueError(
+            f'{source.place} has no {name}: it is not Tiny-ImageNet as published'
+        ) from None
 
 def _notes(source):
     "Validation picture -> WordNet id, from the tab-separated annotations."
@@ -467,7 +486,10 @@ def _labelled(source, part, label, notes):
     names = [n for n in source.files if n.startswith(part + '/') and n.endswith('.JPEG')]
     ids = {n: _class_of(n, notes) for n in names}
     for n, w in ids.items():
-        _need(w in label, f'{source.place}: {n} has class {w}, which is not among the {len(label)} of wnids.txt')
+        _need(
+            w in label,
+            f'{source.place}: {n} has class {w}, which is not among the {len(label)} of wnids.txt',
+        )
     return [(n, label[ids[n]]) for n in sorted(names, key=_number)]
 
 def _listing(source):
@@ -476,25 +498,34 @@ def _listing(source):
     label = {w: i for i, w in enumerate(ids)}
     train, val = (_labelled(source, part, label, notes) for part in ('train', 'val'))
     bare = sorted(set(label.values()) - {c for _, c in train})
-    _need(not bare, f'{source.place}: no training pictures of class {", ".join(ids[c] for c in bare[:5])}')
+    _need(
+        not bare,
+        f'{source.place}: no training pictures of class {", ".join(ids[c] for c in bare[:5])}',
+    )
     return ids, train, val
 
 # %% ../nbs/11_data.ipynb #d1d50e01
 def _picture(source, name):
     "One JPEG as uint8 [3, H, W]; a grey-scale one gets three equal channels."
     from PIL import Image
-    try: return torch.from_numpy(np.array(Image.open(BytesIO(source.read(name))).convert('RGB'))).permute(2, 0, 1)
+    try:
+        return torch.from_numpy(
+            np.array(Image.open(BytesIO(source.read(name))).convert('RGB'))
+        ).permute(2, 0, 1)
     except (OSError, EOFError, SyntaxError, ValueError, zlib.error, zipfile.BadZipFile) as e:
         raise ValueError(f'{source.place}: {name} is damaged ({e}); fetch the data again') from None
 
 def _decoded(source, names, size=64):
     "The pictures one by one, uint8 [3, size, size]; a ValueError for one of another size."
     for x, name in ((_picture(source, n), n) for n in names):
-        _need(x.shape == (3, size, size), f'{source.place}: {name} is {tuple(x.shape)}, not {(3, size, size)}')
+        _need(
+            x.shape == (3, size, size),
+            f'{source.place}: {name} is {tuple(x.shape)}, not {(3, size, size)}',
+        )
         yield x
 
 # %% ../nbs/11_data.ipynb #44b74542
-_VERSION = 1                                      # of the cache's layout: raise it to invalidate all
+_VERSION = 1  # of the cache's layout: raise it to invalidate all
 
 def _fingerprint(source, listed):
     "A hash of everything the decoded array depends on."
@@ -522,7 +553,9 @@ def _load(stem, note):
 
 def _write(f, shape, pictures):
     "An npy header and the pictures, one after the other; returns the checksum of all their bytes."
-    np.lib.format.write_array_header_1_0(f, dict(descr='|u1', fortran_order=False, shape=tuple(shape)))
+    np.lib.format.write_array_header_1_0(
+        f, dict(descr='|u1', fortran_order=False, shape=tuple(shape))
+    )
     crc = 0
     for raw in (x.numpy().tobytes() for x in pictures): crc = zlib.crc32(raw, crc); f.write(raw)
     return crc
@@ -550,8 +583,11 @@ def _store_or_say(stem, note, pictures):
     "`_store`, with an error that says how much room is needed, and where else it could be."
     try: _store(stem, note, pictures)
     except OSError as e:
-        raise OSError(e.errno, f'the cache {stem}.npy ({math.prod(note["shape"]) / 1e6:.0f} MB) cannot be written: '
-                      f'{e.strerror}; free some space, or name another folder with cache= or $GGR_CACHE') from e
+        raise OSError(
+            e.errno,
+            f'the cache {stem}.npy ({math.prod(note["shape"]) / 1e6:.0f} MB) cannot be written: '
+            f'{e.strerror}; free some space, or name another folder with cache= or $GGR_CACHE',
+        ) from e
 
 # %% ../nbs/11_data.ipynb #ed488c88
 def _writable(folder):
@@ -574,7 +610,7 @@ def _cache_folder(beside, cache=None):
 
 # %% ../nbs/11_data.ipynb #a245cb18
 def tiny_imagenet(
-    root=None,            # the zip, the folder, or where one of them lies; default: first of `roots()`
+    root=None,  # the zip, the folder, or where one of them lies; default: first of `roots()`
     cache=None,           # folder for the decoded pictures; default: $GGR_CACHE, or beside the data
     rotate: float = 15.,  # training pictures are turned by up to so many degrees
 ) -> Data:

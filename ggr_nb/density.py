@@ -62,8 +62,10 @@ def _check(sizes, density, dense):
         raise ValueError(f'no such layers to keep dense: {sorted(unknown)}; layers: {list(sizes)}')
     least = sum(N if n in dense else 1 for n, N in sizes.items())
     if round(density * sum(sizes.values())) < least:
-        raise ValueError(f'density {density} cannot be reached: dense layers {sorted(dense)} and one '
-                         f'weight in each of the others are already {least / sum(sizes.values()):.6g}')
+        raise ValueError(
+            f'density {density} cannot be reached: dense layers {sorted(dense)} and one '
+            f'weight in each of the others are already {least / sum(sizes.values()):.6g}'
+        )
 
 # %% ../nbs/01_density.ipynb #d3ef53c5
 def spread(shapes:dict, # {name: weight shape}

@@ -73,8 +73,15 @@ def set_score(w, g=None, gen=None): # w: [n] active weights
     return score
 
 # %% ../nbs/03_drop.ipynb #4e3df4be
-CRITERIA = {'magnitude': magnitude, 'random': random_score, 'set': set_score, 'mest': mest,
-            'snip': snip, 'sensitivity': sensitivity, 'reciprocal_sensitivity': reciprocal_sensitivity}
+CRITERIA = {
+    'magnitude': magnitude,
+    'random': random_score,
+    'set': set_score,
+    'mest': mest,
+    'snip': snip,
+    'sensitivity': sensitivity,
+    'reciprocal_sensitivity': reciprocal_sensitivity,
+}
 
 def score_active(snap:Snapshot, # the state
                  name:str, # layer

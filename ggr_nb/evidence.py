@@ -47,7 +47,8 @@ def estimate(values, # numbers, one for each run
              )->Estimate:
     "Mean, standard error and number."
     values = [float(v) for v in values]
-    if not values: raise ValueError('no values to estimate from: are these runs in the results file?')
+    if not values:
+        raise ValueError('no values to estimate from: are these runs in the results file?')
     se = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return Estimate(statistics.fmean(values), se, len(values))
 
@@ -67,8 +68,11 @@ def read_runs(name:str, # of the experiment: results/NAME.jsonl is read
     "All finished runs of an experiment."
     here = Path.cwd()
     for folder in (here, *here.parents):
-        if (path := folder/'results'/f'{name}.jsonl').exists(): return list(Results(path).load().values())
-    raise FileNotFoundError(f'results/{name}.jsonl is not in {here} or above it. To make it: {command}')
+        if (path := folder/'results'/f'{name}.jsonl').exists():
+            return list(Results(path).load().values())
+    raise FileNotFoundError(
+        f'results/{name}.jsonl is not in {here} or above it. To make it: {command}'
+    )
 
 # %% ../nbs/14d_evidence.ipynb #f83384a1
 def where(runs, # records
@@ -86,6 +90,7 @@ def by_seed(runs, # records
     for r in runs:
         key = tuple(r['config'].get(a) for a in axes)
         column, seed = found.setdefault(key if len(axes) > 1 else key[0], {}), r['config']['seed']
-        if seed in column: raise ValueError(f'two runs for seed {seed} of {key}: choose more closely with `where`')
+        if seed in column:
+            raise ValueError(f'two runs for seed {seed} of {key}: choose more closely with `where`')
         column[seed] = take(r)
     return found

@@ -69,12 +69,17 @@ def density_explorer(
     "Model × sparsity: density and weights of every layer under uniform, ER and ERK."
     def _draw(model, sparsity):
         dealt = {k: deal_out(model, sparsity, k, 64 if 'tiny' in model else 32) for k in DENSITIES}
-        dots = dict(xlabel='layer, from input to output', log=True, wide=True, flags={k: v[2] for k, v in dealt.items()})
+        dots = dict(xlabel='layer, from input to '
+                           'output', log=True, wide=True, flags={k: v[2] for k, v in dealt.items()})
         return [bars({k: {n: float(f'{d:.2g}') for n, d in v[1].items()} for k, v in dealt.items()}, ylabel='density', **dots),
-                bars({k: {'FLOPs': v[3] / dealt['uniform'][3]} for k, v in dealt.items()}, 'Work per image', ylabel='times the FLOPs of uniform'),
+                bars({k: {'FLOPs': v[3] / dealt['uniform'][3]} for k, v in dealt.items()}, 'Work '
+                                                                                           'per '
+                                                                                           'image', ylabel='times the FLOPs of uniform'),
                 bars({k: {'saturated': _count(v, 'saturated'), 'starving': _count(v, '!starving')} for k, v in dealt.items()}, 'Layers in trouble', ylabel='layers', own=True)], _say_density(model, sparsity, dealt)
-    return Explorer(_draw, dict(model=models, sparsity=sparsities), title='Where do the weights go?', start=dict(sparsity=.97),
-                    alt='Density of every layer under uniform, ER and ERK; work per image; saturated and starving layers.')
+    return Explorer(_draw, dict(model=models, sparsity=sparsities), title='Where do the weights '
+                                                                          'go?', start=dict(sparsity=.97),
+                    alt='Density of every layer under uniform, ER and ERK; work per image; '
+                        'saturated and starving layers.')
 
 def _count(dealt, word): return sum(t == word for t in dealt[2].values())
 
@@ -83,20 +88,21 @@ def _say_density(model, sparsity, dealt):
     hungry = {k: _count(v, '!starving') for k, v in dealt.items()}
     bad = ', '.join(f'{n} under {k}' for k, n in hungry.items() if n) or 'none'
     ratio = dealt['erk'][3] / dealt['uniform'][3]
-    return f'{model} keeps {total:,} weights at {sparsity:.0%} sparsity. Starving layers (red rings): {bad}. ERK costs {ratio:.1f} times the FLOPs of uniform.'
+    return (f'{model} keeps {total:,} weights at {sparsity:.0%} sparsity. Starving layers (red '
+            f'rings): {bad}. ERK costs {ratio:.1f} times the FLOPs of uniform.')
 
-# %% ../nbs/17_explore.ipynb #52829ab3
+# %% ../nbs/17_explore.ipynb #5e5c8924
 @lru_cache
 def signals(
     sparsity:float, # share of weights that are zero
     scaling:str, # 'dense', 'layer' or 'unit', see `sparse_init_`
     norm:bool=False, # batch normalisation after every layer
     depth:int=10, # layers
-    width:int=128, # units per layer
+    width:int=256, # units per layer
 ) -> tuple: # ([rms after every layer], [rms of the gradient at every layer])
     "Root mean square of activations and of their gradients through a deep sparse network."
     g = generator(0, 'signals')
-    x, seen = torch.randn(256, width, generator=g), []
+    x, seen = torch.randn(128, width, generator=g), []
     for l in range(depth):
         w = torch.empty(width, width)
         sparse_init_(w, random_masks({l: w.shape}, {l: round((1 - sparsity) * width ** 2)}, seed=1)[l], scaling, gen=g)
@@ -116,14 +122,25 @@ def init_explorer(
     def _draw(sparsity, batch_norm):
         runs = {s: signals(sparsity, s, batch_norm == 'on') for s in ('dense', 'layer', 'unit')}
         x, opts = list(range(1, 11)), dict(xlabel='layer', logy=True, ylim=(1e-10, 10))
-        return [curves({s: (x, r[0]) for s, r in runs.items()}, 'Signal, forward', ylabel='rms of the activations', **opts),
-                curves({s: (x, r[1]) for s, r in runs.items()}, 'Gradient, backward', ylabel='rms of the gradient', **opts)], _say_init(sparsity, runs)
-    return Explorer(_draw, dict(sparsity=sparsities, batch_norm=['off', 'on']), title='Does the signal survive ten layers?', start=dict(sparsity=.95),
-                    alt='Signal and gradient through ten layers for dense, layer and unit scaling, on logarithmic axes.')
+        return [curves({s: (x, r[0]) for s, r in runs.items()}, 'Signal, forward', ylabel='rms of '
+                                                                                          'the '
+                                                                                          'activations', **opts),
+                curves({s: (x, r[1]) for s, r in runs.items()}, 'Gradient, backward', ylabel='rms '
+                                                                                             'of '
+                                                                                             'the '
+                                                                                             'gradient', **opts)], _say_init(sparsity, runs)
+    return Explorer(_draw, dict(sparsity=sparsities, batch_norm=['off', 'on']), title='Does the '
+                                                                                      'signal '
+                                                                                      'survive '
+                                                                                      'ten '
+                                                                                      'layers?', start=dict(sparsity=.95),
+                    alt='Signal and gradient through ten layers for dense, layer and unit '
+                        'scaling, on logarithmic axes.')
 
 def _say_init(sparsity, runs):
     last = {s: r[0][-1] / r[0][0] for s, r in runs.items()}
-    return f'At {sparsity:.0%} sparsity the signal of layer 10 is {last["dense"]:.2g} of layer 1 with the dense formula, {last["unit"]:.2g} with each unit\'s own fan-in.'
+    return (f'At {sparsity:.0%} sparsity the signal of layer 10 is {last["dense"]:.2g} of layer 1 '
+            f'with the dense formula, {last["unit"]:.2g} with each unit\'s own fan-in.')
 
 # %% ../nbs/17_explore.ipynb #2f0dfec4
 RANKS = sorted({round(200 ** (i / 40)) for i in range(41)}) # 1 … 200, evenly on a logarithmic axis
@@ -153,7 +170,8 @@ def _say_stream(t, before, k):
     if t['layer'] is None: return f'The buffer has {k} places and nothing has been seen.'
     came, gone = t['counts'][t['layer']], k - t['counts'][t['layer']] - sum(v for n, v in t['counts'].items() if n != t['layer'])
     lost = {n: before['counts'][n] - t['counts'][n] for n in before['counts'] if before['counts'][n] > t['counts'][n]}
-    return f'{t["layer"]} sends {came} values into the buffer; ' + (', '.join(f'{n} loses {v}' for n, v in lost.items()) or 'nobody has to leave') + f'. The bar stands at {t["threshold"]:.2g}.'
+    return f'{t["layer"]} sends {came} values into the buffer; ' + (', '.join(f'{n} loses '
+                                                                              f'{v}' for n, v in lost.items()) or 'nobody has to leave') + f'. The bar stands at {t["threshold"]:.2g}.'
 
 # %% ../nbs/17_explore.ipynb #533ae335
 def topk_explorer(
@@ -163,15 +181,24 @@ def topk_explorer(
     def _draw(seen, k):
         t, before = stream(k)[seen], stream(k)[max(0, seen - 1)]
         bar = before['threshold'] if before['counts'] else None
-        return [curves({t['layer'] or 'fc1': ([*t['rank']], [*t['rank'].values()])}, 'The layer that arrives', xlabel='rank in its layer', ylabel='|g|', logx=True, hline=bar, xlim=(1, 200)),
-                bars({n: {m: t['counts'].get(n, 0) * (n == m) for m in FC} for n in FC}, 'Counts so far', ylabel='values', mode='stack'),
+        return [curves({t['layer'] or 'fc1': ([*t['rank']], [*t['rank'].values()])}, 'The layer '
+                                                                                     'that '
+                                                                                     'arrives', xlabel='rank in its layer', ylabel='|g|', logx=True, hline=bar, xlim=(1, 200)),
+                bars({n: {m: t['counts'].get(n, 0) * (n == m) for m in FC} for n in FC}, 'Counts '
+                                                                                         'so '
+                                                                                         'far', ylabel='values', mode='stack'),
                 bars(_buffer(t, k), f'The buffer', xlabel='place', ylabel='|g|', mode='stack', wide=True, hline=t['threshold'])], _say_stream(t, before, k)
-    return Explorer(_draw, dict(seen=[0, 1, 2, 3], k=ks), title='A stream finds the k best of all layers', start=dict(seen=2, k=ks[1]),
-                    alt='Gradients of the arriving layer by rank, the buffer sorted, and how many of its values each layer has.')
+    return Explorer(_draw, dict(seen=[0, 1, 2, 3], k=ks), title='A stream finds the k best of all '
+                                                                'layers', start=dict(seen=2, k=ks[1]),
+                    alt='Gradients of the arriving layer by rank, the buffer sorted, and how many '
+                        'of its values each layer has.')
 
 # %% ../nbs/17_explore.ipynb #f0c05790
 STAGES = ('before', 'drop', 'quotas', 'grow', 'after')
-PAINT = {'free': '#10141b', 'active': '#f7f9fc', 'dropped': '#d55e00', 'among the k largest |g|': '#cc79a7', 'grown by gradient': '#56b4e9', 'grown at random': '#f0e442'}
+PAINT = {'free': '#10141b', 'active': '#f7f9fc', 'dropped': '#d55e00', 'among the k largest '
+                                                                       '|g|': '#cc79a7', 'grown '
+                                                                                         'by '
+                                                                                         'gradient': '#56b4e9', 'grown at random': '#f0e442'}
 GRADIENT_SHARE = dict(set=0, rigl=1, dsr=0, ggr=.5)
 
 @lru_cache
@@ -203,15 +230,24 @@ def paint_step(
     return canvas, u
 
 # %% ../nbs/17_explore.ipynb #06e14930
-RULES = dict(set='each layer gets back what it gave', rigl='each layer gets back what it gave', dsr='quotas follow the survivors: the rich get more',
+RULES = dict(set='each layer gets back what it gave', rigl='each layer gets back what it '
+                                                           'gave', dsr='quotas follow the '
+                                                                       'survivors: the rich get '
+                                                                       'more',
              ggr='quotas follow the k largest gradients of all layers')
 
 def _say_step(method, stage, u):
     k, q = sum(map(len, u.dropped.values())), ', '.join(f'{n} {v}' for n, v in u.quotas.items())
-    return dict(before='412 places in three layers, 124 of them active.', after='The same number of weights, in better places: none was lost, none was added.',
-                drop=f'{k} weights go: those nearest to zero, ' + ('below one threshold for all layers.' if method == 'dsr' else '30 % of each layer.'),
+    return dict(before='412 places in three layers, 124 of them active.', after='The same number '
+                                                                                'of weights, in '
+                                                                                'better places: '
+                                                                                'none was lost, '
+                                                                                'none was added.',
+                drop=f'{k} weights go: those nearest to zero, ' + ('below one threshold for all '
+                                                                   'layers.' if method == 'dsr' else '30 % of each layer.'),
                 quotas=f'{k} places to give away; {RULES[method]}: {q}.',
-                grow={0: 'New places are drawn at random.', 1: 'New places are those with the largest gradient.'}.get(GRADIENT_SHARE[method], 'Half of a quota goes by gradient, the other half at random among what is left.'))[stage]
+                grow={0: 'New places are drawn at random.', 1: 'New places are those with the '
+                                                               'largest gradient.'}.get(GRADIENT_SHARE[method], 'Half of a quota goes by gradient, the other half at random among what is left.'))[stage]
 
 # %% ../nbs/17_explore.ipynb #a08a120d
 def step_explorer() -> Explorer:
@@ -221,8 +257,10 @@ def step_explorer() -> Explorer:
         seen = STAGES.index(stage)
         flow = {'dropped': {n: len(d) * (seen > 0) for n, d in u.dropped.items()}, 'quota': {n: q * (seen > 1) for n, q in u.quotas.items()}}
         return [masks(canvas, 'Three layers (a row is an output unit)', classes=PAINT, wide=True), bars(flow, 'What a layer gives, and what it gets', ylabel='weights', wide=True)], _say_step(method, stage, u)
-    return Explorer(_draw, dict(stage=STAGES, method=[*GRADIENT_SHARE]), title='One update, taken apart', start=dict(stage='grow', method='ggr'),
-                    alt='Masks of three small layers with dropped and grown weights marked, and bars of what each layer gives and gets.')
+    return Explorer(_draw, dict(stage=STAGES, method=[*GRADIENT_SHARE]), title='One update, taken '
+                                                                               'apart', start=dict(stage='grow', method='ggr'),
+                    alt='Masks of three small layers with dropped and grown weights marked, and '
+                        'bars of what each layer gives and gets.')
 
 # %% ../nbs/17_explore.ipynb #73464c8d
 def turnover(
@@ -244,13 +282,22 @@ def schedule_explorer(
         made, x = {s: turnover(s, last_update, first_fraction) for s in SCHEDULES}, list(range(1, last_update + 1))
         rate = [step_lr(e / 2, milestones=(30, 60, 80)) * .1 for e in range(200)]
         wide = dict(xlabel='epoch', xlim=(0, 100))
-        return [curves({s: (x[::2], v[0][::2]) for s, v in made.items()}, 'Share replaced in an update', ylabel='drop fraction', **wide), curves({s: (x[::2], v[1][::2]) for s, v in made.items()}, 'Replaced so far', ylabel='times the whole network', **wide),
-                curves({'learning rate': ([e / 2 for e in range(200)], rate)}, 'The learning rate of the same run (CIFAR-100)', ylabel='rate', logy=True, vline=last_update, mode='step', wide=True, ylim=(5e-4, .15), **wide)], _say_schedule(made, last_update)
-    return Explorer(_draw, dict(last_update=lasts, first_fraction=firsts), title='How fast should the change slow down?', start=dict(last_update=50, first_fraction=.1),
-                    alt='Drop fraction and running total of four schedules over a hundred epochs, and the learning rate.')
+        return [curves({s: (x[::2], v[0][::2]) for s, v in made.items()}, 'Share replaced in an '
+                                                                          'update', ylabel='drop '
+                                                                                           'fraction', **wide), curves({s: (x[::2], v[1][::2]) for s, v in made.items()}, 'Replaced so far', ylabel='times the whole network', **wide),
+                curves({'learning rate': ([e / 2 for e in range(200)], rate)}, 'The learning rate '
+                                                                               'of the same run '
+                                                                               '(CIFAR-100)', ylabel='rate', logy=True, vline=last_update, mode='step', wide=True, ylim=(5e-4, .15), **wide)], _say_schedule(made, last_update)
+    return Explorer(_draw, dict(last_update=lasts, first_fraction=firsts), title='How fast should '
+                                                                                 'the change slow '
+                                                                                 'down?', start=dict(last_update=50, first_fraction=.1),
+                    alt='Drop fraction and running total of four schedules over a hundred epochs, '
+                        'and the learning rate.')
 
 def _say_schedule(made, last):
-    return f'With one update an epoch until epoch {last}, the cosine replaces {made["cosine"][1][-1]:.1f} times the network, a constant fraction {made["constant"][1][-1]:.1f} times.'
+    return (f'With one update an epoch until epoch {last}, the cosine replaces '
+            f'{made["cosine"][1][-1]:.1f} times the network, a constant fraction '
+            f'{made["constant"][1][-1]:.1f} times.')
 
 # %% ../nbs/17_explore.ipynb #15b2513d
 @lru_cache
@@ -280,9 +327,13 @@ def criteria_explorer(
         cloud = {k: (w[p].abs().clamp(min=1e-4), g[p].abs().clamp(min=1e-6)) for k, p in (('stays', stay), ('goes', out))}
         alike = {c: _jaccard(out, going(c, fraction)) for c in CRITERIA}
         return [curves(cloud, 'Active weights (bottom: no gradient)', xlabel='|w|', ylabel='|g|', logx=True, logy=True, mode='points'), masks({'24 units × 64 inputs': canvas.view(24, 64)}, 'Where they are', classes=CAMPS),
-                bars({'same weights': alike}, f'Who agrees with this choice', ylabel='Jaccard similarity', wide=True, ylim=(0, 1.05))], _say_criteria(criterion, alike)
-    return Explorer(_draw, dict(criterion=[*CRITERIA], fraction=fractions), title='Which weights would go?', start=dict(fraction=.3),
-                    alt='Weights in the plane of size and gradient, those that go marked; their places; agreement with other criteria.')
+                bars({'same weights': alike}, f'Who agrees with this choice', ylabel='Jaccard '
+                                                                                     'similarity', wide=True, ylim=(0, 1.05))], _say_criteria(criterion, alike)
+    return Explorer(_draw, dict(criterion=[*CRITERIA], fraction=fractions), title='Which weights '
+                                                                                  'would '
+                                                                                  'go?', start=dict(fraction=.3),
+                    alt='Weights in the plane of size and gradient, those that go marked; their '
+                        'places; agreement with other criteria.')
 
 def _jaccard(a, b):
     a, b = set(a.tolist()), set(b.tolist())
@@ -291,4 +342,5 @@ def _jaccard(a, b):
 def _say_criteria(criterion, alike):
     rest = {c: v for c, v in alike.items() if c != criterion}
     near, far = max(rest, key=rest.get), min(rest, key=rest.get)
-    return f'{criterion} would drop nearly the same weights as {near} (similarity {rest[near]:.2f}) and the most different from {far} ({rest[far]:.2f}).'
+    return (f'{criterion} would drop nearly the same weights as {near} (similarity '
+            f'{rest[near]:.2f}) and the most different from {far} ({rest[far]:.2f}).')

@@ -13,7 +13,18 @@ from dataclasses import dataclass, field
 from fastcore.basics import patch
 from functools import cached_property
 from html import escape
-from .panels import DRAW, bars, curves, frame, intern, masks, palette_png, panel_figure, squeeze, ticks
+from ggr_nb.panels import (
+    DRAW,
+    bars,
+    curves,
+    frame,
+    intern,
+    masks,
+    palette_png,
+    panel_figure,
+    squeeze,
+    ticks,
+)
 from .plots import palette
 from .script import digest, runtime, stylesheet
 
@@ -34,7 +45,10 @@ def state(
     "Read what a drawing function returned."
     value, note = value if isinstance(value, tuple) else (value, '')
     made = [v for v in (value if isinstance(value, list) else [value])]
-    panels = [v if isinstance(v, dict) and v.get('kind') in DRAW else KINDS[kind](v, **options) for v in made]
+    panels = [
+        v if isinstance(v, dict) and v.get('kind') in DRAW else KINDS[kind](v, **options)
+        for v in made
+    ]
     return State(panels, note)
 
 # %% ../nbs/16c_explorer.ipynb #95434775
@@ -62,14 +76,19 @@ def share_axes(
 def _axes(p, group):
     for i, axis in enumerate('xy'):
         if p['kind'] == 'bars' and axis == 'x': continue
-        p[axis + 'lim'] = list(p.get(axis + 'lim') or span(_values(group, axis), p['log'][i], zero=p['kind'] == 'bars'))
+        p[axis + 'lim'] = list(
+            p.get(axis + 'lim') or span(_values(group, axis), p['log'][i], zero=p['kind'] == 'bars')
+        )
         whole = all(isinstance(v, (int, type(None))) for v in _values(group, axis))
         p[axis + 'ticks'] = ticks(*p[axis + 'lim'], p['log'][i], whole)
 
 def _values(group, axis):
     for p in group:
-        yield from [p['hline']] if axis == 'y' else [p['vline']] if p.get('vline') is not None else []
-        if p.get('mode') == 'stack': yield from map(sum, zip(*([v or 0 for v in s['y']] for s in p['series'])))
+        yield from (
+            [p['hline']] if axis == 'y' else [p['vline']] if p.get('vline') is not None else []
+        )
+        if p.get('mode') == 'stack':
+            yield from map(sum, zip(*([v or 0 for v in s['y']] for s in p['series'])))
         else:
             for s in p['series']: yield from s[axis]
 
@@ -85,7 +104,13 @@ class Explorer:
         start:dict=None, # {knob: value} at the beginning; default: the first of each
         **options, # given to the panel's constructor
     ):
-        self.draw, self.kind, self.title, self.alt, self.options = draw, kind, title, alt or title, options
+        self.draw, self.kind, self.title, self.alt, self.options = (
+            draw,
+            kind,
+            title,
+            alt or title,
+            options,
+        )
         self.knobs = {n: list(v) for n, v in knobs.items()}
         self._check()
         self.start = {n: v[0] for n, v in self.knobs.items()} | (start or {})
@@ -96,9 +121,11 @@ class Explorer:
 def _check(self:Explorer):
     if self.kind not in KINDS: raise ValueError(f'kind {self.kind!r}: use one of {list(KINDS)}')
     empty = [n for n, v in self.knobs.items() if not v]
-    if empty or not self.knobs: raise ValueError(f'knobs {empty or self.knobs}: give every knob at least one value')
+    if empty or not self.knobs:
+        raise ValueError(f'knobs {empty or self.knobs}: give every knob at least one value')
     count = math.prod(map(len, self.knobs.values()))
-    if count > 600: raise ValueError(f'{count} states: a page holds 600; give the knobs fewer positions')
+    if count > 600:
+        raise ValueError(f'{count} states: a page holds 600; give the knobs fewer positions')
 
 # %% ../nbs/16c_explorer.ipynb #03945cc5
 @patch
@@ -107,9 +134,11 @@ def index(self:Explorer,
 ) -> int: # place in the list of states
     "Where a setting is in the list of states."
     at, asked = 0, self.__dict__.get('start', {}) | knobs
-    if extra := set(asked) - set(self.knobs): raise ValueError(f'no knob {sorted(extra)}; there are {list(self.knobs)}')
+    if extra := set(asked) - set(self.knobs):
+        raise ValueError(f'no knob {sorted(extra)}; there are {list(self.knobs)}')
     for n, values in self.knobs.items():
-        if asked[n] not in values: raise ValueError(f'{n}={asked[n]!r} was not prepared; choose from {values}')
+        if asked[n] not in values:
+            raise ValueError(f'{n}={asked[n]!r} was not prepared; choose from {values}')
         at = at * len(values) + values.index(asked[n])
     return at
 
@@ -118,7 +147,9 @@ def index(self:Explorer,
 def states(self:Explorer) -> list: # of State, the last knob fastest
     "All states, computed once."
     if '_states' not in self.__dict__:
-        made = [self.draw(**dict(zip(self.knobs, v))) for v in itertools.product(*self.knobs.values())]
+        made = [
+            self.draw(**dict(zip(self.knobs, v))) for v in itertools.product(*self.knobs.values())
+        ]
         self._states = [state(v, self.kind, **self.options) for v in made]
         share_axes(self._states)
         _colour(self._states)
@@ -129,15 +160,22 @@ def _colour(states):
     colours = palette(list(dict.fromkeys(s['label'] for s in series)))
     for s in series: s['color'] = colours[s['label']]
 
-# %% ../nbs/16c_explorer.ipynb #d0225a15
+# %% ../nbs/16c_explorer.ipynb #27753901
 @patch
 def png(self:Explorer,
     dpi:int=80, # dots per inch
     **knobs, # {name: value}
 ) -> bytes: # a PNG file
     "The picture at one setting."
+    at, kept = (self.index(**knobs), dpi), self.__dict__.setdefault('_pngs', {})
+    if at not in kept: kept[at] = self._render(dpi, knobs)
+    return kept[at]
+
+@patch
+def _render(self:Explorer, dpi, knobs):
     panels = self.states[self.index(**knobs)].panels
-    if panels[0]['kind'] != 'frame': return palette_png(panel_figure(panels, self.title, self.alt), dpi=dpi)
+    if panels[0]['kind'] != 'frame':
+        return palette_png(panel_figure(panels, self.title, self.alt), dpi=dpi)
     if 'image/png' in panels[0]['src']: return base64.b64decode(panels[0]['src'].split(',')[1])
     value = self.draw(**(self.start | knobs))
     return palette_png(value[0] if isinstance(value, tuple) else value, dpi=dpi)
@@ -166,13 +204,27 @@ def knob_html(
     "One control: a slider for numbers, radio buttons for a few words, a list for many."
     label, names = escape(name.replace('_', ' ')), [text(v) for v in values]
     if numeric(values): return (
-        f'<div class="knob" data-names="{escape(json.dumps(names))}"><label for="{uid}">{label}</label>'
-        f'<input type="range" {OWN_KEYS} id="{uid}" min="0" max="{len(values) - 1}" step="1" value="{at}" aria-valuetext="{names[at]}">'
+        f'<div class="knob" data-names="{escape(json.dumps(names))}"><label '
+        f'for="{uid}">{label}</label>'
+        f'<input type="range" {OWN_KEYS} id="{uid}" min="0" max="{len(values) - 1}" step="1" '
+        f'value="{at}" aria-valuetext="{names[at]}">'
         f'<output for="{uid}" aria-live="polite">{names[at]}</output></div>')
-    if len(names) > 5: return (f'<div class="knob"><label for="{uid}">{label}</label><select {OWN_KEYS} id="{uid}">'
-        + ''.join(f'<option value="{i}"{" selected" * (i == at)}>{escape(n)}</option>' for i, n in enumerate(names)) + '</select></div>')
-    options = ''.join(f'<label><input type="radio" {OWN_KEYS} name="{uid}" value="{i}"{" checked" * (i == at)}>{escape(n)}</label>' for i, n in enumerate(names))
-    return f'<div class="knob" role="radiogroup" aria-labelledby="{uid}"><span class="legend" id="{uid}">{label}</span><div class="set">{options}</div></div>'
+    if len(names) > 5:
+        return (
+            f'<div class="knob"><label for="{uid}">{label}</label><select {OWN_KEYS} id="{uid}">'
+            + ''.join(
+                f'<option value="{i}"{" selected" * (i == at)}>{escape(n)}</option>'
+                for i, n in enumerate(names)
+            )
+            + '</select></div>'
+        )
+    options = ''.join(
+        f'<label><input type="radio" {OWN_KEYS} name="{uid}" '
+        f'value="{i}"{" checked" * (i == at)}>{escape(n)}</label>'
+        for i, n in enumerate(names)
+    )
+    return (f'<div class="knob" role="radiogroup" aria-labelledby="{uid}"><span class="legend" '
+            f'id="{uid}">{label}</span><div class="set">{options}</div></div>')
 
 # %% ../nbs/16c_explorer.ipynb #6a3ced72
 @patch
@@ -188,7 +240,9 @@ def payload(self:Explorer) -> tuple: # (JSON text, colours of the slots)
 
 def _bare(p):
     series = [{k: v for k, v in s.items() if k != 'color' and v != {}} for s in p.get('series', ())]
-    return {k: v for k, v in p.items() if v not in (None, '')} | (dict(series=series) if series else {})
+    return {k: v for k, v in p.items() if v not in (None, '')} | (
+        dict(series=series) if series else {}
+    )
 
 # %% ../nbs/16c_explorer.ipynb #8f17d682
 _shown = {}
@@ -206,13 +260,26 @@ def static(self:Explorer) -> str: # HTML, complete in itself
     "The explorer for a page without a kernel."
     data, colours = self.payload()
     uid, first = unique(self.title + data), self.states[self.index()]
-    knobs = ''.join(knob_html(n, v, v.index(self.start[n]), f'{uid}-{i}') for i, (n, v) in enumerate(self.knobs.items()))
-    image = f'<img alt="{escape(self.alt)}. {escape(first.note)}" src="data:image/png;base64,{base64.b64encode(self.png()).decode()}">'
-    return '\n'.join([f'<figure class="ggrx" id="{uid}" aria-labelledby="{uid}-h">', f'<style>{stylesheet(colours, "#" + uid)}</style>',
-        f'<p class="head" id="{uid}-h">{escape(self.title)}</p>', f'<div class="knobs" hidden>{knobs}</div>',
-        f'<div class="stage">{image}</div>', f'<p class="say" aria-live="polite">{escape(first.note)}</p>',
-        '<details hidden><summary>Numbers</summary><div></div></details>', f'<script type="text/ggr">{squeeze(data)}</script>',
-        f'<script>({runtime()})(document.currentScript&&document.currentScript.closest("figure")||document.getElementById("{uid}"))</script>', '</figure>'])
+    knobs = ''.join(
+        knob_html(n, v, v.index(self.start[n]), f'{uid}-{i}')
+        for i, (n, v) in enumerate(self.knobs.items())
+    )
+    image = (f'<img alt="{escape(self.alt)}. {escape(first.note)}" '
+             f'src="data:image/png;base64,{base64.b64encode(self.png()).decode()}">')
+    return '\n'.join(
+        [
+            f'<figure class="ggrx" id="{uid}" aria-labelledby="{uid}-h">',
+            f'<style>{stylesheet(colours, "#" + uid)}</style>',
+            f'<p class="head" id="{uid}-h">{escape(self.title)}</p>',
+            f'<div class="knobs" hidden>{knobs}</div>',
+            f'<div class="stage">{image}</div>',
+            f'<p class="say" aria-live="polite">{escape(first.note)}</p>',
+            '<details hidden><summary>Numbers</summary><div></div></details>',
+            f'<script type="text/ggr">{squeeze(data)}</script>',
+            f'<script>({runtime()})(document.currentScript&&document.currentScript.closest("figure")||document.getElementById("{uid}"))</script>',
+            '</figure>',
+        ]
+    )
 
 @patch
 def _repr_html_(self:Explorer): return self.static()
@@ -227,8 +294,10 @@ def __repr__(self:Explorer): return f'[explorer] {self.title}: {", ".join(self.k
 def ipywidgets(): # the module
     "Import ipywidgets, or say what to do without it."
     try: import ipywidgets
-    except ImportError: raise ImportError('`.live()` needs ipywidgets, which is not installed: pip install ipywidgets. '
-                                          'Without it, show the explorer itself: it has a slider of its own.') from None
+    except ImportError: raise ImportError('`.live()` needs ipywidgets, which is not installed: '
+                                          'pip install ipywidgets. '
+                                          'Without it, show the explorer itself: it has a slider '
+                                          'of its own.') from None
     return ipywidgets
 
 def image(
@@ -236,11 +305,27 @@ def image(
     alt:str, # what it shows
 ) -> str: # HTML
     "A picture that needs no file."
-    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}" style="max-width:100%">'
+    return (f'<img alt="{escape(alt)}" '
+            f'src="data:image/png;base64,{base64.b64encode(png).decode()}" style="max-width:100%">')
 
 def _control(W, name, values, at):
     make = W.SelectionSlider if numeric(values) else W.Dropdown
-    return make(options=[(text(v), v) for v in values], value=at, description=name.replace('_', ' '), style={'description_width': 'initial'})
+    return make(
+        options=[(text(v), v) for v in values],
+        value=at,
+        description=name.replace('_', ' '),
+        style={'description_width': 'initial'},
+    )
+
+# %% ../nbs/16c_explorer.ipynb #1286da00
+@patch
+def turn(self:Explorer,
+    **knobs, # {name: positions}
+) -> Explorer:
+    "The same explorer with other positions of its knobs."
+    merged = self.knobs | {n: list(v) for n, v in knobs.items()}
+    start = {n: self.start[n] if self.start.get(n) in v else v[0] for n, v in merged.items()}
+    return Explorer(self.draw, merged, self.kind, self.title, self.alt, start, **self.options)
 
 # %% ../nbs/16c_explorer.ipynb #43284c30
 @patch
@@ -258,13 +343,3 @@ def live(self:Explorer,
     for c in controls.values(): c.observe(_show, 'value')
     _show()
     return W.VBox([W.HBox([*controls.values()], layout={'flex_flow': 'row wrap'}), picture, note])
-
-# %% ../nbs/16c_explorer.ipynb #1286da00
-@patch
-def turn(self:Explorer,
-    **knobs, # {name: positions}
-) -> Explorer:
-    "The same explorer with other positions of its knobs."
-    merged = self.knobs | {n: list(v) for n, v in knobs.items()}
-    start = {n: self.start[n] if self.start.get(n) in v else v[0] for n, v in merged.items()}
-    return Explorer(self.draw, merged, self.kind, self.title, self.alt, start, **self.options)

@@ -72,8 +72,12 @@ def sparse_init_(weight:torch.Tensor, # [n_out, n_in, *kernel], overwritten
                  gen:torch.Generator=None, # CPU generator
                  )->torch.Tensor: # weight
     "Kaiming initialisation for the inputs that are really there (Evci et al. 2022)."
-    draws = {'normal': torch.randn, 'uniform': lambda s, **kw: (torch.rand(s, **kw) * 2 - 1) * 3**.5}
-    if distribution not in draws: raise ValueError(f'distribution {distribution!r}: choose from {list(draws)}')
+    draws = {
+        'normal': torch.randn,
+        'uniform': lambda s, **kw: (torch.rand(s, **kw) * 2 - 1) * 3**0.5,
+    }
+    if distribution not in draws:
+        raise ValueError(f'distribution {distribution!r}: choose from {list(draws)}')
     std = (2 / effective_fan_in(mask, scaling)).sqrt().view(-1, *[1] * (mask.ndim - 1))
     noise = draws[distribution](tuple(mask.shape), generator=gen).to(std.device)
     with torch.no_grad(): return weight.copy_(noise * std * mask)

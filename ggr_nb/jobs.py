@@ -38,12 +38,16 @@ class Job:
     augment:bool=None      # False: training images as they are
 
 # %% ../nbs/14b_jobs.ipynb #e39a536a
-FULL = {f.name: f.default for f in fields(Job)[6:]}    # what a reduced job may change, and the full value
+# what a reduced job may change, and the full value
+FULL = {f.name: f.default for f in fields(Job)[6:]}
 
 @patch(as_prop=True)
 def recipe(self:Job):
     "'full', or what makes the job smaller"
-    return ' '.join(f'{k}={getattr(self, k)}' for k, full in FULL.items() if getattr(self, k) != full) or 'full'
+    return (
+        ' '.join(f'{k}={getattr(self, k)}' for k, full in FULL.items() if getattr(self, k) != full)
+        or 'full'
+    )
 
 @patch(as_prop=True)
 def reduced(self:Job): return self.recipe != 'full'
@@ -56,7 +60,8 @@ def key(self:Job):
 # %% ../nbs/14b_jobs.ipynb #f763cb63
 def size(job:Job):  # full or reduced
     "Epochs and width of a job"
-    if not 0 < job.scale <= 1: raise ValueError(f'scale is {job.scale}; it must be above 0 and at most 1')
+    if not 0 < job.scale <= 1:
+        raise ValueError(f'scale is {job.scale}; it must be above 0 and at most 1')
     epochs = job.epochs or max(4, round(RECIPES[job.data].epochs * job.scale))
     return epochs, job.width or max(1, round(16 * job.scale ** .5)) / 16
 
@@ -66,9 +71,16 @@ def recipe_of(job:Job,  # full or reduced
               )->Recipe:
     "The paper's recipe, or the reduced one"
     recipe, epochs = RECIPES[job.data], size(job)[0]
-    to = lambda e: round(e * epochs / recipe.epochs, 3)                 # in proportion, parts of epochs included
-    given = dict(epochs=epochs, milestones=tuple(map(to, recipe.milestones)), update_until=to(recipe.update_until),
-                 warmup=min(recipe.warmup, epochs / 10), batch=job.batch, fraction=job.fraction)
+    # in proportion, parts of epochs included
+    to = lambda e: round(e * epochs / recipe.epochs, 3)
+    given = dict(
+        epochs=epochs,
+        milestones=tuple(map(to, recipe.milestones)),
+        update_until=to(recipe.update_until),
+        warmup=min(recipe.warmup, epochs / 10),
+        batch=job.batch,
+        fraction=job.fraction,
+    )
     if job.updates: given['every'] = max(1, int(given['update_until'] * steps / (job.updates + 1)))
     return replace(recipe, **{k: v for k, v in given.items() if v is not None})
 
@@ -103,12 +115,23 @@ def record_of(job:Job,  # what was asked for
               )->dict:
     "One line of results"
     config = {k: v for k, v in run.config.items() if k not in ('model', 'seed')}
-    return dict(key=job.key, job=asdict(job), reduced=job.reduced, accuracy=run.accuracy, **more,
-                curve=[h['accuracy'] for h in run.history], flops=run.history[-1].get('flops'),
-                counts_start={n: int(m.sum()) for n, m in run.masks_start.items()},
-                counts={n: int(m.sum()) for n, m in run.masks.items()},
-                sizes={n: m.numel() for n, m in run.masks.items()},
-                config=config, versions=run.versions, hardware=run.hardware, commit=run.commit, seconds=run.seconds)
+    return dict(
+        key=job.key,
+        job=asdict(job),
+        reduced=job.reduced,
+        accuracy=run.accuracy,
+        **more,
+        curve=[h['accuracy'] for h in run.history],
+        flops=run.history[-1].get('flops'),
+        counts_start={n: int(m.sum()) for n, m in run.masks_start.items()},
+        counts={n: int(m.sum()) for n, m in run.masks.items()},
+        sizes={n: m.numel() for n, m in run.masks.items()},
+        config=config,
+        versions=run.versions,
+        hardware=run.hardware,
+        commit=run.commit,
+        seconds=run.seconds
+    )
 
 # %% ../nbs/14b_jobs.ipynb #76ab3bcd
 def run_job(job:Job,        # what to train
@@ -122,7 +145,18 @@ def run_job(job:Job,        # what to train
     recipe = recipe_of(job, data.steps('train', job.batch or RECIPES[job.data].batch))
     net = build(job.model, data, job.seed, width)
     if job.stem: _first_conv(net).stride = (job.stem, job.stem)
-    run = fit(net, data, job.method, job.density, job.init, recipe, job.seed, device, out and Path(out)/job.key,
-              resume=out is not None, progress=False,
-              each_epoch=lambda record, _: report(share=(record['epoch'] + 1) / epochs))
+    run = fit(
+        net,
+        data,
+        job.method,
+        job.density,
+        job.init,
+        recipe,
+        job.seed,
+        device,
+        out and Path(out) / job.key,
+        resume=out is not None,
+        progress=False,
+        each_epoch=lambda record, _: report(share=(record['epoch'] + 1) / epochs),
+    )
     return record_of(job, run, **emptiness_of(run, net, data))

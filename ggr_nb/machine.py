@@ -50,7 +50,9 @@ def bf16_units(device, # torch device
     device = torch.device(device)
     if device.type == 'cuda': return torch.cuda.get_device_capability(device) >= (8, 0)
     ask = lambda name: bool(getattr(torch.cpu, name, lambda: False)())
-    return device.type == 'cpu' and (ask('_is_avx512_bf16_supported') or ask('_is_amx_tile_supported'))
+    return device.type == 'cpu' and (
+        ask('_is_avx512_bf16_supported') or ask('_is_amx_tile_supported')
+    )
 
 # %% ../nbs/11b_machine.ipynb #995d7b5c
 def _heavy(model, least=150_000, grouped=2_000_000):
@@ -83,18 +85,20 @@ def _check_switches(asked):
         if value not in (True, False, 'auto'):
             raise ValueError(f"{name}={value!r}: give True, False or 'auto'")
 
-# %% ../nbs/11b_machine.ipynb #ce8a4d25
+# %% ../nbs/11b_machine.ipynb #73028949
 def ranks()->tuple: # (rank, number of processes)
     "Which of how many processes this is."
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    alone = not (dist.is_available() and dist.is_initialized())
+    return (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
 
-# %% ../nbs/11b_machine.ipynb #50069c06
+# %% ../nbs/11b_machine.ipynb #aa0610e0
 def join(device=None, # as asked for; None: a GPU if there is one
         ): # the torch device of this process
     "Join the other processes, if there are any."
     kind = str(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    if int(os.environ.get('WORLD_SIZE', 1)) > 1 and not dist.is_initialized():
-        dist.init_process_group('nccl' if kind.startswith('cuda') else 'gloo'); atexit.register(_leave)
+    if int(os.environ.get('WORLD_SIZE', 1)) > 1 and ranks()[1] == 1:
+        dist.init_process_group('nccl' if kind.startswith('cuda') else 'gloo')
+        atexit.register(_leave)
     if ranks()[1] == 1 or kind != 'cuda': return torch.device(kind)
     torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
     return torch.device('cuda', torch.cuda.current_device())
@@ -130,7 +134,8 @@ def wrapped(model:nn.Module, # on its device
            )->nn.Module: # to be called in a step; the parameters are those of `model`
     "The model for several processes, compiled if so chosen."
     device = torch.device(chosen.device)
-    if world > 1: model = DistributedDataParallel(model, [device] if device.type == 'cuda' else None)
+    if world > 1:
+        model = DistributedDataParallel(model, [device] if device.type == 'cuda' else None)
     return torch.compile(model, dynamic=False) if chosen.compile else model
 
 # %% ../nbs/11b_machine.ipynb #6c7f2b75
@@ -159,6 +164,10 @@ def explaining_memory(model:str, # name
     "Say which model and batch did not fit."
     try: yield
     except (MemoryError, RuntimeError) as e:
-        if not (isinstance(e, MemoryError) or re.search("out of memory|can't allocate memory|not enough memory", str(e))): raise
-        raise MemoryError(f'out of memory: {model} with batch {batch} does not fit on {device}. '
-                          f'Try a smaller batch, amp=True or a smaller width ({str(e).splitlines()[0]})') from e
+        if not (isinstance(e, MemoryError) or re.search("out of memory|can't allocate memory|not "
+                                                        "enough memory", str(e))):
+            raise
+        raise MemoryError(
+            f'out of memory: {model} with batch {batch} does not fit on {device}. '
+            f'Try a smaller batch, amp=True or a smaller width ({str(e).splitlines()[0]})'
+        ) from e

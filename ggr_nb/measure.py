@@ -36,15 +36,22 @@ def parameters(
     masks:dict=None, # {name: mask}; default: everything active
 )->Parameters: # integers
     "Count parameters: all, those that masks cover, and the active ones."
-    masked = {n: p.numel() for n, p in sparse_parameters(model).items()} if masks is None else {n: m.numel() for n, m in masks.items()}
+    masked = (
+        {n: p.numel() for n, p in sparse_parameters(model).items()}
+        if masks is None
+        else {n: m.numel() for n, m in masks.items()}
+    )
     active = masked if masks is None else counts(masks)
-    return Parameters(sum(p.numel() for p in model.parameters()), sum(masked.values()), sum(active.values()))
+    return Parameters(
+        sum(p.numel() for p in model.parameters()), sum(masked.values()), sum(active.values())
+    )
 
 # %% ../nbs/13_measure.ipynb #c361d939
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 def _bare(model):
     "The model inside DDP's and `torch.compile`'s wrappers."
-    while isinstance(model, _WRAPPERS) or hasattr(model, '_orig_mod'): model = getattr(model, '_orig_mod', None) or model.module
+    while isinstance(model, _WRAPPERS) or hasattr(model, '_orig_mod'):
+        model = getattr(model, '_orig_mod', None) or model.module
     return model
 
 def _uses(layer, inputs, output):
@@ -78,7 +85,9 @@ def positions(
     def _count(layer, inputs, output):
         name = names[id(layer.weight)]
         uses[name] = uses.get(name, 0) + _uses(layer, inputs, output)
-    hooks = [m.register_forward_hook(_count) for m in model.modules() if isinstance(m, SPARSE_LAYERS)]
+    hooks = [
+        m.register_forward_hook(_count) for m in model.modules() if isinstance(m, SPARSE_LAYERS)
+    ]
     try:
         with torch.no_grad(), _evaluating(model): model(_image(model, input_size))
     finally:
@@ -176,7 +185,11 @@ def groups_of(
 )->dict: # {name: groups}
     "The number of groups of every conv and linear weight."
     names = {id(p): n for n, p in sparse_parameters(model).items()}
-    return {names[id(m.weight)]: getattr(m, 'groups', 1) for m in model.modules() if isinstance(m, SPARSE_LAYERS)}
+    return {
+        names[id(m.weight)]: getattr(m, 'groups', 1)
+        for m in model.modules()
+        if isinstance(m, SPARSE_LAYERS)
+    }
 
 # %% ../nbs/13_measure.ipynb #3e5482f3
 def emptiness(
@@ -194,7 +207,7 @@ def emptiness(
 class _Sign(torch.autograd.Function):
     "1 where x > a; backward: 1 where the gradient > b."
     @staticmethod
-    def forward(ctx, x, a, b):                                     # tensor, threshold forward, threshold backward
+    def forward(ctx, x, a, b):  # tensor, threshold forward, threshold backward
         ctx.b = b
         return (x > a).to(x.dtype)
     @staticmethod
@@ -212,14 +225,23 @@ def _window(f, x, size, stride=None, padding=0, dilation=1, ceil_mode=False, **k
 # %% ../nbs/13_measure.ipynb #de2a524c
 RULES = {
     **dict.fromkeys('conv1d conv2d conv3d linear'.split(), _linear),
-    **dict.fromkeys('''batch_norm relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu elu elu_ gelu silu silu_
-        tanh tanh_ sigmoid sigmoid_ hardswish hardswish_ hardsigmoid dropout dropout_ dropout2d clamp clamp_'''.split(), _same),
-    **dict.fromkeys('add add_ __add__ __iadd__ __radd__ sub __sub__ mul mul_ __mul__ __imul__ __rmul__'.split(), _either),
+    **dict.fromkeys(
+        '''batch_norm relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu elu elu_ gelu silu silu_
+        tanh tanh_ sigmoid sigmoid_ hardswish hardswish_ hardsigmoid dropout dropout_ dropout2d clamp clamp_'''.split(),
+        _same,
+    ),
+    **dict.fromkeys(
+        'add add_ __add__ __iadd__ __radd__ sub __sub__ mul mul_ __mul__ __imul__ __rmul__'.split(),
+        _either,
+    ),
     **dict.fromkeys('max_pool1d max_pool2d max_pool3d'.split(), _window),
-    **dict.fromkeys('adaptive_max_pool1d adaptive_max_pool2d'.split(), _average)}
-AS_IT_IS = set('''flatten view reshape permute transpose contiguous squeeze unsqueeze cat stack pad mean sum clone to float
+    **dict.fromkeys('adaptive_max_pool1d adaptive_max_pool2d'.split(), _average),
+}
+AS_IT_IS = set(
+    '''flatten view reshape permute transpose contiguous squeeze unsqueeze cat stack pad mean sum clone to float
     adaptive_avg_pool1d adaptive_avg_pool2d avg_pool1d avg_pool2d avg_pool3d dim size numel __get__ __getitem__
-    is_floating_point chunk split channel_shuffle identity __len__ __hash__'''.split())
+    is_floating_point chunk split channel_shuffle identity __len__ __hash__'''.split()
+)
 
 # %% ../nbs/13_measure.ipynb #2d41ba0f
 class Reach(TorchFunctionMode):
@@ -228,8 +250,10 @@ class Reach(TorchFunctionMode):
         name, kwargs = getattr(func, '__name__', str(func)), kwargs or {}
         if name in RULES: return RULES[name](func, *args, **kwargs)
         if name in AS_IT_IS: return func(*args, **kwargs)
-        raise NotImplementedError(f'no rule for {name!r}: say in ggr_nb.measure.RULES or AS_IT_IS how it passes on '
-                                  'dependence on the input')
+        raise NotImplementedError(
+            f'no rule for {name!r}: say in ggr_nb.measure.RULES or AS_IT_IS how it passes on '
+            'dependence on the input'
+        )
 
 # %% ../nbs/13_measure.ipynb #4bbc6ea9
 def _stand_ins(model, masks):
@@ -249,10 +273,12 @@ def connected(
 )->dict: # {name: bool mask}, a subset of `masks`
     "The active weights that lie on a path from the input to the output."
     model = _bare(model); tensors = _stand_ins(model, masks)
-    if missing := set(masks) - set(tensors): raise ValueError(f'masks for {sorted(missing)}, which the model does not have')
+    if missing := set(masks) - set(tensors):
+        raise ValueError(f'masks for {sorted(missing)}, which the model does not have')
     x = torch.ones(1, *input_size, device=next(iter(tensors.values())).device)
     with _evaluating(model), torch.enable_grad(), Reach(): y = functional_call(model, tensors, (x,))
-    if not y.requires_grad: return {n: torch.zeros_like(m, dtype=torch.bool) for n, m in masks.items()}
+    if not y.requires_grad:
+        return {n: torch.zeros_like(m, dtype=torch.bool) for n, m in masks.items()}
     grads = torch.autograd.grad(y.sum(), [tensors[n] for n in masks], allow_unused=True)
     return {n: (m != 0) & (0 if g is None else g > .5) for (n, m), g in zip(masks.items(), grads)}
 
@@ -268,10 +294,12 @@ def gradients(
 )->dict: # {clean name: gradient of the mean loss}
     "The gradient of the loss over (x, y), every parameter's."
     if not len(x): raise ValueError('no examples: x is empty')
-    model = _bare(model); params = {n: p.detach().requires_grad_() for n, p in model.named_parameters()}
+    model = _bare(model)
+    params = {n: p.detach().requires_grad_() for n, p in model.named_parameters()}
     total = {n: torch.zeros_like(p) for n, p in params.items()}
     for a, b in _chunks(x, y, chunk):
-        for n, g in _one(model, params, a, b, loss, batch_stats).items(): total[n] += g * (len(a)/len(x))
+        for n, g in _one(model, params, a, b, loss, batch_stats).items():
+            total[n] += g * (len(a)/len(x))
     return {clean_name(n): g for n, g in total.items()}
 
 # %% ../nbs/13_measure.ipynb #622de00e
@@ -312,7 +340,10 @@ def exploration(
 def _sizes(a, b):
     "|A ∩ B| and |A ∪ B| of two masks or of two tensors of positions."
     if a.dtype == b.dtype == torch.bool:
-        if a.shape != b.shape: raise ValueError(f'masks of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be compared')
+        if a.shape != b.shape:
+            raise ValueError(
+                f'masks of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be compared'
+            )
         return int((a & b).sum()), int((a | b).sum())
     if a.is_floating_point() or b.is_floating_point(): return _sizes(a != 0, b != 0)
     both = int(torch.isin(a, b).sum())
@@ -321,7 +352,10 @@ def _sizes(a, b):
 def _overlap(a, b):
     "The same, summed over the layers of two dicts."
     if not isinstance(a, dict): a, b = {'': a}, {'': b}
-    if a.keys() != b.keys(): raise ValueError(f'different layers: {sorted(a.keys() ^ b.keys())} are in one of the two only')
+    if a.keys() != b.keys():
+        raise ValueError(
+            f'different layers: {sorted(a.keys() ^ b.keys())} are in one of the two only'
+        )
     return map(sum, zip(*(_sizes(a[n], b[n]) for n in a)))
 
 # %% ../nbs/13_measure.ipynb #1e8262f5

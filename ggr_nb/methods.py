@@ -70,7 +70,9 @@ def redistribute(method:Method, # the three choices
                  snap:Snapshot, # the state; not changed
                  )->Update: # the decision
     "Drop, allocate, grow: one update of any method."
-    snap = replace(snap, memory={k: dict(v) if isinstance(v, dict) else v for k, v in snap.memory.items()})
+    snap = replace(
+        snap, memory={k: dict(v) if isinstance(v, dict) else v for k, v in snap.memory.items()}
+    )
     dropped = method.drop(snap)
     free = lambda n: free_places(snap.masks[n], dropped[n], method.regrow_dropped)
     number = {n: len(d) for n, d in dropped.items()}
@@ -107,7 +109,9 @@ ggr = Method('ggr', allocate=allocate.global_topk, grow=grow.hybrid(0.5), needs=
              source='Parger et al. 2022')
 ggr_set = replace(ggr, name='ggr-set', grow=grow.random, source='Parger et al. 2022, Table 3')
 ggr_rigl = replace(ggr, name='ggr-rigl', grow=grow.gradient, source='Parger et al. 2022, Table 3')
-set_rigl = replace(rigl, name='set+rigl', grow=grow.hybrid(0.5), source='Parger et al. 2022, Table 3')
+set_rigl = replace(
+    rigl, name='set+rigl', grow=grow.hybrid(0.5), source='Parger et al. 2022, Table 3'
+)
 
 # %% ../nbs/08_methods.ipynb #b92cbcac
 def random_sign_birth(snap, # Snapshot
@@ -140,8 +144,29 @@ gse = replace(rigl, name='gse', grow=grow.sampled(2.0), source='GSE 2024: growth
 dense = Method('dense', drop=drop.drop_nothing, dense_start=True, source='the reference')
 
 # %% ../nbs/08_methods.ipynb #ed057f54
-METHODS = {m.name: m for m in (dense, static, set_, rigl, dsr, ggr, set_rigl, ggr_set, ggr_rigl, snfs,
-           deepr, deepr_global, set_original, gmp, chase, rigl_sg, rigl_sm, gse)}
+METHODS = {
+    m.name: m
+    for m in (
+        dense,
+        static,
+        set_,
+        rigl,
+        dsr,
+        ggr,
+        set_rigl,
+        ggr_set,
+        ggr_rigl,
+        snfs,
+        deepr,
+        deepr_global,
+        set_original,
+        gmp,
+        chase,
+        rigl_sg,
+        rigl_sm,
+        gse,
+    )
+}
 
 def get_method(method, # a `Method` or a key of `METHODS`
                )->Method:
@@ -149,4 +174,6 @@ def get_method(method, # a `Method` or a key of `METHODS`
     if isinstance(method, Method): return method
     if method in METHODS: return METHODS[method]
     near = get_close_matches(str(method), METHODS, n=3, cutoff=.3)
-    raise ValueError(f'unknown method {method!r}; did you mean {near or "one of"}? all: {list(METHODS)}')
+    raise ValueError(
+        f'unknown method {method!r}; did you mean {near or "one of"}? all: {list(METHODS)}'
+    )

@@ -20,8 +20,10 @@ from torchvision.models.vgg import cfgs, make_layers
 # %% ../nbs/10_models.ipynb #3330311f
 class Registry(dict):
     "A dict of named things that answers an unknown name with the nearest known one."
-    def __missing__(self, name): raise KeyError(f'unknown name {name!r}; {self._hint(name)}known: {", ".join(sorted(self))}')
-    def _hint(self, name): return ''.join(f'did you mean {n!r}? ' for n in get_close_matches(str(name), self, 1))
+    def __missing__(self, name):
+        raise KeyError(f'unknown name {name!r}; {self._hint(name)}known: {", ".join(sorted(self))}')
+    def _hint(self, name):
+        return ''.join(f'did you mean {n!r}? ' for n in get_close_matches(str(name), self, 1))
 
 # %% ../nbs/10_models.ipynb #5dc2a4c6
 WEIGHTS = Registry(
@@ -50,7 +52,10 @@ def _checked(num_classes, width, input_size, least):
     if num_classes < 1 or width <= 0:
         raise ValueError(f'num_classes={num_classes} and width={width}: both must be positive')
     if len(input_size) != 3 or min(input_size[1:]) < least:
-        raise ValueError(f'input_size={tuple(input_size)}: give (channels, height, width), {least}×{least} or larger')
+        raise ValueError(
+            f'input_size={tuple(input_size)}: give (channels, height, width), {least}×{least} or '
+            'larger'
+        )
 
 # %% ../nbs/10_models.ipynb #bf11ce2d
 def mlp(
@@ -66,7 +71,9 @@ def mlp(
     _checked(last, width, (1, first, 1), 1)
     sizes = [first, *(_channels(n, width) for n in sizes[1:-1]), last]
     pairs = enumerate(zip(sizes, sizes[1:]), 1)
-    layers = [x for k, (i, o) in pairs for x in ((f'fc{k}', nn.Linear(i, o)), (f'relu{k}', nn.ReLU()))]
+    layers = [
+        x for k, (i, o) in pairs for x in ((f'fc{k}', nn.Linear(i, o)), (f'relu{k}', nn.ReLU()))
+    ]
     return initialise_(_named(flatten=nn.Flatten(), **dict(layers[:-1])), weights)
 
 # %% ../nbs/10_models.ipynb #96f0fc65
@@ -88,13 +95,31 @@ def lenet(
     _checked(num_classes, width, input_size, 4)
     a, b, c, d = (_channels(n, width) for n in (6, 16, 120, 84))
     first, second, side = _sides(min(input_size[1:]))
-    return initialise_(_named(
-        conv1=nn.Conv2d(input_size[0], a, 5, padding=first), relu1=nn.ReLU(), pool1=nn.MaxPool2d(2),
-        conv2=nn.Conv2d(a, b, 5, padding=second), relu2=nn.ReLU(), pool2=nn.MaxPool2d(2), flatten=nn.Flatten(),
-        fc1=nn.Linear(b*side*side, c), relu3=nn.ReLU(), fc2=nn.Linear(c, d), relu4=nn.ReLU(), fc3=nn.Linear(d, num_classes)), weights)
+    return initialise_(
+        _named(
+            conv1=nn.Conv2d(input_size[0], a, 5, padding=first),
+            relu1=nn.ReLU(),
+            pool1=nn.MaxPool2d(2),
+            conv2=nn.Conv2d(a, b, 5, padding=second),
+            relu2=nn.ReLU(),
+            pool2=nn.MaxPool2d(2),
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(b * side * side, c),
+            relu3=nn.ReLU(),
+            fc2=nn.Linear(c, d),
+            relu4=nn.ReLU(),
+            fc3=nn.Linear(d, num_classes),
+        ),
+        weights,
+    )
 
 # %% ../nbs/10_models.ipynb #d43c2f6d
-def _conv(k, i, o): return {f'conv{k}': nn.Conv2d(i, o, 3, padding=1, bias=False), f'norm{k}': nn.BatchNorm2d(o), f'relu{k}': nn.ReLU()}
+def _conv(k, i, o):
+    return {
+        f'conv{k}': nn.Conv2d(i, o, 3, padding=1, bias=False),
+        f'norm{k}': nn.BatchNorm2d(o),
+        f'relu{k}': nn.ReLU(),
+    }
 
 def digits_net(
     num_classes:int=10, # outputs
@@ -106,9 +131,20 @@ def digits_net(
     _checked(num_classes, width, input_size, 4)
     a, b, c, d = (_channels(n, width) for n in (16, 32, 64, 256))
     flat = c * (input_size[1]//4) * (input_size[2]//4)
-    return initialise_(_named(
-        **_conv(1, input_size[0], a), **_conv(2, a, b), pool2=nn.MaxPool2d(2), **_conv(3, b, c), pool3=nn.MaxPool2d(2),
-        flatten=nn.Flatten(), fc1=nn.Linear(flat, d), relu4=nn.ReLU(), fc2=nn.Linear(d, num_classes)), weights)
+    return initialise_(
+        _named(
+            **_conv(1, input_size[0], a),
+            **_conv(2, a, b),
+            pool2=nn.MaxPool2d(2),
+            **_conv(3, b, c),
+            pool3=nn.MaxPool2d(2),
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(flat, d),
+            relu4=nn.ReLU(),
+            fc2=nn.Linear(d, num_classes)
+        ),
+        weights,
+    )
 
 # %% ../nbs/10_models.ipynb #0c1efa6e
 def _deepest(config): return [c for c in config if c != 'M'][-1]
@@ -122,7 +158,11 @@ def _features(config, width, channels, batch_norm):
 # %% ../nbs/10_models.ipynb #8a85ea68
 def _hidden(i, o, dropout): return nn.Linear(i, o), nn.ReLU(True), nn.Dropout(dropout)
 def _classifier(flat, hidden, num_classes, dropout):
-    return nn.Sequential(*_hidden(flat, hidden, dropout), *_hidden(hidden, hidden, dropout), nn.Linear(hidden, num_classes))
+    return nn.Sequential(
+        *_hidden(flat, hidden, dropout),
+        *_hidden(hidden, hidden, dropout),
+        nn.Linear(hidden, num_classes)
+    )
 
 def _vgg(features, pool, flat, width, num_classes, dropout, weights):
     parts = dict(features=features, avgpool=pool, flatten=nn.Flatten(),
@@ -179,12 +219,19 @@ def resnet18(
     "ResNet-18 with the CIFAR stem: 3×3, stride 1, no max-pool."
     _checked(num_classes, width, input_size, 1)
     c = [_channels(64 * 2**k, width) for k in range(4)]
-    stem = dict(conv1=nn.Conv2d(input_size[0], c[0], 3, padding=1, bias=False), bn1=nn.BatchNorm2d(c[0]), relu=nn.ReLU(True))
-    head = dict(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(c[3], num_classes))
+    stem = dict(
+        conv1=nn.Conv2d(input_size[0], c[0], 3, padding=1, bias=False),
+        bn1=nn.BatchNorm2d(c[0]),
+        relu=nn.ReLU(True),
+    )
+    head = dict(
+        avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(c[3], num_classes)
+    )
     return initialise_(_named(**stem, **_stages(c), **head), weights)
 
 # %% ../nbs/10_models.ipynb #ce009e19
-_STAGES = [(1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1)]  # expansion, channels, blocks
+# expansion, channels, blocks
+_STAGES = [(1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1)]
 _STRIDES = (1, 1, 1, 2, 2, 1, 2, 1)                                # the stem's and one per stage
 
 def mobilenet_v2(
@@ -198,8 +245,12 @@ def mobilenet_v2(
     _checked(num_classes, width, input_size, 1)
     rows = [[*row, s] for row, s in zip(_STAGES, _STRIDES[1:])]
     net = MobileNetV2(num_classes, width, rows, dropout=dropout)
-    net.features[0][0] = nn.Conv2d(input_size[0], net.features[0][0].out_channels, 3, _STRIDES[0], 1, bias=False)
+    net.features[0][0] = nn.Conv2d(
+        input_size[0], net.features[0][0].out_channels, 3, _STRIDES[0], 1, bias=False
+    )
     return initialise_(net, weights)
 
 # %% ../nbs/10_models.ipynb #81884d0f
-MODELS = Registry((f.__name__, f) for f in (mobilenet_v2, resnet18, vgg16, vgg16_tiny, lenet, mlp, digits_net))
+MODELS = Registry(
+    (f.__name__, f) for f in (mobilenet_v2, resnet18, vgg16, vgg16_tiny, lenet, mlp, digits_net)
+)

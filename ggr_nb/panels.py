@@ -6,17 +6,19 @@
 __all__ = ['MASK', 'DRAW', 'pack', 'unpack', 'number', 'ticks', 'curves', 'bars', 'masks', 'palette_png', 'frame', 'intern',
            'squeeze', 'panel_figure']
 
-# %% ../nbs/16a_panels.ipynb #922d05d4
+# %% ../nbs/16a_panels.ipynb #7bcbb818
 import base64, io, itertools, json, math, zlib
 import matplotlib as mpl, matplotlib.pyplot as plt
 import torch
 from collections import Counter
+from functools import wraps
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib import style
 from matplotlib.patches import Patch
 from PIL import Image
 from torch import Tensor
-from .plots import Card, human, palette, short, styled
+from .plots import STYLE, Card, human, palette, short
 
 # %% ../nbs/16a_panels.ipynb #9c13e3a4
 def pack(
@@ -24,10 +26,12 @@ def pack(
     bits:int=1, # bits per value: 1, 2, 4 or 8
 ) -> str: # base64 text
     "Pack small integers into text, the first value in the highest bits of the first byte."
-    if bits not in (1, 2, 4, 8): raise ValueError(f'bits={bits}: a byte is shared evenly by 1, 2, 4 or 8 bits only')
+    if bits not in (1, 2, 4, 8): raise ValueError(f'bits={bits}: a byte is shared evenly by 1, 2, '
+                                                  '4 or 8 bits only')
     flat = torch.as_tensor(values).reshape(-1).int()
     if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < 2 ** bits:
-        raise ValueError(f'values from {int(flat.min())} to {int(flat.max())} do not fit {bits} bits: use more bits')
+        raise ValueError(f'values from {int(flat.min())} to {int(flat.max())} do not fit {bits} '
+                         'bits: use more bits')
     flat = torch.nn.functional.pad(flat, (0, -len(flat) % (8 // bits))).view(-1, 8 // bits)
     shifts = torch.arange(8 - bits, -1, -bits)
     return base64.b64encode(bytes((flat << shifts).sum(1).tolist())).decode()
@@ -89,7 +93,8 @@ def curves(
     "A panel of curves."
     lines = [dict(label=str(k), x=[number(v) for v in x], y=[number(v) for v in y]) for k, (x, y) in series.items()]
     for s in lines:
-        if len(s['x']) != len(s['y']): raise ValueError(f"curve {s['label']!r}: {len(s['x'])} x but {len(s['y'])} y")
+        if len(s['x']) != len(s['y']): raise ValueError(f"curve {s['label']!r}: {len(s['x'])} x "
+                                                        f"but {len(s['y'])} y")
     return dict(kind='curves', series=lines, title=title, xlabel=xlabel, ylabel=ylabel, mode=mode, log=[logx, logy],
                 hline=number(hline), vline=number(vline), **options)
 
@@ -108,7 +113,8 @@ def bars(
     "A panel of bars or dots over names."
     names, flags = [str(n) for n in next(iter(series.values()), {})], flags or {}
     for k, v in series.items():
-        if [str(n) for n in v] != names: raise ValueError(f'series {k!r} has other names than the first: {list(v)[:3]} …')
+        if [str(n) for n in v] != names: raise ValueError(f'series {k!r} has other names than the '
+                                                          f'first: {list(v)[:3]} …')
     rows = [dict(label=str(k), y=[number(x) for x in v.values()], flags=_by_reason(flags.get(k, {}), names))
             for k, v in series.items()]
     return dict(kind='bars', names=names, series=rows, title=title, xlabel=xlabel, ylabel=ylabel, log=[False, log],
@@ -131,7 +137,7 @@ def masks(
     cells = [dict(label=str(k), h=len(v), w=v.shape[1], cells=pack(v, bits)) for k, v in flat.items()]
     return dict(kind='masks', items=cells, bits=bits, classes=list(classes), palette=list(classes.values()), title=title, **options)
 
-# %% ../nbs/16a_panels.ipynb #bd4e8db0
+# %% ../nbs/16a_panels.ipynb #f95ea593
 def palette_png(
     figure:Figure, # a Matplotlib figure
     colors:int=64, # palette size; 0 keeps every colour
@@ -141,7 +147,7 @@ def palette_png(
     raw, out = io.BytesIO(), io.BytesIO()
     figure.savefig(raw, format='png', dpi=dpi, facecolor='white')
     if not colors: return raw.getvalue()
-    Image.open(raw).convert('RGB').quantize(colors, kmeans=1, dither=Image.Dither.NONE).save(out, 'PNG', optimize=True)
+    Image.open(raw).convert('RGB').quantize(colors, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(out, 'PNG', optimize=True)
     return out.getvalue()
 
 # %% ../nbs/16a_panels.ipynb #568856f6
@@ -243,7 +249,7 @@ def _draw_frame(ax, p):
     ax.axis('off')
     if 'png' in p['src'][:16]: ax.imshow(Image.open(io.BytesIO(base64.b64decode(p['src'].split(',')[1]))))
 
-# %% ../nbs/16a_panels.ipynb #781d147d
+# %% ../nbs/16a_panels.ipynb #52a91915
 DRAW = dict(curves=_draw_curves, bars=_draw_bars, masks=_draw_masks, frame=_draw_frame)
 
 def _rows(panels):
@@ -253,16 +259,23 @@ def _rows(panels):
         else: rows[-1].append(p)
     return rows
 
+def _in_style(f):
+    @wraps(f)
+    def _inner(*args, **kwargs):
+        with style.context(['default', STYLE]): return f(*args, **kwargs)
+    return _inner
+
 def _finish(ax, p):
     ax.set(title=p['title'], xlabel=p.get('xlabel', ''), ylabel=p.get('ylabel', ''))
     if p.get('hline') is not None: ax.axhline(p['hline'], ls='--', lw=1, color='#5b6673')
     if p.get('vline') is not None: ax.axvline(p['vline'], ls='--', lw=1, color='#5b6673')
     if len(p.get('series', ())) > 1:
-        ax.legend(loc='lower left', bbox_to_anchor=(-.02, .98), ncols=6, fontsize=7.5, handlelength=1.4, columnspacing=1)
+        ax.legend(loc='lower '
+                      'left', bbox_to_anchor=(-.02, .98), ncols=6, fontsize=7.5, handlelength=1.4, columnspacing=1)
         ax.set_title(p['title'], pad=18)
 
-# %% ../nbs/16a_panels.ipynb #32de4aad
-@styled
+# %% ../nbs/16a_panels.ipynb #98aa25c0
+@_in_style
 def panel_figure(
     panels:list, # panels, as made above
     title:str='', # heading of the figure

@@ -131,7 +131,8 @@ SOURCE = 'Parger et al. 2022, arXiv 2210.14012'
 def cite(table:int, cell:Cell):  # a table of the paper, an address in it
     "Where a published number stands, in words"
     column = 'dense' if cell.init == 'dense' else f's={cell.sparsity:g} {label(cell.init)}'
-    return f'{SOURCE}, Table {table}, {net_label(*cell[:2])}, row {label(cell.method)}, column {column}'
+    return (f'{SOURCE}, Table {table}, {net_label(*cell[:2])}, row {label(cell.method)}, column '
+            f'{column}')
 
 # %% ../nbs/15_paper.ipynb #6e932654
 def works(cells:dict,  # accuracies, {Cell: float or None}
@@ -177,16 +178,22 @@ def winners(cells:dict  # accuracies, {Cell: float or None}
 
 # %% ../nbs/15_paper.ipynb #856fb8fb
 @patch(as_prop=True)
-def cell(self:Job): return Cell(self.data, self.model, self.method, round(1 - self.density, 9), self.init)
+def cell(self:Job):
+    return Cell(self.data, self.model, self.method, round(1 - self.density, 9), self.init)
 
 # %% ../nbs/15_paper.ipynb #7824bc1a
 ROWS = {1: ('dense',) + METHODS_1, 3: tuple(dict.fromkeys(c.method for c in PUBLISHED[3]))}
 
 def _select(what, offered, wanted):
     "The wanted ones among those offered; all of them for None"
-    wanted = offered if wanted is None else [wanted] if isinstance(wanted, (str, float, int)) else wanted
+    wanted = (
+        offered if wanted is None else [wanted] if isinstance(wanted, (str, float, int)) else wanted
+    )
     unknown = [w for w in wanted if w not in offered]
-    if unknown: raise ValueError(f'{what} {unknown[0]!r} is not in the paper’s grid; choose from {list(offered)}')
+    if unknown:
+        raise ValueError(
+            f'{what} {unknown[0]!r} is not in the paper’s grid; choose from {list(offered)}'
+        )
     return list(wanted)
 
 # %% ../nbs/15_paper.ipynb #92069a5e
@@ -204,12 +211,17 @@ def grid(tables=(1,),      # 1, 3 or both: whose rows to train
     rows = _select('method', rows, methods)
     nets = [n for n in NETS if n[0] in _select('data set', dict.fromkeys(n[0] for n in NETS), data)
                            and n[1] in _select('model', dict.fromkeys(n[1] for n in NETS), models)]
-    columns = product(_select('sparsity', (.9, .97, .99), sparsities), _select('init', ('erk', 'uniform'), inits))
+    columns = product(
+        _select('sparsity', (0.9, 0.97, 0.99), sparsities),
+        _select('init', ('erk', 'uniform'), inits),
+    )
     places = _places(nets, rows, list(columns))
     return [Job(*c[:3], c.density, c.init, s, **smaller) for s in seeds for c in places]
 
 def _places(nets, rows, columns):
-    return [Cell(*n, m, *c) for n in nets for m in rows for c in ([DENSE] if m == 'dense' else columns)]
+    return [
+        Cell(*n, m, *c) for n in nets for m in rows for c in ([DENSE] if m == 'dense' else columns)
+    ]
 
 # %% ../nbs/15_paper.ipynb #a654663b
 def our_mean(ours:dict,       # {Cell: {seed: accuracy}}
@@ -224,10 +236,15 @@ def our_mean(ours:dict,       # {Cell: {seed: accuracy}}
         rivals = {c: [ours.get(c._replace(method=m)) for m in METHODS_1] for c in places}
         if any(not _works(ours[c]) and not all(rivals[c]) for c in places): return ()
         places = [c for c in places if _works(ours[c]) or any(map(_works, rivals[c]))]
-    seeds = set.intersection(*(set(ours[c]) for c in places)) if all(_works(ours[c]) for c in places) else ()
+    seeds = (
+        set.intersection(*(set(ours[c]) for c in places))
+        if all(_works(ours[c]) for c in places)
+        else ()
+    )
     return tuple(statistics.fmean(ours[c][s] for c in places) for s in sorted(seeds) if places)
 
-def _works(values): return bool(values) and statistics.fmean(values.values()) >= 5   # "below 5 %" is a failure
+def _works(values):
+    return bool(values) and statistics.fmean(values.values()) >= 5   # "below 5 %" is a failure
 
 # %% ../nbs/15_paper.ipynb #5f745236
 def main_recipe(jobs:list):  # our jobs that may go into the block
@@ -266,18 +283,27 @@ def _averages(number, runs, recipe):
 # %% ../nbs/15_paper.ipynb #c74f2aae
 def _table_4(runs, recipe, propagated):
     kind = 'emptiness_propagated' if propagated else 'emptiness'
-    values = lambda runs, k: tuple(r['accuracy'] if k == 'accuracy' else r[kind][k] for _, r in sorted(runs.items()))
+    values = lambda runs, k: tuple(
+        r['accuracy'] if k == 'accuracy' else r[kind][k] for _, r in sorted(runs.items())
+    )
     for model in dict.fromkeys(c.model for c in PUBLISHED[4]):
-        chosen = recipe or main_recipe([j for j, _ in runs if (j.data, j.model) == ('tiny_imagenet', model)])
+        chosen = recipe or main_recipe(
+            [j for j, _ in runs if (j.data, j.model) == ('tiny_imagenet', model)]
+        )
         ours = by_cell(runs, chosen)
         cell = lambda m, init: Cell('tiny_imagenet', model, m, .97, init)
-        entry = lambda m, k, init: Entry(PUBLISHED[4][cell(m, init)][k], values(ours.get(cell(m, init), {}), k))
+        entry = lambda m, k, init: Entry(
+            PUBLISHED[4][cell(m, init)][k], values(ours.get(cell(m, init), {}), k)
+        )
         yield Block(label(model), chosen, {m: [entry(m, *c) for c in COLUMNS_4] for m in METHODS_1})
 
 # %% ../nbs/15_paper.ipynb #a8ddb09e
-TITLES = {1: 'top-1 accuracy in percent on the test set', 2: 'top-1 accuracy averaged over all networks',
-          3: 'the ablation, top-1 accuracy averaged over all networks',
-          4: 'empty neurons and inputs after training on Tiny-ImageNet at s=0.97'}
+TITLES = {
+    1: 'top-1 accuracy in percent on the test set',
+    2: 'top-1 accuracy averaged over all networks',
+    3: 'the ablation, top-1 accuracy averaged over all networks',
+    4: 'empty neurons and inputs after training on Tiny-ImageNet at s=0.97',
+}
 NOTES = (f'published: {SOURCE}, – is below 5 %. ours: mean ± standard deviation (number of seeds). '
          'difference: ours − published. ¹ ² ³ mark the best three sparse methods.')
 
@@ -289,13 +315,18 @@ def _columns(number):
 # %% ../nbs/15_paper.ipynb #ab5563cc
 def table(number:int,                      # 1, 2, 3 or 4
           results='results/paper.jsonl',   # a file, or records as `Results.load` gives them
-          recipe=None,                     # compare runs of this recipe; default: the full one where there is one
+          recipe=None,  # compare runs of this recipe; default: the full one where there is one
           propagated=False                 # Table 4: empty neurons propagated through the layers
           )->Comparison:                   # print it, or show it in Jupyter
     "A table of the paper beside our runs"
-    if number not in PUBLISHED: raise ValueError(f'the paper has no Table {number}; choose 1, 2, 3 or 4')
+    if number not in PUBLISHED:
+        raise ValueError(f'the paper has no Table {number}; choose 1, 2, 3 or 4')
     records = results if isinstance(results, dict) else Results(results).load()
     runs = [(Job(**r['job']), r) for r in records.values()]
-    blocks = {1: _table_1, 4: lambda r, c: _table_4(r, c, propagated)}.get(number, lambda r, c: _averages(number, r, c))
+    blocks = {1: _table_1, 4: lambda r, c: _table_4(r, c, propagated)}.get(
+        number, lambda r, c: _averages(number, r, c)
+    )
     columns, digits = _columns(number)
-    return Comparison(f'Table {number}: {TITLES[number]}', columns, list(blocks(runs, recipe)), digits, NOTES)
+    return Comparison(
+        f'Table {number}: {TITLES[number]}', columns, list(blocks(runs, recipe)), digits, NOTES
+    )

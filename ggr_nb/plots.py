@@ -35,11 +35,12 @@ STYLE = {'figure.dpi': 100, 'font.size': 9, 'text.color': INK, 'legend.frameon':
          'xtick.major.size': 3, 'ytick.major.size': 0,
          'lines.linewidth': 1.8, 'lines.markersize': 5, 'lines.markeredgewidth': 0}
 
-# %% ../nbs/16_plots.ipynb #82fe6d08
+# %% ../nbs/16_plots.ipynb #130d1012
 def _ours(): return style.context(['default', STYLE])
 
 def _something(f, data):
-    if not len(data): raise ValueError(f'{f.__name__}: nothing to draw, the data are empty')
+    if isinstance(data, (dict, list, tuple)) and not data: raise ValueError(
+        f'{f.__name__}: nothing to draw, the data are empty')
 
 def styled(
     f, # makes and returns a `Card`
@@ -47,7 +48,7 @@ def styled(
     "`f`, run with our settings and no others; empty data are refused."
     @wraps(f)
     def inner(*args, **kwargs):
-        _something(f, next(iter((*args, *kwargs.values())), 'none'))
+        _something(f, next(iter((*args, *kwargs.values())), None))
         with _ours(): return f(*args, **kwargs).settle()
     return inner
 
@@ -181,13 +182,13 @@ def _encode(im, alt):
     im.save(out, 'PNG', optimize=True, pnginfo=info, transparency=im.info['transparency'])
     return out.getvalue()
 
-# %% ../nbs/16_plots.ipynb #fb43d1fc
+# %% ../nbs/16_plots.ipynb #3e97ec16
 @patch
 def png(self:Card,
     most:int=40_000, # bytes
 )->bytes:
     "The card as a small PNG with see-through corners and its description inside."
-    for dpi, palettes in (DPI, (96, 56, 32)), (120, (32,)), (90, (24,)):
+    for dpi, palettes in (DPI, (96, 56, 32)), (120, (32,)), (90, (24, 12)):
         rgba = _pixels(self, dpi)
         for n in palettes:
             if len(out := _encode(_indexed(rgba, n), self.alt)) <= most: return out
@@ -264,14 +265,13 @@ def human(
     size, unit = next((s, u) for s, u in units if abs(x) >= .9999 * s)
     return f'{x / (size or 1):.3g}{unit}'.replace('-', '−')
 
-# %% ../nbs/16_plots.ipynb #8c008da1
+# %% ../nbs/16_plots.ipynb #ba004950
 def _floats(v): return np.asarray([float(x) for x in v])
 
 def _log_ticks(axis):
     low, high = np.sort(axis.get_view_interval())
     decades = np.log10(high / low)
-    if decades < .5: axis.set_major_locator(MaxNLocator(4))
-    else: axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.7 else (1,)))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.7 else (1,)))
     axis.set_minor_locator(NullLocator())
 
 def _numbers(*axes):
@@ -610,7 +610,7 @@ def _method_panel(ax, init, rows, scores, dense):
         if (m, init) in scores: _method_row(ax, i, m, scores[m, init], c)
     _reference(ax, dense, 'v'); ax.set_title(init, color=INK); ax.margins(x=.08)
 
-# %% ../nbs/16_plots_sparse.ipynb #b08f64af
+# %% ../nbs/16_plots_sparse.ipynb #0d57cb1b
 def _split(scores):
     "Methods without dense, initialisations, and the dense mean with its name."
     dense = [float(v) for (m, _), vs in scores.items() if m == 'dense' for v in vs]
@@ -626,7 +626,8 @@ def method_plot(
 )->Card:
     "A dot per score, a bar at the mean; a row per method, a panel per initialisation."
     rows, inits, dense = _split(scores)
-    said = [f'{m} {i} {_pm(*_mean_std(_floats(v)))}' for (m, i), v in scores.items()]
+    mean = lambda v: _pm(*_mean_std(_floats(v)))
+    said = [' '.join(filter(None, (*k, mean(v)))) for k, v in scores.items()]
     fig = _card(title, alt, xlabel, said, height=.75 + .36 * len(rows))
     axes = fig.subplots(1, len(inits), squeeze=False, sharex=True, sharey=True)[0]
     for ax, init in zip(axes, inits):
@@ -837,13 +838,15 @@ def _sums(axes, r):
     _beside(axes[3], f'+ {a}', BY_GRADIENT); _beside(axes[3], f'+ {b}', BY_CHANCE, 28)
     _beside(axes[3], f'= {n - d + a + b}', x=56)
 
-# %% ../nbs/16_plots_sparse.ipynb #c6966452
-def _step_titles(axes, k):
+# %% ../nbs/16_plots_sparse.ipynb #5ae49774
+def _step_titles(fig, k):
+    axes = fig.axes[:4]
     titles = '1  Before', f'2  Drop {k}', '3  Count', f'4  Grow {k}'
     for ax, t in zip(axes, titles): ax.set_title(t, color=INK, pad=18)
     notes = 'active weights', 'smallest |w| of each layer', f'global top-{k} of |g|'
     for ax, t in zip(axes, notes): _beside(ax, t, MUTED, y=1)
     _beside(axes[3], 'by |g|', BY_GRADIENT, y=1); _beside(axes[3], 'at random', BY_CHANCE, 36, 1)
+    return fig
 
 def _step_rows(masks, dropped, quotas, by_gradient, by_chance, gradients):
     rows = {n: dict(mask=_flat(m), dropped=_array(dropped[n]), quota=int(quotas[n]),
@@ -854,7 +857,7 @@ def _step_rows(masks, dropped, quotas, by_gradient, by_chance, gradients):
         r['counted'] = _counted(r['grad'], r['kept'], r['quota'])
     return rows
 
-# %% ../nbs/16_plots_sparse.ipynb #951bd083
+# %% ../nbs/16_plots_sparse.ipynb #0172b2e3
 UPDATE = 'One update of GGR: drop in each layer, count over all, grow by gradient and chance'
 
 def _step_words(n, r):
@@ -862,10 +865,11 @@ def _step_words(n, r):
             f"{r['quota']}, {len(r['by_g'])} grown by gradient and {len(r['by_c'])} at random")
 
 def _largest(rows):
-    free = (_sizes(r['grad'])[~r['kept'].flatten().numpy()] for r in rows if r['grad'] is not None)
+    graded = (r for r in rows.values() if r['grad'] is not None)
+    free = (_sizes(r['grad'])[~r['kept'].flatten().numpy()] for r in graded)
     return max((g.max(initial=0) for g in free), default=0)
 
-# %% ../nbs/16_plots_sparse.ipynb #e924758e
+# %% ../nbs/16_plots_sparse.ipynb #c701a9e5
 @styled
 def figure1(
     masks:dict, # layer: mask before, of a small layer
@@ -880,14 +884,12 @@ def figure1(
     "The paper's Figure 1 from a real state: a row per layer, a column per part."
     rows = _step_rows(masks, dropped, quotas, by_gradient, by_chance, gradients)
     said = [_step_words(n, r) for n, r in rows.items()]
-    h, w = zip(*(r['mask'].shape for r in rows.values()))
-    heights = [1.33 / max(w) * n for n in h]
-    fig = _card(title, alt, 'one update', said, height=.55 + sum(heights) + .36 * len(rows))
+    h, w = map(np.array, zip(*(r['mask'].shape for r in rows.values())))
+    heights = 1.33 / w.max() * h
+    fig = _card(title, alt, 'one update', said, height=.55 + heights.sum() + .36 * len(rows))
     axes = fig.subplots(len(rows), 4, squeeze=False, height_ratios=heights)
-    largest = _largest(rows.values())
-    for row, (n, r) in zip(axes, rows.items()): _step_row(row, n, r, largest, 96 / max(w))
-    _step_titles(axes[0], sum(len(r['dropped']) for r in rows.values()))
-    return fig
+    for row, (n, r) in zip(axes, rows.items()): _step_row(row, n, r, _largest(rows), 96 / w.max())
+    return _step_titles(fig, sum(len(r['dropped']) for r in rows.values()))
 
 # %% ../nbs/16_plots_sparse.ipynb #a1224849
 @styled

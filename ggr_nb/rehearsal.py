@@ -110,14 +110,23 @@ def growth_explorer(
         m = grown_mask(gradient_share, density)
         seen, rows = m.sum(0), {f'{w} {h}': v.sort(descending=True).values for w, v, h in (('inputs,', m.sum(0), 'sorted'), ('units,', m.sum(1), 'sorted'))}
         level = (seen.view(8, 8) / max(1, int(seen.max())) * 7).ceil().int()
-        return [masks({'units × inputs': m}, 'The mask of the first layer'), masks({f'brightest: {int(seen.max())} weights': level}, 'Weights per pixel', classes=HEAT, cell=26, key=False),
-                curves({k: (range(1, len(v) + 1), v) for k, v in rows.items()}, 'Weights per unit and per input', xlabel='rank', ylabel='active weights', mode='step', wide=True)], _say_growth(m, gradient_share)
-    return Explorer(_draw, dict(gradient_share=shares, density=densities), title='What growth by gradient does to a mask', start=dict(gradient_share=.5, density=.1),
-                    alt='A mask, a heat map of weights per pixel, and sorted weights per unit and per input.')
+        return [masks({'units × inputs': m}, 'The mask of the first layer'), masks({'brightest: '
+                                                                                    f'{int(seen.max())} weights': level}, 'Weights per pixel', classes=HEAT, cell=26, key=False),
+                curves({k: (range(1, len(v) + 1), v) for k, v in rows.items()}, 'Weights per unit '
+                                                                                'and per '
+                                                                                'input', xlabel='rank', ylabel='active weights', mode='step', wide=True)], _say_growth(m, gradient_share)
+    return Explorer(_draw, dict(gradient_share=shares, density=densities), title='What growth by '
+                                                                                 'gradient does '
+                                                                                 'to a '
+                                                                                 'mask', start=dict(gradient_share=.5, density=.1),
+                    alt='A mask, a heat map of weights per pixel, and sorted weights per unit and '
+                        'per input.')
 
 def _say_growth(m, share):
     units, inputs, rows = int((m.sum(1) == 0).sum()), int((m.sum(0) == 0).sum()), m.sum(1)
-    return f'With {share:.0%} of growth by gradient the busiest of 48 units has {int(rows.max())} weights, the median {int(rows.median())}; {units} units and {inputs} of 64 pixels have none.'
+    return (f'With {share:.0%} of growth by gradient the busiest of 48 units has {int(rows.max())} '
+            f'weights, the median {int(rows.median())}; {units} units and {inputs} of 64 pixels '
+            'have none.')
 
 # %% ../nbs/16d_rehearsal.ipynb #9abcaa37
 DEEP = (64, 64, 48, 48, 32, 32, 10)
@@ -142,15 +151,25 @@ def dsr_ggr_explorer(
     def _draw(update, init):
         runs, x = {m: race(m, init) for m in ('dsr', 'ggr')}, list(range(21))
         top = 1.05 * max(v for r in runs.values() for d in r['densities'].values() for v in d)
-        over = [curves({n: (x, d) for n, d in r['densities'].items()}, f'{m.upper()}: density of each layer', xlabel='update', ylabel='density', vline=update, ylim=(0, top)) for m, r in runs.items()]
-        return over + [bars({m: r['net'][update] for m, r in runs.items()}, 'Given (+) and taken (−) in this update', ylabel='weights'),
-                       curves({m: (x, r['threshold']) for m, r in runs.items()}, 'Thresholds: DSR on |w|, GGR on |g|', xlabel='update', logy=True, vline=update, mode='step')], _say_race(update, runs)
-    return Explorer(_draw, dict(update=updates, init=['uniform', 'erk']), title='DSR against GGR: who feeds whom', start=dict(update=10),
-                    alt='Densities of six layers over twenty updates under DSR and GGR, flows between layers, thresholds.')
+        over = [curves({n: (x, d) for n, d in r['densities'].items()}, f'{m.upper()}: density of '
+                                                                       'each layer', xlabel='update', ylabel='density', vline=update, ylim=(0, top)) for m, r in runs.items()]
+        return over + [bars({m: r['net'][update] for m, r in runs.items()}, 'Given (+) and taken '
+                                                                            '(−) in this '
+                                                                            'update', ylabel='weights'),
+                       curves({m: (x, r['threshold']) for m, r in runs.items()}, 'Thresholds: DSR '
+                                                                                 'on |w|, GGR on '
+                                                                                 '|g|', xlabel='update', logy=True, vline=update, mode='step')], _say_race(update, runs)
+    return Explorer(_draw, dict(update=updates, init=['uniform', 'erk']), title='DSR against GGR: '
+                                                                                'who feeds '
+                                                                                'whom', start=dict(update=10),
+                    alt='Densities of six layers over twenty updates under DSR and GGR, flows '
+                        'between layers, thresholds.')
 
 def _say_race(update, runs):
     now = {m: {n: d[update] for n, d in r['densities'].items()} for m, r in runs.items()}
-    return f'After update {update} the last layer is {now["dsr"]["fc6"]:.0%} dense under DSR and {now["ggr"]["fc6"]:.0%} under GGR; the first, {now["dsr"]["fc1"]:.1%} and {now["ggr"]["fc1"]:.1%}.'
+    return (f'After update {update} the last layer is {now["dsr"]["fc6"]:.0%} dense under DSR and '
+            f'{now["ggr"]["fc6"]:.0%} under GGR; the first, {now["dsr"]["fc1"]:.1%} and '
+            f'{now["ggr"]["fc1"]:.1%}.')
 
 # %% ../nbs/16d_rehearsal.ipynb #67aacba2
 AGES = {'free': '#10141b', 'kept': '#c9d1db', 'new': '#56b4e9', 'dropped': '#d55e00'}
@@ -183,9 +202,13 @@ def evolution_explorer(
         steps, left, ever = life(method)
         canvas = aged(steps[max(0, update - 1)], steps[update])
         x, both = list(range(len(steps))), {'left of the first mask': left, 'ever active': ever}
-        return [masks({f'fc1 after update {update}': canvas}, 'The mask of the first layer', classes=AGES), curves({k: (x, v) for k, v in both.items()}, 'Over the training', xlabel='update', ylabel='share', vline=update, ylim=(0, 1.02))], _say_age(update, method, left, ever)
-    return Explorer(_draw, dict(update=range(17), method=methods), title='How a mask ages', start=dict(update=4, method='ggr'),
-                    alt='A mask with new and dropped weights marked; survival of the first mask and exploration over updates.')
+        return [masks({f'fc1 after update {update}': canvas}, 'The mask of the first '
+                                                              'layer', classes=AGES), curves({k: (x, v) for k, v in both.items()}, 'Over the training', xlabel='update', ylabel='share', vline=update, ylim=(0, 1.02))], _say_age(update, method, left, ever)
+    return Explorer(_draw, dict(update=range(17), method=methods), title='How a mask '
+                                                                         'ages', start=dict(update=4, method='ggr'),
+                    alt='A mask with new and dropped weights marked; survival of the first mask '
+                        'and exploration over updates.')
 
 def _say_age(update, method, left, ever):
-    return f'{method.upper()}, update {update}: {left[update]:.0%} of the first mask is left, {ever[update]:.0%} of all places have been active at some time.'
+    return (f'{method.upper()}, update {update}: {left[update]:.0%} of the first mask is left, '
+            f'{ever[update]:.0%} of all places have been active at some time.')

@@ -61,13 +61,13 @@ def rate(self:Recipe,
     "The learning rate at `epoch`."
     return self.lr * step_lr(epoch, self.milestones, self.divide, self.warmup)
 
-# %% ../nbs/11a_runs.ipynb #d6dfc247
+# %% ../nbs/11a_runs.ipynb #7d834736
 @patch
 def scaled(self:Recipe,
            epochs:int, # new length
           )->Recipe: # the same shape in `epochs` epochs
     "This recipe, shortened or stretched."
-    to = lambda e: round(e * epochs / self.epochs)
+    to = lambda e: max(1, round(e * epochs / self.epochs))
     return replace(self, epochs=epochs, milestones=tuple(map(to, self.milestones)),
                    update_until=to(self.update_until))
 
@@ -110,8 +110,11 @@ def _sync_folder(folder):
 def _not_written(e, path, temp):
     try: temp.unlink(missing_ok=True)
     except OSError: pass
-    raise OSError(e.errno, f'{path} was not written: {e.strerror}. What stood there before is '
-                  'untouched. Make room or choose another folder, then go on with resume=True') from e
+    raise OSError(
+        e.errno,
+        f'{path} was not written: {e.strerror}. What stood there before is '
+        'untouched. Make room or choose another folder, then go on with resume=True',
+    ) from e
 
 # %% ../nbs/11a_runs.ipynb #2e35d9aa
 MAGIC = b'ggr_nb 1\n'
@@ -217,7 +220,9 @@ def _git(*words):
 def _cpu_name():
     try: lines = Path('/proc/cpuinfo').read_text().splitlines()
     except OSError: return platform.processor() or platform.machine()
-    return next((l.split(':')[1].strip() for l in lines if l.startswith('model name')), platform.machine())
+    return next(
+        (l.split(':')[1].strip() for l in lines if l.startswith('model name')), platform.machine()
+    )
 
 # %% ../nbs/11a_runs.ipynb #5ee27989
 def commit()->str|None: # hash, with '-dirty' for uncommitted changes

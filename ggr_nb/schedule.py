@@ -25,7 +25,9 @@ def drop_fraction(update:int, # number of the update, the first is 1
     "f = start · schedule((update - 1) / (last - 1))."
     if not 0 <= start <= 1: raise ValueError(f'the drop fraction must be in [0, 1], got {start}')
     if not callable(schedule) and schedule not in SCHEDULES:
-        raise ValueError(f'unknown schedule {schedule!r}: choose from {list(SCHEDULES)} or give a function')
+        raise ValueError(
+            f'unknown schedule {schedule!r}: choose from {list(SCHEDULES)} or give a function'
+        )
     curve = schedule if callable(schedule) else SCHEDULES[schedule]
     return start * curve(progress(update, last))
 
@@ -47,4 +49,6 @@ def step_lr(epoch:float, # zero-based, fractional inside an epoch
             warmup:float=1.0, # epochs of linear rise from 0
             )->float: # factor on the peak learning rate
     "The paper's learning rate: warm up in epoch 0, then divide at every milestone."
-    return min(1.0, epoch / warmup if warmup else 1.0) / divide ** sum(epoch >= m for m in milestones)
+    return min(1.0, epoch / warmup if warmup else 1.0) / divide ** sum(
+        epoch >= m for m in milestones
+    )

@@ -176,7 +176,18 @@ def digest(
 # %% ../nbs/16b_script.ipynb #414bd413
 def runtime() -> str: # JavaScript: an expression whose value is the function `mount`
     "The script that every explorer carries."
-    parts = JS_TEXT, JS_AXES, JS_MARKS, JS_CURVES, JS_NAMES, JS_BARS, JS_MASKS, JS_PANEL, JS_TABLE, JS_MOUNT
+    parts = (
+        JS_TEXT,
+        JS_AXES,
+        JS_MARKS,
+        JS_CURVES,
+        JS_NAMES,
+        JS_BARS,
+        JS_MASKS,
+        JS_PANEL,
+        JS_TABLE,
+        JS_MOUNT,
+    )
     body = '\n'.join(line.strip() for part in parts for line in part.strip().splitlines())
     return f"(window.ggrx??={{}})['{digest(body)}']??=(()=>{{{body}\nreturn mount}})()"
 
@@ -240,7 +251,7 @@ def lighten(
     while contrast(rgb, against) < least: rgb = tuple(c + (1 - c) * .06 for c in rgb)
     return to_hex(rgb)
 
-# %% ../nbs/16b_script.ipynb #c9e0665e
+# %% ../nbs/16b_script.ipynb #033f7b67
 def stylesheet(
     colours:list=(), # colours of the series, in the order of their slots
     root:str='.ggrx', # selector of the figure that has these colours
@@ -249,6 +260,15 @@ def stylesheet(
     light = ''.join(f'--s{i}:{to_hex(c)};' for i, c in enumerate(colours))
     dark = ''.join(f'--s{i}:{lighten(c)};' for i, c in enumerate(colours))
     base, night = CSS_COLOURS.strip().split('\nDARK')
-    def under(prefix): return f"{prefix}.ggrx{night}{prefix}{root}{{{dark}}}"
-    return '\n'.join([base, f'{root}{{{light}}}', *map(under, THEMES), SYSTEM + '.ggrx' + night + '}',
-                      f'{SYSTEM}{root}{{{dark}}}}}', CSS_CARD.strip(), CSS_STAGE.strip()])
+    def _under(prefix): return f"{prefix}.ggrx{night}{prefix}{root}{{{dark}}}"
+    return '\n'.join(
+        [
+            base,
+            f'{root}{{{light}}}',
+            *map(_under, THEMES),
+            SYSTEM + '.ggrx' + night + '}',
+            f'{SYSTEM}{root}{{{dark}}}}}',
+            CSS_CARD.strip(),
+            CSS_STAGE.strip(),
+        ]
+    )

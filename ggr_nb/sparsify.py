@@ -54,12 +54,16 @@ def plan(model, # nn.Module
          count_excluded:bool=True, # do the dense ones count in `density`?
          )->tuple: # ({name: Parameter}, {name: n_l})
     "Which tensors are sparse, and how many active weights each gets."
-    everything, sparse = sparse_parameters(model, include), sparse_parameters(model, include, exclude)
+    everything, sparse = sparse_parameters(model, include), sparse_parameters(
+        model, include, exclude
+    )
     counted = everything if count_excluded else sparse
     shapes = {n: tuple(p.shape) for n, p in counted.items()}
     kept = [n for n in counted if n not in sparse]
     wanted = _rule(init)(shapes, density, kept)
-    total = None if isinstance(init, dict) else round(density * sum(map(math.prod, shapes.values())))
+    total = (
+        None if isinstance(init, dict) else round(density * sum(map(math.prod, shapes.values())))
+    )
     n = budgets(shapes, wanted, total)
     return sparse, {k: n[k] for k in sparse}
 
@@ -136,7 +140,8 @@ def _first_masks(self:Sparsifier, given):
     "Random masks with the budgets, full ones, or the ones given."
     if given is not None: return self._checked(given)
     shapes = {n: tuple(p.shape) for n, p in self.weights.items()}
-    if self.method.dense_start: return {n: torch.ones(s, dtype=torch.bool) for n, s in shapes.items()}
+    if self.method.dense_start:
+        return {n: torch.ones(s, dtype=torch.bool) for n, s in shapes.items()}
     return random_masks(shapes, self.targets, self.seed)
 
 # %% ../nbs/09_sparsify.ipynb #e3b0ac3a
@@ -148,13 +153,17 @@ def _checked(self:Sparsifier, masks):
         raise ValueError(f'masks do not fit the model; differing layers (model, masks): '
             f'{ {n: (want.get(n), got.get(n)) for n in want | got if want.get(n) != got.get(n)} }')
     if empty := [n for n, c in counts(masks).items() if not c]:
-        raise ValueError(f'masks without any active weight: {empty}; every layer keeps at least one')
+        raise ValueError(
+            f'masks without any active weight: {empty}; every layer keeps at least one'
+        )
     return masks
 
 @patch
 def _working(self:Sparsifier, masks):
     "Masks as the multiplication wants them: dtype, layout and device of the weights."
-    return {n: torch.empty_like(p, requires_grad=False).copy_(masks[n]) for n, p in self.weights.items()}
+    return {
+        n: torch.empty_like(p, requires_grad=False).copy_(masks[n]) for n, p in self.weights.items()
+    }
 
 # %% ../nbs/09_sparsify.ipynb #9353c62d
 @patch
@@ -163,7 +172,8 @@ def _start(self:Sparsifier, weights):
     for n, p in self.weights.items():
         if weights != 'keep': rescale_(p, self._masks[n], weights)
     apply_masks_(self.weights, self._masks)
-    for n in self.weights: apply_masks_(self._state(n), dict.fromkeys(self._state(n), self._masks[n]))
+    for n in self.weights:
+        apply_masks_(self._state(n), dict.fromkeys(self._state(n), self._masks[n]))
     _OWNERS[self.optimizer] = self
     self._hooks = [self.optimizer.register_step_pre_hook(self._before),
                    self.optimizer.register_step_post_hook(self._after)]
@@ -219,7 +229,11 @@ def due(self:Sparsifier):
 def _gradients(self:Sparsifier):
     "{name: dense gradient}, averaged over the last `grad_batches` batches."
     now = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in self.weights.items()}
-    return {n: (g + self._sums[n]) / (self._batches + 1) for n, g in now.items()} if self._batches else now
+    return (
+        {n: (g + self._sums[n]) / (self._batches + 1) for n, g in now.items()}
+        if self._batches
+        else now
+    )
 
 @patch
 def _collect(self:Sparsifier):
@@ -227,8 +241,10 @@ def _collect(self:Sparsifier):
     to_go = -self.steps % self.every
     if not 0 < to_go < self.grad_batches or self.steps + to_go >= (self.until or 0): return
     grads = {n: p.grad for n, p in self.weights.items() if p.grad is not None}
-    if self._collected_at == self.steps or not all(g.isfinite().all() for g in grads.values()): return
-    for n, p in self.weights.items(): self._sums[n] = self._sums.get(n, 0) + grads.get(n, torch.zeros_like(p))
+    if self._collected_at == self.steps or not all(g.isfinite().all() for g in grads.values()):
+        return
+    for n, p in self.weights.items():
+        self._sums[n] = self._sums.get(n, 0) + grads.get(n, torch.zeros_like(p))
     self._batches, self._collected_at = self._batches + 1, self.steps
 
 # %% ../nbs/09_sparsify.ipynb #e011323b
@@ -247,16 +263,26 @@ def _momenta(self:Sparsifier):
 def snapshot(self:Sparsifier):
     "The state as a method sees it at an update."
     u, last = self.steps // self.every, self.until / self.every
-    return Snapshot({n: p.detach() for n, p in self.weights.items()}, self._gradients(), self.masks,
-                    self._momenta(), self.targets, drop_fraction(u, last, self.fraction, self.schedule),
-                    u / max(1, math.ceil(last) - 1), self.seed, u, self.memory)
+    return Snapshot(
+        {n: p.detach() for n, p in self.weights.items()},
+        self._gradients(),
+        self.masks,
+        self._momenta(),
+        self.targets,
+        drop_fraction(u, last, self.fraction, self.schedule),
+        u / max(1, math.ceil(last) - 1),
+        self.seed,
+        u,
+        self.memory,
+    )
 
 # %% ../nbs/09_sparsify.ipynb #c05c6622
 def _refuse_broken(grads, step):
     "A gradient with NaN or inf must not decide anything."
     broken = [n for n, g in grads.items() if not g.isfinite().all()]
     if broken: raise FloatingPointError(
-        f'step {step}: the gradient of {broken[:5]} is NaN or infinite, so the masks were not updated '
+        f'step {step}: the gradient of {broken[:5]} is NaN or infinite, so the masks were not '
+        'updated '
         'and nothing was changed. Lower the learning rate, clip gradients, or use a GradScaler')
 
 @patch
@@ -281,8 +307,16 @@ def _record(self:Sparsifier, snap, decision):
     number = self.counts()
     layers = {n: dict(dropped=len(decision.dropped[n]), quota=decision.quotas[n],
                       grown=len(decision.grown[n]), count=number[n]) for n in self.weights}
-    self.history.append(dict(step=self.steps, update=snap.update, fraction=snap.fraction,
-        k=sum(v['dropped'] for v in layers.values()), threshold=decision.memory.get('threshold'), layers=layers))
+    self.history.append(
+        dict(
+            step=self.steps,
+            update=snap.update,
+            fraction=snap.fraction,
+            k=sum(v['dropped'] for v in layers.values()),
+            threshold=decision.memory.get('threshold'),
+            layers=layers,
+        )
+    )
 
 # %% ../nbs/09_sparsify.ipynb #84d18809
 @patch
@@ -291,11 +325,14 @@ def _agree(self:Sparsifier):
     dist = torch.distributed
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1): return
     places = [m.flatten().nonzero().flatten() for m in self._masks.values()]
-    marks = torch.stack([f(p) for p in places for f in (torch.sum, lambda p: (p * p % 1000003).sum())])
+    marks = torch.stack(
+        [f(p) for p in places for f in (torch.sum, lambda p: (p * p % 1000003).sum())]
+    )
     both = torch.cat([marks, -marks])
     dist.all_reduce(both, op=dist.ReduceOp.MAX)
     if not torch.equal(both[:len(marks)], -both[len(marks):]): raise RuntimeError(
-        f'step {self.steps}: the masks of the processes differ. Do all use the same seed and batch order, '
+        f'step {self.steps}: the masks of the processes differ. Do all use the same seed and '
+        'batch order, '
         'and does DDP average the gradients before the optimiser steps?')
 
 # %% ../nbs/09_sparsify.ipynb #f50ca05b
@@ -320,7 +357,8 @@ def _prepare(self:Sparsifier):
     if self.due(): self.update()
     self._perturb()
     self.mask_gradients()
-    if self.skip_update and self._updated_at == self.steps: self.optimizer.zero_grad(set_to_none=True)
+    if self.skip_update and self._updated_at == self.steps:
+        self.optimizer.zero_grad(set_to_none=True)
 
 # %% ../nbs/09_sparsify.ipynb #c9e33435
 @patch
@@ -332,7 +370,11 @@ def _before(self:Sparsifier, optimizer, args, kwargs):
     if closure is None: return self._prepare() if self._real else None
     def wrapped():
         loss = closure(); self._prepare(); return loss
-    return ((args[0], wrapped, *args[2:]), kwargs) if len(args) > 1 else (args, kwargs | {'closure': wrapped})
+    return (
+        ((args[0], wrapped, *args[2:]), kwargs)
+        if len(args) > 1
+        else (args, kwargs | {'closure': wrapped})
+    )
 
 @patch
 def _after(self:Sparsifier, optimizer, args, kwargs):
@@ -373,7 +415,12 @@ def load_state_dict(self:Sparsifier, state):
     if state['method'] != self.method.name: raise ValueError(
         f"the state was saved by {state['method']!r}, this sparsifier runs {self.method.name!r}")
     self._masks = self._working(self._checked(state['masks']))
-    self.seed, self.steps, self._updated_at, self._collected_at = state['seed'], state['steps'], None, None
+    self.seed, self.steps, self._updated_at, self._collected_at = (
+        state['seed'],
+        state['steps'],
+        None,
+        None,
+    )
     self.memory, self._sums = dict(state['memory']), dict(state['sums'])
     self._batches, self.history = state['batches'], list(state['history'])
     apply_masks_(self.weights, self._masks)
@@ -381,15 +428,20 @@ def load_state_dict(self:Sparsifier, state):
 # %% ../nbs/09_sparsify.ipynb #08a39b75
 @patch
 def __repr__(self:Sparsifier):
-    return (f'Sparsifier({self.method.name}: {sum(self.counts().values()):,} of '
-            f'{sum(p.numel() for p in self.weights.values()):,} weights active in {len(self.weights)} '
-            f'layers, density {self.density:.4g}, {self.updates} updates in {self.steps} steps)')
+    return (
+        f'Sparsifier({self.method.name}: {sum(self.counts().values()):,} of '
+        f'{sum(p.numel() for p in self.weights.values()):,} weights active in {len(self.weights)} '
+        f'layers, density {self.density:.4g}, {self.updates} updates in {self.steps} steps)'
+    )
 
 @patch
 def _repr_html_(self:Sparsifier):
     "A table of the layers, as Jupyter shows it."
     row = lambda cells, t='td': '<tr>' + ''.join(f'<{t}>{c}</{t}>' for c in cells) + '</tr>'
     n, d = self.counts(), self.densities()
-    rows = [row((k, ' × '.join(map(str, p.shape)), f'{n[k]:,}', f'{d[k]:.4f}')) for k, p in self.weights.items()]
+    rows = [
+        row((k, ' × '.join(map(str, p.shape)), f'{n[k]:,}', f'{d[k]:.4f}'))
+        for k, p in self.weights.items()
+    ]
     head = row(('layer', 'shape', 'active', 'density'), 'th')
     return f'<table><caption>{self!r}</caption><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'

@@ -77,7 +77,9 @@ def load(self:Results)->dict:  # {key: record}
         try: record = json.loads(line or '{}')
         except ValueError as e:
             if line is last: break                        # still being written, or torn
-            raise ValueError(f'{self.path}, line {n} is damaged ({e}); mend or delete that line') from None
+            raise ValueError(
+                f'{self.path}, line {n} is damaged ({e}); mend or delete that line'
+            ) from None
         if record: found.setdefault(record['key'], record)
     return found
 
@@ -97,18 +99,19 @@ def _serve(pipe, work, place):
         except (EOFError, KeyboardInterrupt, BrokenPipeError): return
         except Exception: pipe.send(('failed', traceback.format_exc()))
 
-# %% ../nbs/14a_sweep.ipynb #5a095a94
-def report(**news):  # what to tell, e.g. epoch=3, epochs=100
+# %% ../nbs/14a_sweep.ipynb #cc80a0b7
+def report(**news):  # what to tell, e.g. share=.4
     "Tell the pool's owner how far the present job is"
     if _pipe: _pipe.send(('news', news))
 
-# %% ../nbs/14a_sweep.ipynb #36650b6e
+# %% ../nbs/14a_sweep.ipynb #7080fe62
 class Outcome(NamedTuple):
     "What came of a job"
     job:object           # as it was given
     result:object=None   # what `work` returned
     error:str=''         # or why there is no result
 
+# %% ../nbs/14a_sweep.ipynb #cd6f21c7
 class Worker:
     "A process that works on one job at a time"
     def __init__(self, work, place):
@@ -200,7 +203,8 @@ class RayPool:
                  **options           # for `ray.init`
                  ):
         try: import ray
-        except ImportError: raise ImportError('Ray is not installed; pip install "ggr_nb[cluster]", or run without --ray') from None
+        except ImportError: raise ImportError('Ray is not installed; pip install '
+                                              '"ggr_nb[cluster]", or run without --ray') from None
         if not ray.is_initialized(): ray.init(address, log_to_driver=False, **options)
         self.ray, task = ray, lambda job: work(job)
         self.task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=tries - 1)(task)
@@ -218,7 +222,7 @@ def run(self:RayPool,
         try: yield Outcome(job, self.ray.get(ref))
         except self.ray.exceptions.RayError as e: yield Outcome(job, error=str(e))
 
-# %% ../nbs/14a_sweep.ipynb #37299acc
+# %% ../nbs/14a_sweep.ipynb #1c2b4426
 def sweep(jobs:list,          # anything with a `key`
           results:Results,    # the file
           pool,               # a `Pool` or `RayPool`; its work returns a record
@@ -232,15 +236,20 @@ def sweep(jobs:list,          # anything with a `key`
         pool.listen = lambda news: _show(bar, bar.done, news)
         bar.done = bar.n
         for o in pool.run(todo):
-            if o.error: errors[o.job.key] = o.error; bar.set_postfix_str(f'{len(errors)} failed', False)
+            if o.error:
+                errors[o.job.key] = o.error; bar.set_postfix_str(f'{len(errors)} failed', False)
             else: results.append(o.result)
             bar.done += 1; _show(bar, bar.done, getattr(pool, 'news', {}), 0)
             if after and o.result: after(o.result, bar)
     return errors
 
+# %% ../nbs/14a_sweep.ipynb #fb57b136
 def _show(bar, done, news, pause=None):
     "Set the bar to what is finished and the shares of what is running; rarely where it becomes a log"
     if pause is None: pause = .5 if sys.stderr.isatty() or 'ipykernel' in sys.modules else 20
     if time.monotonic() - getattr(bar, 'shown', 0) < pause: return
-    bar.n, bar.shown = round(done + sum(v.get('share', 0) for v in news.values()), 2), time.monotonic()
+    bar.n, bar.shown = (
+        round(done + sum(v.get('share', 0) for v in news.values()), 2),
+        time.monotonic(),
+    )
     bar.refresh()

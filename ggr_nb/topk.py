@@ -19,8 +19,10 @@ def _refuse_broken(name, scores):
     "Raise if a score is NaN or infinite; the sum is a cheap first look."
     if math.isfinite(scores.sum(dtype=torch.float32).item()) or scores.isfinite().all(): return
     bad = int((~scores.isfinite()).sum())
-    raise ValueError(f'{name}: {bad} of {scores.numel()} scores are NaN or infinite. Lower the learning '
-                     'rate or clip gradients; with float16 use a GradScaler, which skips such steps')
+    raise ValueError(
+        f'{name}: {bad} of {scores.numel()} scores are NaN or infinite. Lower the learning '
+        'rate or clip gradients; with float16 use a GradScaler, which skips such steps'
+    )
 
 # %% ../nbs/04_topk.ipynb #3675bf57
 class StreamingTopK:

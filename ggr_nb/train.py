@@ -22,17 +22,38 @@ from tqdm.auto import tqdm
 # %% ../nbs/12_train.ipynb #227e2a7f
 from .data import DATASETS, Data
 from .init import generator
-from .machine import Stopped, Switches, explaining_memory, join, listening, pick, ranks, shared, switches
+from ggr_nb.machine import (
+    Stopped,
+    Switches,
+    explaining_memory,
+    join,
+    listening,
+    pick,
+    ranks,
+    shared,
+    switches,
+)
 from .machine import synchronised, wrapped
 from .masks import clean_name, sparse_parameters
 from .methods import METHODS, Method
 from .models import MODELS
-from .runs import RECIPES, Recipe, Run, commit, hardware, load_checkpoint, pack, previous, save_checkpoint
+from ggr_nb.runs import (
+    RECIPES,
+    Recipe,
+    Run,
+    commit,
+    hardware,
+    load_checkpoint,
+    pack,
+    previous,
+    save_checkpoint,
+)
 from .runs import unpack, versions, write_atomically
 from .sparsify import Sparsifier
 
 # %% ../nbs/12_train.ipynb #e9503b3b
-_all_ = ['RECIPES', 'Recipe', 'Run', 'Stopped', 'switches']     # at home elsewhere, offered here as well
+# at home elsewhere, offered here as well
+_all_ = ['RECIPES', 'Recipe', 'Run', 'Stopped', 'switches']
 
 # %% ../nbs/12_train.ipynb #65861f34
 def reuse(model:nn.Module, # the bare model
@@ -82,7 +103,9 @@ def build(model, # name in `MODELS`, or a module, returned as it is
     make = pick('model', model, MODELS)
     with torch.random.fork_rng():
         torch.manual_seed(generator(seed, 'model').initial_seed())
-        return make(num_classes=data.classes, width=width, input_size=tuple(data.train[0].shape[1:]))
+        return make(
+            num_classes=data.classes, width=width, input_size=tuple(data.train[0].shape[1:])
+        )
 
 # %% ../nbs/12_train.ipynb #0895a2c3
 def _check_shapes(model, data, name):
@@ -91,10 +114,14 @@ def _check_shapes(model, data, name):
     device = next((p.device for p in model.parameters()), 'cpu')
     try: out = _watch(model, [], None, torch.zeros(2, *shape, device=device))
     except (RuntimeError, ValueError, IndexError) as e:
-        raise ValueError(f'{name} does not take the images of {data.name}, {shape} each: {e}') from e
+        raise ValueError(
+            f'{name} does not take the images of {data.name}, {shape} each: {e}'
+        ) from e
     if tuple(out.shape) != (2, data.classes):
-        raise ValueError(f'{name} answers two images with a tensor of shape {tuple(out.shape)}, but '
-            f'{data.name} has {data.classes} classes: it has to be {(2, data.classes)}')
+        raise ValueError(
+            f'{name} answers two images with a tensor of shape {tuple(out.shape)}, but '
+            f'{data.name} has {data.classes} classes: it has to be {(2, data.classes)}'
+        )
 
 # %% ../nbs/12_train.ipynb #38d72bd6
 def _folder(out, resume):
@@ -104,8 +131,13 @@ def _folder(out, resume):
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe = out/f'probe.{os.getpid()}'; probe.write_bytes(b'1'); probe.unlink()
-    except OSError as e: raise OSError(e.errno, f'cannot write to {out}: {e.strerror}. Give another out=') from e
-    old = [p for p in (out/'run.pt', out/'checkpoint.pt', previous(out/'checkpoint.pt')) if p.exists()]
+    except OSError as e: raise OSError(e.errno, f'cannot write to {out}: {e.strerror}. Give '
+                                                'another out=') from e
+    old = [
+        p
+        for p in (out / 'run.pt', out / 'checkpoint.pt', previous(out / 'checkpoint.pt'))
+        if p.exists()
+    ]
     if old and not resume: raise FileExistsError(f'{out} already holds {old[0].name}: '
         'go on with resume=True, or give another out=')
     return out
@@ -124,17 +156,31 @@ class Progress:
     "A bar over all images of the run, with loss, accuracy and density"
     def __init__(self, training, on):
         t, self.said = training, 0.
-        self.bar = tqdm(total=t.recipe.epochs * t.steps * t.recipe.batch, initial=t.position * t.recipe.batch, unit=' images',
-                        unit_scale=True, disable=not on or t.rank > 0, mininterval=.5, dynamic_ncols=True)
+        self.bar = tqdm(
+            total=t.recipe.epochs * t.steps * t.recipe.batch,
+            initial=t.position * t.recipe.batch,
+            unit=' images',
+            unit_scale=True,
+            disable=not on or t.rank > 0,
+            mininterval=0.5,
+            dynamic_ncols=True,
+        )
 
     def show(self, t):
         self.bar.update(t.recipe.batch)
         if self.bar.disable or time.monotonic() - self.said < .5: return
         self.said, (loss, accuracy) = time.monotonic(), _means(t.totals[t.rank])
-        self.bar.set_postfix_str(f'loss {loss:.3f}, train {accuracy:.1f} %{self.test(t)}, density {t.sparsifier.density:.3g}', False)
+        self.bar.set_postfix_str(
+            f'loss {loss:.3f}, train {accuracy:.1f} %{self.test(t)}, density '
+            f'{t.sparsifier.density:.3g}',
+            False,
+        )
 
     def test(self, t): return f', test {t.history[-1]["accuracy"]:.1f} %' if t.history else ''
-    def epoch(self, t): self.bar.set_description_str(f'epoch {min(t.epoch + 1, t.recipe.epochs)}/{t.recipe.epochs}', False)
+    def epoch(self, t):
+        self.bar.set_description_str(
+            f'epoch {min(t.epoch + 1, t.recipe.epochs)}/{t.recipe.epochs}', False
+        )
 
 # %% ../nbs/12_train.ipynb #a0affea5
 class Training:
@@ -147,7 +193,13 @@ class Training:
                  chosen, # `Switches`
                  asked=(), # list that fills when somebody wants to stop
                  **options): # for the `Sparsifier`: method, density, init, …
-        self.data, self.recipe, self.config, self.switches, self.asked = data, recipe, config, chosen, asked
+        self.data, self.recipe, self.config, self.switches, self.asked = (
+            data,
+            recipe,
+            config,
+            chosen,
+            asked,
+        )
         self.rank, self.world = ranks()
         self.device, self.out, self.save_every = torch.device(chosen.device), None, 60.
         self.steps = min(data.steps('train', recipe.batch), config['batch_limit'] or math.inf)
@@ -155,15 +207,25 @@ class Training:
         self.totals = torch.zeros(self.world, 3, dtype=torch.float64, device=self.device)
         self._equip(model, **options)
 
-# %% ../nbs/12_train.ipynb #02de7540
+# %% ../nbs/12_train.ipynb #64aa334d
 @patch
 def _equip(self:Training, model, **options):
     "Model, optimiser, sparsifier, and the wrapped model that is called in a step."
     layout = torch.channels_last if self.switches.channels_last else torch.contiguous_format
     self.model = synchronised(model, self.world, self.device).to(self.device, memory_format=layout)
-    self.optimizer, every = sgd(self.model, self.recipe, self.switches.fused), self.recipe.every or self.steps
-    self.sparsifier = Sparsifier(self.model, self.optimizer, every=every, fraction=self.recipe.fraction,
-        until=round(self.recipe.update_until * self.steps), schedule=self.recipe.schedule, **options)
+    self.optimizer, every = (
+        sgd(self.model, self.recipe, self.switches.fused),
+        self.recipe.every or self.steps,
+    )
+    self.sparsifier = Sparsifier(
+        self.model,
+        self.optimizer,
+        every=every,
+        fraction=self.recipe.fraction,
+        until=max(1, round(self.recipe.update_until * self.steps)),
+        schedule=self.recipe.schedule,
+        **options
+    )
     self.net, self.saved = wrapped(self.model, self.world, self.switches), time.monotonic()
     self.masks_start, self.ever, self._updates = self.masks(), self.masks(), 0
     self.progress = Progress(self, False)
@@ -186,7 +248,9 @@ def train_step(self:Training,
                y:torch.Tensor, # their labels
               )->None:
     "Forward, backward, step."
-    torch.manual_seed(generator(self.config['seed'], 'step', self.position, self.rank).initial_seed())
+    torch.manual_seed(
+        generator(self.config['seed'], 'step', self.position, self.rank).initial_seed()
+    )
     rate = self.recipe.rate(self.epoch + self.step / self.steps)
     for group in self.optimizer.param_groups: group['lr'] = rate
     self.optimizer.zero_grad(set_to_none=True)
@@ -205,7 +269,13 @@ def _loss(self:Training, net, x, y):
 
 def _sums(loss, correct, y):
     "Loss, correct answers and images of one batch."
-    return torch.stack([loss.detach().double() * len(y), correct.double(), torch.full_like(loss, len(y), dtype=torch.float64)])
+    return torch.stack(
+        [
+            loss.detach().double() * len(y),
+            correct.double(),
+            torch.full_like(loss, len(y), dtype=torch.float64),
+        ]
+    )
 
 def _means(totals):
     "Mean loss and accuracy in percent from such sums."
@@ -235,7 +305,8 @@ def _pause(self:Training):
 
 @patch
 def _farewell(self:Training):
-    where = f'Stopped in epoch {self.epoch + 1} of {self.recipe.epochs}, after step {self.step} of {self.steps}.'
+    where = (f'Stopped in epoch {self.epoch + 1} of {self.recipe.epochs}, after step {self.step} '
+             f'of {self.steps}.')
     if self.out is None: return f'{where} Nothing was saved: give out= a folder next time.'
     return (f'{where} Saved in {self.out}. To go on: the same call with resume=True, '
             'or the same command with --resume.')
@@ -258,8 +329,15 @@ def train_epoch(self:Training,
 @patch
 def _batches(self:Training, split, **options):
     "This process's part of every batch of an epoch."
-    return self.data.batches(split, self.recipe.batch, device=self.device, rank=self.rank, world=self.world,
-                             channels_last=self.switches.channels_last, **options)
+    return self.data.batches(
+        split,
+        self.recipe.batch,
+        device=self.device,
+        rank=self.rank,
+        world=self.world,
+        channels_last=self.switches.channels_last,
+        **options
+    )
 
 @patch
 def _explored(self:Training):
@@ -285,7 +363,9 @@ def held_out(self:Training,
              most:int=128, # images
             )->tuple: # images and labels, the same on every process
     "The first test images: one fixed batch to measure on."
-    return next(iter(self.data.batches('test', min(most, len(self.data.test[1])), device=self.device)))
+    return next(
+        iter(self.data.batches('test', min(most, len(self.data.test[1])), device=self.device))
+    )
 
 @patch
 def record(self:Training)->dict:
@@ -293,9 +373,17 @@ def record(self:Training)->dict:
     loss, train_accuracy = _means(shared(self.totals).sum(0))
     test_loss, accuracy = self.evaluate()
     norm = gradient_norm(self.model, self.sparsifier.masks, *self.held_out())
-    return dict(epoch=self.epoch, loss=loss, train_accuracy=train_accuracy, test_loss=test_loss, accuracy=accuracy,
-                lr=self.recipe.rate(self.epoch + 1 - 1 / self.steps), **self._sparse_record(),
-                gradient_norm=norm, seconds=self.seconds)
+    return dict(
+        epoch=self.epoch,
+        loss=loss,
+        train_accuracy=train_accuracy,
+        test_loss=test_loss,
+        accuracy=accuracy,
+        lr=self.recipe.rate(self.epoch + 1 - 1 / self.steps),
+        **self._sparse_record(),
+        gradient_norm=norm,
+        seconds=self.seconds
+    )
 
 # %% ../nbs/12_train.ipynb #880576ec
 @patch
@@ -304,16 +392,30 @@ def _sparse_record(self:Training):
     n, size = self.sparsifier.counts(), sum(m.numel() for m in self.ever.values())
     if not hasattr(self, 'uses'): self.uses = reuse(self.model, self.held_out()[0][:1])
     total = {k: p.numel() for k, p in sparse_parameters(self.model).items()} | n
-    return dict(density=sum(n.values()) / size, counts=n, flops=2 * sum(total[k] * self.uses.get(k, 1) for k in total),
-                exploration=sum(int(m.sum()) for m in self.ever.values()) / size)
+    return dict(
+        density=sum(n.values()) / size,
+        counts=n,
+        flops=2 * sum(total[k] * self.uses.get(k, 1) for k in total),
+        exploration=sum(int(m.sum()) for m in self.ever.values()) / size,
+    )
 
 # %% ../nbs/12_train.ipynb #8d7a271c
 @patch
 def state_dict(self:Training)->dict:
     "All that a continued run needs."
-    return dict(config=self.config, epoch=self.epoch, step=self.step, history=self.history, seconds=self.seconds,
-                totals=shared(self.totals).cpu(), model=self.model.state_dict(), optimizer=self.optimizer.state_dict(),
-                sparsifier=self.sparsifier.state_dict(), ever=pack(self.ever), masks_start=pack(self.masks_start))
+    return dict(
+        config=self.config,
+        epoch=self.epoch,
+        step=self.step,
+        history=self.history,
+        seconds=self.seconds,
+        totals=shared(self.totals).cpu(),
+        model=self.model.state_dict(),
+        optimizer=self.optimizer.state_dict(),
+        sparsifier=self.sparsifier.state_dict(),
+        ever=pack(self.ever),
+        masks_start=pack(self.masks_start),
+    )
 
 # %% ../nbs/12_train.ipynb #7ad6878a
 @patch
@@ -321,8 +423,11 @@ def load_state_dict(self:Training,
                     state:dict, # from `state_dict`, here or on another machine
                    )->None:
     "Stand where `state` was taken."
-    for part in ('model', 'optimizer', 'sparsifier'): getattr(self, part).load_state_dict(state[part])
-    self.epoch, self.step, self.history, self.seconds = (state[k] for k in ('epoch', 'step', 'history', 'seconds'))
+    for part in ('model', 'optimizer', 'sparsifier'):
+        getattr(self, part).load_state_dict(state[part])
+    self.epoch, self.step, self.history, self.seconds = (
+        state[k] for k in ('epoch', 'step', 'history', 'seconds')
+    )
     self.ever, self.masks_start = unpack(state['ever']), unpack(state['masks_start'])
     self._updates = self.sparsifier.updates
     self.totals[self.rank] = _own_row(state['totals'], self.rank, self.world).to(self.device)
@@ -361,7 +466,8 @@ def run(self:Training,
 def _check_finite(self:Training, record):
     if not math.isfinite(record['loss']): raise FloatingPointError(
         f'the training loss of epoch {self.epoch + 1} is {record["loss"]}: the run diverged. '
-        f'Try a smaller lr than {self.recipe.lr}, a longer warmup than {self.recipe.warmup}, or amp=False')
+        f'Try a smaller lr than {self.recipe.lr}, a longer warmup than {self.recipe.warmup}, or '
+        'amp=False')
 
 def _plain(values):
     "Values as JSON gives them back; what it does not know becomes text."
@@ -377,8 +483,18 @@ def _said(v):
 def _finish(self:Training):
     "The run; with a folder, also on disk, and its checkpoints removed."
     state = {k: v.detach().to('cpu', copy=True) for k, v in self.model.state_dict().items()}
-    run = Run(self.config, self.history, self.sparsifier.history, self.masks_start, self.masks(), state,
-              versions(), hardware(self.device, self.world), commit(), self.seconds)
+    run = Run(
+        self.config,
+        self.history,
+        self.sparsifier.history,
+        self.masks_start,
+        self.masks(),
+        state,
+        versions(),
+        hardware(self.device, self.world),
+        commit(),
+        self.seconds,
+    )
     if self.out and self.rank == 0: _store(run, self.out)
     return run
 
@@ -397,17 +513,21 @@ def _pictures(data):
     return dict(data=data.name, images=[len(data.train[1]), len(data.test[1])],
                 augment=dict(pad=data.pad, flip=data.flip, rotate=data.rotate))
 
-# %% ../nbs/12_train.ipynb #a118adf2
+# %% ../nbs/12_train.ipynb #fa9ac781
 def _same_run(now, then, out):
     "Raise a ValueError if the run in `out` is another one."
     other = [f'{k}: {then.get(k)!r} there, {now.get(k)!r} here' for k in sorted(now | then)
              if k != 'switches' and now.get(k) != then.get(k)]
-    if other: raise ValueError(f'{out} holds another run ({"; ".join(other)}): give the same values, or another out=')
+    if other:
+        raise ValueError(
+            f'{out} holds another run ({"; ".join(other)}): give the same values, or another out='
+        )
 
-def _finished(out, config):
-    "The run in `out`, if it is complete."
+def _finished(out, config, net):
+    "The run in `out`, if it is complete; the model gets its weights."
     if out is None or not (out/'run.pt').exists(): return None
     run = Run.load(out/'run.pt'); _same_run(config, run.config, out)
+    net.load_state_dict(run.state)
     return run
 
 # %% ../nbs/12_train.ipynb #97c6ca0f
@@ -433,7 +553,7 @@ def _close(self:Training):
     "Take the bar away and the hooks off the optimiser."
     self.progress.bar.close(); self.sparsifier.remove()
 
-# %% ../nbs/12_train.ipynb #4963801c
+# %% ../nbs/12_train.ipynb #977ba3e4
 def fit(model, # name in `MODELS`, or a module (trained in place)
         data, # name in `DATASETS`, or a `Data`
         method='ggr', # name in `METHODS`, or a `Method`
@@ -462,15 +582,33 @@ def fit(model, # name in `MODELS`, or a module (trained in place)
     if isinstance(model, str): pick('model', model, MODELS)
     device, out, data = join(device), _folder(out, resume), _data(data)
     recipe = pick('recipe', data.name if recipe is None else recipe, RECIPES, Recipe)
-    if batch_limit is not None and batch_limit < 1: raise ValueError(f'batch_limit={batch_limit}: give None or at least 1')
+    if batch_limit is not None and batch_limit < 1:
+        raise ValueError(f'batch_limit={batch_limit}: give None or at least 1')
     with _guarded(name, recipe.batch, device) as asked:
         net = build(model, data, seed, width)
         _check_shapes(net, data, name)
-        chosen = switches(net, device, amp, channels_last, compile, recipe.epochs * data.steps('train', recipe.batch))
+        chosen = switches(
+            net,
+            device,
+            amp,
+            channels_last,
+            compile,
+            recipe.epochs * data.steps('train', recipe.batch),
+        )
         parts = dict(density=density, init=init, seed=seed, weights=weights, **options)
-        config = _plain(dict(model=name, width=width, method=method.name, recipe=asdict(recipe), batch_limit=batch_limit,
-                             switches=asdict(chosen)) | _pictures(data) | parts)
-        if resume and (done := _finished(out, config)): return done
+        config = _plain(
+            dict(
+                model=name,
+                width=width,
+                method=method.name,
+                recipe=asdict(recipe),
+                batch_limit=batch_limit,
+                switches=asdict(chosen),
+            )
+            | _pictures(data)
+            | parts
+        )
+        if resume and (done := _finished(out, config, net)): return done
         training = Training(net, data, recipe, config, chosen, asked, method=method, **parts)
         return _run(training, out, resume, save_every, progress, each_step, each_epoch)
 
@@ -492,7 +630,17 @@ def train_main(model:str='resnet18', # name in `MODELS`
     try:
         out = out or f'runs/{data}-{model}-{method}-{density:g}-{init}-{options.get("seed", 0)}'
         recipe = _recipe(pick('data', data, DATASETS) and data, epochs, batch, lr)
-        run = fit(model, _data(data, root), method, density, init, recipe, out=out, progress=not quiet, **options)
+        run = fit(
+            model,
+            _data(data, root),
+            method,
+            density,
+            init,
+            recipe,
+            out=out,
+            progress=not quiet,
+            **options
+        )
     except Stopped as e: print(e); raise SystemExit(130) from None
     except (ValueError, OSError, MemoryError, FloatingPointError) as e: raise SystemExit(f'ggr_train: {e}') from e
     if ranks()[0] == 0: print(_summary(run, out))
@@ -507,5 +655,9 @@ def _recipe(data, epochs, batch, lr):
 
 def _summary(run, out):
     last, c = run.history[-1], run.config
-    return (f'{c["model"]} on {c["data"]}, {c["method"]}, density {last["density"]:.3g}: test {run.accuracy:.2f} %, '
-            f'{last["flops"]/1e6:.1f} MFLOPs an image, {run.seconds:.0f} s. Written to {Path(out)/"run.json"}')
+    return (
+        f'{c["model"]} on {c["data"]}, {c["method"]}, density {last["density"]:.3g}: test '
+        f'{run.accuracy:.2f} %, '
+        f'{last["flops"]/1e6:.1f} MFLOPs an image, {run.seconds:.0f} s. Written to '
+        f'{Path(out)/"run.json"}'
+    )

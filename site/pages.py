@@ -44,6 +44,7 @@ def sidebar(names):
     "[(section or None, [page name])] of `_quarto.yml`; pages it does not know come last, ones that do not exist are left out."
     groups, seen = [], set()
     def add(section, items):
+        if isinstance(items, str): items = sorted(p.relative_to(NBS).as_posix() for p in NBS.glob(items))   # Quarto's globs
         pages = [page_name(i['href'] if isinstance(i, dict) else i) for i in items]
         pages = [p for p in pages if p in names and p not in seen]
         seen.update(pages)
@@ -74,7 +75,7 @@ def local(url, page):
 
 def relink(text, page):
     "The same for every link of a piece of Markdown; code is left alone."
-    parts = re.split(r'(^```.*?^```\s*?$|`[^`\n]+`(?!\]))', text, flags=re.M | re.S)
+    parts = re.split(r'(^```.*?^```\s*?$|`[^`\n]+`)', text, flags=re.M | re.S)
     return ''.join(p if i % 2 else LINK.sub(lambda m: local(m[1], page), p) for i, p in enumerate(parts))
 
 

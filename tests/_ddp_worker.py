@@ -54,6 +54,7 @@ if __name__ == '__main__':
         for name in filter(None, step.split(',')):
             runs[name] = fit(net(), 'digits', out=f'{folder}/{name}', resume=True, **settings())
         for name, run in runs.items(): assert everywhere(run), f'the ranks disagree: {name}'
+        train.train_main('mlp', 'digits', 'set', .1, epochs=1, quiet=True, out=f'{folder}/command', device='cpu')
         try: fit(net(), 'digits', **settings() | dict(recipe=replace(recipe(), batch=65)))
         except ValueError as e: print('refused:', e)
     else:

@@ -89,6 +89,10 @@ def test_buttons_and_frames_follow_the_keyboard(page, window):
         before = look(window, figure)
         figure.find_element('css selector', css).send_keys(Keys.ARROW_RIGHT)
         assert look(window, figure) != before
+    step = explore.step_explorer()
+    after = step.index(stage='after', method='ggr')
+    assert figures[2].find_element('css selector', '.stage').get_attribute('data-state') == str(after)
+    assert figures[2].find_element('css selector', '.say').text == step.states[after].note
     assert not complaints(window)
 
 

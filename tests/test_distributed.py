@@ -58,6 +58,10 @@ def test_two_processes_follow_one(two, method):
 def test_uneven_batch_is_refused(two): assert 'batch 65' in two[0].stdout and 'multiple of 2' in two[0].stdout
 
 
+def test_the_command_speaks_once(two, folder):
+    assert two[0].stdout.count('Written to') == 1 and Run.load(folder/'command/run.pt').hardware['processes'] == 2
+
+
 def test_killed_and_asked_to_stop(ended):
     for done, files in ended.values():
         assert done.returncode != 0 and 'checkpoint.pt' in files and 'run.pt' not in files, (files, done.stderr[-2000:])

@@ -58,6 +58,11 @@ def test_masks_move_at_the_start_of_epochs_by_the_papers_share():
     assert [u['fraction'] for u in run.updates] == pytest.approx([.05 * (1 + math.cos(math.pi * (e - 1) / 4)) for e in (1, 2, 3, 4)])
 
 
+@pytest.mark.parametrize('short', [RECIPES['digits'].scaled(1), replace(RECIPE, update_until=0)])
+def test_a_recipe_too_short_for_updates_has_none(short):
+    assert fit('mlp', 'digits', 'ggr', .1, **SHORT | dict(recipe=short)).updates == []
+
+
 def test_the_optimiser_saw_the_rates_of_the_recipe():
     seen = []
     fit('mlp', 'digits', 'static', .2, each_step=lambda t: seen.append(t.optimizer.param_groups[0]['lr']), **SHORT)
@@ -125,6 +130,12 @@ def test_a_signal_stops_between_steps(tmp_path, whole, number):
     assert same(whole, fit(*SET, out=tmp_path, resume=True, **SHORT))
 
 
+def test_a_hook_can_stop(tmp_path, whole):
+    def enough(training): training.asked.append('enough') if training.position == 30 else None
+    with pytest.raises(Stopped, match='after step 8 of 22'): fit(*SET, out=tmp_path, each_step=enough, **SHORT)
+    assert same(whole, fit(*SET, out=tmp_path, resume=True, **SHORT))
+
+
 def test_a_second_ctrl_c_is_not_held_back():
     def twice(): os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGINT)
     with pytest.raises(KeyboardInterrupt) as e: fit(*SET, each_step=at(5, twice), **SHORT)
@@ -147,6 +158,12 @@ def test_a_finished_run_is_returned_at_once(tmp_path, whole):
     fit(*SET, out=tmp_path, **SHORT)
     assert same(whole, fit(*SET, out=tmp_path, resume=True, each_step=lambda t: boom(), **SHORT))
     with pytest.raises(FileExistsError, match='resume=True'): fit(*SET, out=tmp_path, **SHORT)
+    again = fit(*SET, out=tmp_path, resume=True, **SHORT)
+    net = MODELS['digits_net']()
+    own = fit(net, 'digits', *SET[2:], out=tmp_path/'own', **SHORT)
+    fresh = MODELS['digits_net']()
+    fit(fresh, 'digits', *SET[2:], out=tmp_path/'own', resume=True, **SHORT)
+    assert all(torch.equal(v, own.state[k]) for k, v in fresh.state_dict().items()) and same(whole, again)
 
 
 @pytest.mark.parametrize('change', [dict(density=.06), dict(seed=4), dict(method='set'), dict(recipe=replace(RECIPE, lr=.05)), dict(exclude='fc2.weight')])
@@ -316,7 +333,7 @@ def test_divergence_is_said_and_the_checkpoint_kept(tmp_path):
 def test_train_main(tmp_path, capsys):
     kw = dict(model='digits_net', data='digits', method='set', density=.1, epochs=2, quiet=True, out=str(tmp_path/'a'), device='cpu')
     run = train_main(**kw)
-    assert run.config['recipe']['milestones'] == [1, 1, 2] and f'test {run.accuracy:.2f} %' in capsys.readouterr().out
+    assert run.config["recipe"]["milestones"] == [1, 1, 2] and f'test {run.accuracy:.2f} %' in capsys.readouterr().out
     assert json.loads((tmp_path/'a/run.json').read_text()) == json.loads(run.to_json())
     with pytest.raises(SystemExit, match='already holds run.pt'): train_main(**kw)
     assert same(run, train_main(**kw, resume=True))

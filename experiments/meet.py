@@ -1,0 +1,66 @@
+"""Where the papers meet: initial scale, redistribution and gradient in one grid (nbs/tutorials/where_the_papers_meet.ipynb).
+
+    python experiments/meet.py                 all of it, about a quarter of an hour on one core; stop and go on at will
+    python experiments/meet.py --quick         does everything run?
+    python experiments/meet.py --part depth    one part
+
+Parts: main (scale × method × density rule × rate at 99 %), rate (more learning rates), sparsity, depth,
+swap (whose masks, whose weights?), norm (the same with BatchNorm). Results: results/meet.jsonl.
+"""
+from itertools import product
+
+from torch import nn
+
+from common import accuracy, digits, equip, first_gradient, recipe, run_all, seeded, train
+from ggr_nb.init import random_masks
+from ggr_nb.models import mlp
+
+METHODS, SEEDS, DATA = ('static', 'set', 'dsr', 'rigl', 'ggr'), range(5), digits()
+
+
+def network(hidden, scale, norm):
+    "An MLP with He's weights for the dense fan-in, or with torch's own; with BatchNorm if asked for."
+    net = mlp((64, *hidden, 10), weights='torch' if scale == 'torch' else 'kaiming_uniform')
+    if not norm: return net
+    wrap = lambda l: [l, nn.BatchNorm1d(l.out_features)] if isinstance(l, nn.Linear) and l.out_features != 10 else [l]
+    return nn.Sequential(*(x for l in net for x in wrap(l)))
+
+def ready(seed, method, init, scale, density, lr, hidden, norm, epochs, masks=None):
+    "Net, optimiser, sparsifier, recipe."
+    net, r = seeded(lambda: network(hidden, scale, norm), seed), recipe(lr, epochs)
+    weights = 'keep' if scale == 'torch' else scale
+    return net, *equip(net, method, r, DATA, density=density, init=init, weights=weights, seed=seed, masks=masks), r
+
+def work(seed, method, init, scale, density, lr, hidden=(300, 100), norm=False, epochs=30, found=None, keep='places'):
+    "One run. `found`: first let `method` look for masks with that scale, then train them, fixed, with `scale`."
+    masks = searched(seed, method, init, found, density, lr, hidden, norm, epochs, keep) if found else None
+    net, opt, sparsifier, r = ready(seed, 'static' if found else method, init, scale, density, lr, hidden, norm, epochs, masks)
+    spread, grads = first_gradient(net, DATA, seed)
+    start, loss = list(sparsifier.counts().values()), train(net, opt, DATA, r, seed)
+    return dict(accuracy=accuracy(net, DATA), loss=loss, logits=spread, sizes=[p.numel() for p in sparsifier.weights.values()],
+                gradient=[float(grads[n].norm()) for n in sparsifier.weights],
+                counts=[start] + [[l['count'] for l in u['layers'].values()] for u in sparsifier.history])
+
+def searched(seed, method, init, found, density, lr, hidden, norm, epochs, keep):
+    "Masks of a finished run; with keep='counts' only how many weights each layer has, at random places."
+    net, opt, sparsifier, r = ready(seed, method, init, found, density, lr, hidden, norm, epochs)
+    train(net, opt, DATA, r, seed); masks = sparsifier.masks
+    if keep == 'places': return masks
+    return random_masks({n: tuple(m.shape) for n, m in masks.items()}, sparsifier.counts(), seed + 1000)
+
+def jobs():
+    "Every run, seeds innermost so that whole rows are finished first."
+    grid = lambda part, **axes: (dict(zip(axes, v), part=part) for v in product(*axes.values()))
+    base = dict(init=['uniform'], density=[.01], method=METHODS, scale=['dense', 'unit'], lr=[.01], seed=SEEDS)
+    yield from grid('main', **base | dict(lr=[.01, .1], scale=['torch', 'dense', 'layer', 'unit']))
+    yield from grid('main', **base | dict(init=['erk']))
+    yield from grid('swap', **base | dict(method=['ggr'], found=['dense', 'unit'], keep=['places', 'counts']))
+    yield from grid('rate', **base | dict(lr=[.03, .3], method=['rigl', 'ggr'], scale=['torch', 'dense', 'unit']))
+    yield from grid('sparsity', **base | dict(density=[.1, .05, .02]))
+    depth = dict(density=[.02], hidden=[[300], [300, 100], [300, 100, 100], [300, *[100] * 4]])
+    yield from grid('depth', **base | depth | dict(method=['rigl', 'ggr']))
+    yield from grid('depth', **base | depth | dict(method=['ggr'], lr=[.1]))
+    yield from grid('norm', **base | dict(method=['static', 'rigl', 'ggr'], norm=[True]))
+
+
+if __name__ == '__main__': run_all(jobs(), work, 'results/meet.jsonl')

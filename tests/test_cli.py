@@ -1,0 +1,133 @@
+"The four commands, run as a terminal would run them: stopped, started again, asked for what does not exist."
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from ggr_nb.cli import demo_jobs, demo_table, verdict
+from ggr_nb.data import cifar100
+from ggr_nb.jobs import Job, run_job
+from ggr_nb.sweep import Pool, Results, sweep
+
+HERE = dict(os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]), OMP_NUM_THREADS='1')
+
+
+@pytest.fixture
+def start(tmp_path):
+    "Start a command; the process"
+    def run(name, *arguments):
+        script = tmp_path/f'{name}.py'
+        script.write_text(f'from ggr_nb.cli import {name}\nif __name__ == "__main__": {name}()\n')
+        return subprocess.Popen([sys.executable, script, *map(str, arguments)], cwd=tmp_path, env=HERE, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    return run
+
+
+@pytest.fixture
+def command(start):
+    "Run a command to its end: (status, stdout, stderr)"
+    def run(*line):
+        process = start(*line)
+        out, err = process.communicate(timeout=240)
+        return process.returncode, out, err
+    return run
+
+
+def wait_for(condition, seconds=120):
+    limit = time.monotonic() + seconds
+    while not condition() and time.monotonic() < limit: time.sleep(.05)
+    assert condition()
+
+
+def test_demo_interrupted_and_started_again(start, command, tmp_path):
+    arguments = ('--seeds', 1, '--epochs', 2, '--workers', 2)
+    file = tmp_path/'runs/demo/results.jsonl'
+    first = start('ggr_demo', *arguments)
+    wait_for(lambda: file.exists() and file.read_text().count('\n') >= 2)
+    os.killpg(first.pid, signal.SIGINT)                                   # what Ctrl-C does
+    out, err = first.communicate(timeout=60)
+    assert first.returncode == 1 and 'the same ggr_demo command goes on' in err and 'Traceback' not in err
+    before = file.read_text().splitlines()
+    assert 2 <= len(before) < 11
+    status, out, err = command('ggr_demo', *arguments)
+    assert status == 0, err
+    after = file.read_text().splitlines()
+    assert after[:len(before)] == before
+    assert Counter(json.loads(line)['key'] for line in after) == Counter(j.key for j in demo_jobs(seeds=1, epochs=2))
+    assert out.count(' is best with ') == 2 and '98% of 91,' in out
+    for name in ('accuracy.png', 'density.png'): assert (file.parent/name).stat().st_size > 5000
+
+
+def test_training_with_a_killed_worker_ends_as_without(tmp_path):
+    jobs = [j for j in demo_jobs(seeds=1, epochs=2) if j.method in ('dense', 'rigl', 'ggr')]
+    threads = torch.get_num_threads()
+    alone = {j.key: run_job(j, device='cpu', threads=1) for j in jobs}
+    torch.set_num_threads(threads)
+    results, killed = Results(tmp_path/'r.jsonl'), []
+    pool = Pool(partial(run_job, out=str(tmp_path/'runs'), device='cpu', threads=1), workers=2)
+
+    def kill_one(record, bar):
+        busy = [w for w in pool.team if w.job]
+        if busy and not killed: killed.append(busy[0].process.pid); os.kill(killed[0], signal.SIGKILL)
+
+    assert sweep(jobs, results, pool, kill_one, progress=False) == {} and len(killed) == 1
+    assert sum(pool.deaths.values()) == 1 and len(results.path.read_text().splitlines()) == len(jobs)
+    for key, record in results.load().items():
+        for what in ('curve', 'counts', 'counts_start', 'emptiness'): assert record[what] == alone[key][what], (key, what)
+
+
+def test_a_record_is_enough_to_run_it_again():
+    record = json.loads(json.dumps(run_job(demo_jobs(seeds=1, epochs=2)[5], device='cpu')))
+    again = run_job(Job(**record['job']), device='cpu')
+    assert json.loads(json.dumps(again['curve'])) == record['curve'] and again['config'] == record['config']
+    assert {'versions', 'hardware', 'commit', 'seconds', 'sizes', 'flops'} <= set(record)
+
+
+@pytest.mark.parametrize('line, says', [
+    (('ggr_sweep', '--methods', 'gggr', '--dry'), "method 'gggr' is not in the paper’s grid"),
+    (('ggr_sweep', '--scale', 3, '--dry'), 'at most 1'),
+    (('ggr_table', 7), 'choose 1, 2, 3 or 4'),
+    (('ggr_train', '--data', 'mnist'), 'mnist'),
+])
+def test_wrong_words_are_answered(command, line, says):
+    status, out, err = command(*line)
+    assert status != 0 and says in err and 'Traceback' not in err
+
+
+def test_table_as_text_and_markdown(command, tmp_path):
+    status, out, err = command('ggr_table', 3)
+    assert status == 0 and 'SET+RigL' in out and '64.11' in out
+    status, out, err = command('ggr_table', 1, '--markdown')
+    assert status == 0 and out.count('| SET | published |') == 4
+
+
+def test_sweep_over_real_images_resumes(command, tmp_path):
+    try: cifar100()
+    except (FileNotFoundError, OSError) as e: pytest.skip(f'CIFAR-100 is not here: {e}')
+    small = ('--data', 'cifar100', '--models', 'resnet18', '--inits', 'uniform', '--sparsities', '0.99', '--seeds', 0, '--epochs', 2,
+             '--width', .0625, '--images', 256, '--stem', 4, '--batch', 64, '--updates', 2, '--plain', '--workers', 1)
+    status, out, err = command('ggr_sweep', '--methods', 'ggr', *small)
+    assert status == 0 and 'REDUCED' in out, err
+    status, out, err = command('ggr_sweep', '--methods', 'dense,ggr', *small)
+    assert status == 0 and '2 runs, 1 of them in results/paper.jsonl' in out, err
+    records = Results(tmp_path/'results/paper.jsonl').load()
+    assert len(records) == 2 and all(r['reduced'] for r in records.values())
+    assert len((tmp_path/'results/paper.jsonl').read_text().splitlines()) == 2
+    status, out, err = command('ggr_table', 1)
+    assert 'REDUCED (epochs=2' in out and out.count(' (1)') == 2
+
+
+def test_a_verdict_can_go_against_ggr():
+    runs = {('ggr', 'erk'): [90., 91., 92.], ('set', 'erk'): [97., 97.5, 98.]}
+    assert verdict(runs, 'erk') == 'ERK: SET is best with 97.5 %, 6.5 points before GGR'
+    record = lambda m, i, s, a: dict(job=dict(method=m, init=i, seed=s), accuracy=a)
+    text = demo_table([record(m, 'erk', s, a) for (m, _), v in runs.items() for s, a in enumerate(v)])
+    assert '97.5 ± 0.5 *' in text and '91.0 ± 1.0  ' in text
