@@ -63,7 +63,7 @@ def jobs():
         yield from grid('counting', **base, density=[density], init=[init], allocate=RULES, share=[.5], seed=SEEDS)
     yield from grid('hybrid', **base, density=[.01, .03, .1], init=['uniform'], allocate=['global_topk', 'local'],
                     share=[0., .25, .5, .75, 1.], again=[False], seed=SEEDS)
-    yield from grid('conv', net=['conv'], lr=[.05], density=[.03], init=['uniform'], allocate=RULES, share=[.5], seed=SEEDS[:3])
+    yield from grid('conv', net=['conv'], lr=[.05], density=[.03], init=['uniform'], allocate=RULES, share=[.5], again=[False], seed=SEEDS[:3])
 
 
 if __name__ == '__main__': run_all(jobs(), work, 'results/counting.jsonl')
