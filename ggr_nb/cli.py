@@ -6,7 +6,7 @@
 __all__ = ['SPARSE', 'demo_jobs', 'cores', 'digits_job', 'verdict', 'demo_table', 'demo_figures', 'comma', 'demo', 'ggr_demo',
            'ggr_train', 'places', 'run_sweep', 'ggr_sweep', 'ggr_table']
 
-# %% ../nbs/18_cli.ipynb #fe904be5
+# %% ../nbs/18_cli.ipynb #fb7a17ab
 import os, statistics, sys, time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +16,7 @@ import torch
 from fastcore.basics import patch
 from fastcore.script import call_parse, store_true
 from .comparison import Comparison, label
+from .evidence import paired
 from .jobs import Job, run_job, size
 from .paper import grid, table
 from .sweep import Pool, RayPool, Results, sweep
@@ -43,44 +44,31 @@ def cores():
 
 def digits_job(job): return run_job(job, device='cpu', threads=1)
 
-# %% ../nbs/18_cli.ipynb #88d4d979
+# %% ../nbs/18_cli.ipynb #7ba3995b
 def _accuracies(records):
-    "`{(method, init): [accuracy of each seed]}`"
+    "`{(method, init): {seed: accuracy}}`"
     found = {}
     for r in sorted(records, key=lambda r: r['job']['seed']):
-        found.setdefault((r['job']['method'], r['job']['init']), []).append(r['accuracy'])
+        found.setdefault((r['job']['method'], r['job']['init']), {})[r['job']['seed']] = r['accuracy']
     return found
 
-def _mean(values):
-    "Mean and standard error"
-    spread = statistics.stdev(values) if len(values) > 1 else float('nan')
-    return statistics.fmean(values), spread / len(values) ** .5
-
-# %% ../nbs/18_cli.ipynb #21b8ca05
-def verdict(accuracies:dict,  # {(method, init): [accuracy of each seed]}
+def verdict(accuracies:dict,  # {(method, init): {seed: accuracy}}
             init:str          # 'erk' or 'uniform'
             )->str:
     "Which method is best from this start, and how sure that is"
-    rows = {m: _mean(v) for (m, i), v in accuracies.items() if i == init}
-    first, second = sorted(rows, key=lambda m: -rows[m][0])[:2]
-    (a, ea), (b, eb) = rows[first], rows[second]
-    sure = a - b > 2 * (ea ** 2 + eb ** 2) ** .5
-    return (
-        f'{label(init)}: {label(first)} is best with {a:.1f} %, {a - b:.1f} points before '
-        f'{label(second)}'
-        + ('' if sure else f' (too close to call with {len(accuracies[first, init])} seeds)')
-    )
+    rows = {m: v for (m, i), v in accuracies.items() if i == init}
+    first, *others = sorted(rows, key=lambda m: -statistics.fmean(rows[m].values()))
+    behind = {m: paired(rows[first], rows[m]).clear for m in others}
+    say = lambda clear, words: words + ', '.join(label(m) for m in others if behind[m] == clear) if clear in behind.values() else ''
+    return (f'Start {label(init)}: {label(first)} is best with {statistics.fmean(rows[first].values()):.1f} %'
+            + say(True, '; clearly ahead of ') + say(False, '; too close to call against '))
 
-# %% ../nbs/18_cli.ipynb #91e2bf76
+# %% ../nbs/18_cli.ipynb #148a8db1
 def demo_table(records:list  # of the demonstration's runs
                )->str:
     "Mean ± standard deviation for each method and start, and who is best"
-    found = _accuracies(records)
-    say = lambda v: (
-        f'{statistics.fmean(v):.1f} ± {statistics.stdev(v):.1f}'
-        if len(v) > 1
-        else f'{v[0]:.1f}' if v else ''
-    )
+    found = {k: list(v.values()) for k, v in _accuracies(records).items()}
+    say = lambda v: f'{statistics.fmean(v):.1f} ± {statistics.stdev(v):.1f}' if len(v) > 1 else f'{v[0]:.1f}' if v else ''
     inits = list(dict.fromkeys(i for m, i in found if m != 'dense'))
     best = {
         i: max((m for m, j in found if j == i), key=lambda m: statistics.fmean(found[m, i]))
@@ -90,7 +78,7 @@ def demo_table(records:list  # of the demonstration's runs
     rows = [f'{label(m):8}' + ''.join(f'{cell(m, i):>16}' for i in inits) for m in SPARSE]
     head = [' ' * 8 + ''.join(f'{i if i == "uniform" else label(i):>14}  ' for i in inits),
             f'{"dense":8}{say(found.get(("dense", "dense"), [])):>14}']
-    return '\n'.join(head + rows + [''] + [verdict(found, i) for i in best])
+    return '\n'.join(head + rows + [''] + [verdict(_accuracies(records), i) for i in best])
 
 # %% ../nbs/18_cli.ipynb #a717ed5e
 def _settings(job, records):
@@ -102,7 +90,7 @@ def _settings(job, records):
         'sparse method.'
     )
 
-# %% ../nbs/18_cli.ipynb #fa4d17ce
+# %% ../nbs/18_cli.ipynb #3cfd8c80
 def _densities(record, when): return {n: c / record['sizes'][n] for n, c in record[when].items()}
 
 def demo_figures(records:list,  # of the demonstration's runs
@@ -121,16 +109,9 @@ def demo_figures(records:list,  # of the demonstration's runs
         if m in ('rigl', 'dsr', 'ggr')
     }
     density = records[-1]['job']['density']
-    figures = dict(
-        accuracy=method_plot(
-            _accuracies(records), f'Handwritten digits at density {density:g}: every run'
-        ),
-        density=density_before_after(
-            moved, f'Where the weights went, start {label(records[-1]["job"]["init"])}'
-        ),
-    )
-    for name, figure in figures.items():
-        figure.savefig(out/f'{name}.png', dpi=150, bbox_inches='tight')
+    figures = dict(accuracy=method_plot({k: list(v.values()) for k, v in _accuracies(records).items()}, f'Handwritten digits at density {density:g}: every run'),
+                   density=density_before_after(moved, 'Where the weights went: ' + {'uniform': 'from a uniform start', 'erk': 'from an ERK start'}[records[-1]['job']['init']]))
+    for name, figure in figures.items(): figure.save(out/f'{name}.png')
     return [out/f'{name}.png' for name in figures]
 
 # %% ../nbs/18_cli.ipynb #a3b98907
