@@ -49,7 +49,9 @@ def _accuracies(records):
     "`{(method, init): {seed: accuracy}}`"
     found = {}
     for r in sorted(records, key=lambda r: r['job']['seed']):
-        found.setdefault((r['job']['method'], r['job']['init']), {})[r['job']['seed']] = r['accuracy']
+        found.setdefault((r['job']['method'], r['job']['init']), {})[r['job']['seed']] = r[
+            'accuracy'
+        ]
     return found
 
 def verdict(accuracies:dict,  # {(method, init): {seed: accuracy}}
@@ -59,16 +61,28 @@ def verdict(accuracies:dict,  # {(method, init): {seed: accuracy}}
     rows = {m: v for (m, i), v in accuracies.items() if i == init}
     first, *others = sorted(rows, key=lambda m: -statistics.fmean(rows[m].values()))
     behind = {m: paired(rows[first], rows[m]).clear for m in others}
-    say = lambda clear, words: words + ', '.join(label(m) for m in others if behind[m] == clear) if clear in behind.values() else ''
-    return (f'Start {label(init)}: {label(first)} is best with {statistics.fmean(rows[first].values()):.1f} %'
-            + say(True, '; clearly ahead of ') + say(False, '; too close to call against '))
+    say = lambda clear, words: (
+        words + ', '.join(label(m) for m in others if behind[m] == clear)
+        if clear in behind.values()
+        else ''
+    )
+    return (
+        f'Start {label(init)}: {label(first)} is best with '
+        f'{statistics.fmean(rows[first].values()):.1f} %'
+        + say(True, '; clearly ahead of ')
+        + say(False, '; too close to call against ')
+    )
 
 # %% ../nbs/18_cli.ipynb #148a8db1
 def demo_table(records:list  # of the demonstration's runs
                )->str:
     "Mean ± standard deviation for each method and start, and who is best"
     found = {k: list(v.values()) for k, v in _accuracies(records).items()}
-    say = lambda v: f'{statistics.fmean(v):.1f} ± {statistics.stdev(v):.1f}' if len(v) > 1 else f'{v[0]:.1f}' if v else ''
+    say = lambda v: (
+        f'{statistics.fmean(v):.1f} ± {statistics.stdev(v):.1f}'
+        if len(v) > 1
+        else f'{v[0]:.1f}' if v else ''
+    )
     inits = list(dict.fromkeys(i for m, i in found if m != 'dense'))
     best = {
         i: max((m for m, j in found if j == i), key=lambda m: statistics.fmean(found[m, i]))
@@ -109,8 +123,19 @@ def demo_figures(records:list,  # of the demonstration's runs
         if m in ('rigl', 'dsr', 'ggr')
     }
     density = records[-1]['job']['density']
-    figures = dict(accuracy=method_plot({k: list(v.values()) for k, v in _accuracies(records).items()}, f'Handwritten digits at density {density:g}: every run'),
-                   density=density_before_after(moved, 'Where the weights went: ' + {'uniform': 'from a uniform start', 'erk': 'from an ERK start'}[records[-1]['job']['init']]))
+    figures = dict(
+        accuracy=method_plot(
+            {k: list(v.values()) for k, v in _accuracies(records).items()},
+            f'Handwritten digits at density {density:g}: every run',
+        ),
+        density=density_before_after(
+            moved,
+            'Where the weights went: '
+            + {'uniform': 'from a uniform start', 'erk': 'from an ERK start'}[
+                records[-1]['job']['init']
+            ],
+        ),
+    )
     for name, figure in figures.items(): figure.save(out/f'{name}.png')
     return [out/f'{name}.png' for name in figures]
 

@@ -161,8 +161,10 @@ def markdown(self:Comparison):
 def _td(text, rank, kind):
     style = f'background:{SHADES[rank]};color:#111;' if rank is not None else ''
     weight = 'font-weight:600;' if kind == 'ours' else ''
-    return ('<td '
-            f'style="text-align:right;white-space:nowrap;{style}{weight}">{text}{MARKS[rank] if rank is not None else ""}</td>')
+    return (
+        '<td '
+        f'style="text-align:right;white-space:nowrap;{style}{weight}">{text}{MARKS[rank] if rank is not None else ""}</td>'
+    )
 
 @patch
 def _repr_html_(self:Comparison):
