@@ -178,6 +178,7 @@ class Progress:
 
     def test(self, t): return f', test {t.history[-1]["accuracy"]:.1f} %' if t.history else ''
     def epoch(self, t):
+        self.said = 0.      # the first step of an epoch shows the last one's test accuracy
         self.bar.set_description_str(
             f'epoch {min(t.epoch + 1, t.recipe.epochs)}/{t.recipe.epochs}', False
         )
