@@ -127,8 +127,11 @@ def test_sweep_over_real_images_resumes(command, tmp_path):
 
 
 def test_a_verdict_can_go_against_ggr():
-    runs = {('ggr', 'erk'): [90., 91., 92.], ('set', 'erk'): [97., 97.5, 98.]}
-    assert verdict(runs, 'erk') == 'ERK: SET is best with 97.5 %, 6.5 points before GGR'
+    runs = {('ggr', 'erk'): {0: 90., 1: 91., 2: 92.}, ('set', 'erk'): {0: 97., 1: 97.5, 2: 98.}}
+    assert verdict(runs, 'erk') == 'Start ERK: SET is best with 97.5 %; clearly ahead of GGR'
+    runs['ggr', 'erk'] = {0: 90., 1: 99., 2: 92.}  # nine points between seeds: nothing is clear
+    assert verdict(runs, 'erk') == 'Start ERK: SET is best with 97.5 %; too close to call against GGR'
+    runs['ggr', 'erk'] = {0: 90., 1: 91., 2: 92.}
     record = lambda m, i, s, a: dict(job=dict(method=m, init=i, seed=s), accuracy=a)
-    text = demo_table([record(m, 'erk', s, a) for (m, _), v in runs.items() for s, a in enumerate(v)])
+    text = demo_table([record(m, 'erk', s, a) for (m, _), v in runs.items() for s, a in v.items()])
     assert '97.5 ± 0.5 *' in text and '91.0 ± 1.0  ' in text
