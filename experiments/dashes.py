@@ -22,9 +22,9 @@ from torchvision.ops import Conv2dNormActivation
 
 from common import accuracy, digits, equip, first_gradient, recipe, run_all, seeded, train
 from ggr_nb.allocate import global_topk, global_topk_normalised, largest_remainder
-from ggr_nb.connect import connected_masks, covering_budgets, drop_keep_units
+from ggr_nb.connect import connected_masks, covering_budgets, covering_masks, drop_keep_units
 from ggr_nb.data import cifar100
-from ggr_nb.drop import Snapshot
+from ggr_nb.drop import Snapshot, drop_local
 from ggr_nb.init import fan_in, random_masks
 from ggr_nb.masks import apply_masks_, sparse_parameters
 from ggr_nb.methods import METHODS, new_masks, redistribute
@@ -65,8 +65,22 @@ def warmed(net, masks, method, seed, rounds=5, fraction=.1):
     for n, p in weights.items(): p.data = dense[n]
     return masks
 
+def alone(shape): return len(shape) == 4 and shape[1] == 1   # units that read one channel, as depthwise ones do
+
+def dealt_to_alone(shapes, n, seed):
+    "Masks that connect the units that read one channel, and leave the others to chance."
+    sizes, floors = ({k: f(s) for k, s in shapes.items()} for f in (math.prod, lambda s: s[0] if alone(s) else 1))
+    n = largest_remainder(n, sum(n.values()), caps=sizes, floors=floors)
+    return random_masks(shapes, n, seed) | covering_masks({k: s for k, s in shapes.items() if alone(s)}, n, seed)
+
+def drop_keep_alone(snap):
+    "The last weight is safe where a unit reads one channel."
+    plain, keeping = drop_local(snap), drop_keep_units(snap)
+    return {k: (keeping if alone(m.shape) else plain)[k] for k, m in snap.masks.items()}
+
 ggr, rigl = METHODS['ggr'], METHODS['rigl']
 keep = partial(replace, drop=drop_keep_units)
+keep_alone = partial(replace, drop=drop_keep_alone)
 keep_both = partial(replace, drop=partial(drop_keep_units, sides=2))
 CURES = {   # name: (first masks, method)
     'static': ('random', METHODS['static']), 'dsr': ('random', METHODS['dsr']), 'rigl': ('random', rigl), 'ggr': ('random', ggr),
@@ -78,12 +92,14 @@ CURES = {   # name: (first masks, method)
     'keep: rigl': ('cover', keep(rigl)), 'keep: ggr': ('cover', keep(ggr)),
     'only keep: rigl': ('random', keep(rigl)), 'only keep: ggr': ('random', keep(ggr)),
     'keep: set': ('cover', keep(METHODS['set'])), 'keep both: rigl': ('cover', keep_both(rigl)), 'keep both: ggr': ('cover', keep_both(ggr)),
-    'keep: ggr, normalised': ('cover', keep(replace(ggr, allocate=global_topk_normalised)))}
+    'depthwise: static': ('alone', METHODS['static']), 'depthwise: rigl': ('alone', keep_alone(rigl)),
+    'depthwise: ggr': ('alone', keep_alone(ggr)), 'keep: ggr, normalised': ('cover', keep(replace(ggr, allocate=global_topk_normalised)))}
 
 def first_masks(kind, net, density, init, seed):
     "Masks to start from."
     weights, n = plan(net, density, init); shapes = {k: tuple(p.shape) for k, p in weights.items()}
     if kind == 'cover': return connected_masks(weights, n, seed)
+    if kind == 'alone': return dealt_to_alone(shapes, n, seed)
     if kind == 'floor': return random_masks(shapes, covering_budgets(shapes, n), seed)
     masks = random_masks(shapes, n, seed)
     return warmed(net, masks, ggr, seed) if kind == 'warm' else masks
@@ -174,7 +190,7 @@ def jobs():
             yield dict(part='cures', cure=cure, density=.03, init='uniform', seed=seed)
     for seed in range(5):
         for density, init in ((.03, 'erk'), (.1, 'uniform')):
-            for cure in six: yield dict(part='cost', cure=cure, density=density, init=init, seed=seed)
+            for cure in (*six, 'depthwise: static', 'depthwise: rigl', 'depthwise: ggr'): yield dict(part='cost', cure=cure, density=density, init=init, seed=seed)
         for cure in ('ggr', 'cover: static', 'keep: rigl', 'keep: ggr'): yield dict(part='denser', cure=cure, density=.02, init='uniform', seed=seed)
         for net, density, weights in (('digits_net', .03, 'keep'), ('mlp', .05, 'unit'), ('mlp', .01, 'unit')):
             for cure in six: yield dict(part='elsewhere', net=net, weights=weights, cure=cure, density=density, init='uniform', seed=seed)
