@@ -65,8 +65,7 @@ def jobs():
     trial = dict(init=['uniform', 'erk'], scale=['unit'])
     yield from grid('trial', **base | trial | dict(init=['erk'], lr=[.1]))
     yield from grid('trial', **base | trial | dict(lr=[.1], momentum=[0.]))
-    yield from grid('trial', **base | trial | dict(lr=[.1], momentum=[0.], weight_decay=[0.]))
-    yield from grid('longer', **base | dict(method=['static', 'rigl', 'ggr'], epochs=[90]))
+    yield from grid('longer', **base | dict(method=['ggr'], epochs=[90]))
     shapes = dict(density=[.1, .05, .01], hidden=[[300], [300, 100, 100], [300, *[100] * 4]])
     yield from grid('grid', **base | shapes | dict(method=['rigl', 'ggr']))
 
