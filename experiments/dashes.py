@@ -88,12 +88,13 @@ CURES = {   # name: (first masks, method)
     'ggr, ceiling': ('random', replace(ggr, allocate=ceiling(2))),
     'ggr, warm': ('warm', ggr),
     'floor: static': ('floor', METHODS['static']), 'floor: ggr': ('floor', ggr),
-    'cover: static': ('cover', METHODS['static']), 'cover: rigl': ('cover', rigl), 'cover: ggr': ('cover', ggr),
-    'keep: rigl': ('cover', keep(rigl)), 'keep: ggr': ('cover', keep(ggr)),
     'only keep: rigl': ('random', keep(rigl)), 'only keep: ggr': ('random', keep(ggr)),
-    'keep: set': ('cover', keep(METHODS['set'])), 'keep both: rigl': ('cover', keep_both(rigl)), 'keep both: ggr': ('cover', keep_both(ggr)),
     'depthwise: static': ('alone', METHODS['static']), 'depthwise: rigl': ('alone', keep_alone(rigl)),
-    'depthwise: ggr': ('alone', keep_alone(ggr)), 'keep: ggr, normalised': ('cover', keep(replace(ggr, allocate=global_topk_normalised)))}
+    'depthwise: ggr': ('alone', keep_alone(ggr)),
+    'cover: static': ('cover', METHODS['static']), 'cover: rigl': ('cover', rigl), 'cover: ggr': ('cover', ggr),
+    'keep: set': ('cover', keep(METHODS['set'])), 'keep: rigl': ('cover', keep(rigl)), 'keep: ggr': ('cover', keep(ggr)),
+    'keep: ggr, normalised': ('cover', keep(replace(ggr, allocate=global_topk_normalised))),
+    'keep both: rigl': ('cover', keep_both(rigl)), 'keep both: ggr': ('cover', keep_both(ggr))}
 
 def first_masks(kind, net, density, init, seed):
     "Masks to start from."
