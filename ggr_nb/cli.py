@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['comma', 'ggr_demo', 'ggr_train', 'places', 'run_sweep', 'ggr_sweep', 'ggr_table']
 
-# %% ../nbs/18_cli.ipynb #ee183f4a
+# %% ../nbs/18_cli.ipynb #92005699
 import sys, time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from fastcore.script import call_parse, store_true
 from .comparison import Comparison
 from .demo import cores, demo
-from .jobs import run_job, size
+from .jobs import FULL, run_job, size
 from .paper import grid, table
 from .sweep import Pool, RayPool, Results, sweep
 from .train import train_main
@@ -58,9 +58,9 @@ def ggr_demo(density:float=.02,        # Share of weights that are active
             augment=False if plain else None,
         )
 
-# %% ../nbs/18_cli.ipynb #6fcf61ff
+# %% ../nbs/18_cli.ipynb #a5c85b58
 @call_parse
-def ggr_train(model:str='resnet18',  # Network: mobilenet_v2, resnet18, vgg16, vgg16_tiny, lenet, mlp, digits_net
+def ggr_train(model:str='resnet18',    # resnet18, mobilenet_v2, vgg16, vgg16_tiny, digits_net, …
               data:str='cifar100',     # Data set: digits, cifar100, tiny_imagenet
               method:str='ggr',        # Method: dense, static, set, rigl, dsr, snfs, ggr, …
               density:float=.1,        # Share of weights that are active
@@ -70,15 +70,22 @@ def ggr_train(model:str='resnet18',  # Network: mobilenet_v2, resnet18, vgg16, v
               batch:int=None,          # Images per step, over all processes
               lr:float=None,           # Another learning rate
               width:float=1.,          # Share of the channels
-              device:str=None,         # Default: a GPU if there is one
+              weights:str='keep',      # Initial values: keep, or rescaled for the mask: layer, unit
+              exclude:str=None,        # Layers that stay dense, patterns with commas: 'conv1*,fc*'
+              grad_batches:int=None,   # Batches whose gradients are averaged for growth
+              amp:str='auto',          # bf16 arithmetic: on, off, auto
+              channels_last:str='auto', # Channels innermost in memory: on, off, auto
+              compile:str='auto',      # torch.compile: on, off, auto
+              batch_limit:int=None,    # At most so many steps per epoch, for a trial
+              save_every:float=60.,    # Seconds between two checkpoints
+              device:str=None,         # cpu or cuda (default: a GPU if there is one)
               root:str=None,           # Folder of the data
               out:str=None,            # Folder of the run (default: runs/ and a name)
               resume:store_true=False, # Go on with what the folder holds
               quiet:store_true=False,  # No progress bar
               ):
     "Train one sparse network; Ctrl-C leaves a checkpoint, --resume goes on"
-    train_main(model, data, method, density, init, epochs, batch, lr, root, out, quiet,
-               seed=seed, width=width, device=device, resume=resume)
+    train_main(**locals())
 
 # %% ../nbs/18_cli.ipynb #141547ca
 def places(workers:int=None,  # processes, default: as many as the machine has room for
@@ -106,26 +113,42 @@ def _reporter(results, recipe, minutes):
             last = time.monotonic(); bar.write(str(table(1, results.load(), recipe).started()))
     return after
 
-# %% ../nbs/18_cli.ipynb #2341b768
+# %% ../nbs/18_cli.ipynb #69575768
 def run_sweep(jobs:list,       # of `Job`
               results:str,     # file of finished runs
               pool,            # a `Pool` or `RayPool` of `run_job`
-              show:float=10    # minutes between two tables
+              show:float=10,   # minutes between two tables
               )->dict:         # errors
     "Run what is missing of a list of jobs, and show the tables"
     file, recipe = Results(results), jobs[0].recipe
-    have = file.load()
-    print(
-        f'{len(jobs)} runs, {sum(j.key in have for j in jobs)} of them in {results}'
-        + ('; REDUCED: ' + recipe if jobs[0].reduced else '')
-    )
+    have, reduced = file.load(), f'; REDUCED: {recipe}' if jobs[0].reduced else ''
+    print(f'{len(jobs)} runs, {sum(j.key in have for j in jobs)} of them in {results}{reduced}')
     errors = sweep(jobs, file, pool, _reporter(file, recipe, show))
     print(table(1, file.load(), recipe).started())
     for key, error in errors.items():
         print(f'failed: {key}: {error.strip().splitlines()[-1]}', file=sys.stderr)
     return errors
 
-# %% ../nbs/18_cli.ipynb #2d84d501
+# %% ../nbs/18_cli.ipynb #8a9ae8f8
+def _asked(tables, data, models, methods, sparsities, inits, seeds, plain, **others):
+    "The jobs that a command line means"
+    smaller = {k: others[k] for k in FULL if k in others} | dict(augment=False if plain else None)
+    kinds = dict(data=data, models=models, methods=methods, inits=inits)
+    try:
+        jobs = grid(comma(tables, int), **{k: comma(v) for k, v in kinds.items()},
+                    sparsities=comma(sparsities, float), seeds=comma(seeds, int), **smaller)
+        size(jobs[0])                                       # refuses an impossible scale
+    except ValueError as e: raise SystemExit(f'ggr_sweep: {e}') from None
+    return jobs
+
+def _pool(out, workers, per_gpu, threads, ray, gpus):
+    "Workers on this machine, or on a Ray cluster"
+    work = partial(run_job, out=str(Path(out).absolute()) if out else None)
+    if ray is None: return Pool(work, places=places(workers, per_gpu, threads))
+    address = None if ray == 'local' else ray
+    return RayPool(partial(work, threads=threads), address, cpus=threads, gpus=gpus)
+
+# %% ../nbs/18_cli.ipynb #a78ee9cb
 @call_parse
 def ggr_sweep(tables:str='1',              # Whose rows to train: 1, 3 or 1,3
               data:str=None,               # Data sets, e.g. cifar100 (default: all)
@@ -134,7 +157,7 @@ def ggr_sweep(tables:str='1',              # Whose rows to train: 1, 3 or 1,3
               sparsities:str=None,         # Sparsities, e.g. 0.97,0.99
               inits:str=None,              # Starts: erk, uniform
               seeds:str='0,1,2',           # One run for each
-              scale:float=1.,  # Shrink epochs and arithmetic per image; marks the results as reduced
+              scale:float=1.,              # Reduced: epochs and arithmetic per image shrink
               epochs:int=None,             # Reduced: number of epochs
               width:float=None,            # Reduced: share of the channels
               images:int=None,             # Reduced: train on the first so many images
@@ -154,51 +177,19 @@ def ggr_sweep(tables:str='1',              # Whose rows to train: 1, 3 or 1,3
               dry:store_true=False,        # Only list the runs
               ):
     "Train the paper's grid or a part of it; the same command goes on where it stopped"
-    smaller = dict(
-        scale=scale,
-        epochs=epochs,
-        width=width,
-        images=images,
-        stem=stem,
-        batch=batch,
-        updates=updates,
-        fraction=fraction,
-        augment=False if plain else None,
-    )
-    try:
-        jobs = grid(
-            comma(tables, int),
-            comma(data),
-            comma(models),
-            comma(methods),
-            comma(sparsities, float),
-            comma(inits),
-            comma(seeds, int),
-            **smaller
-        )
-        size(jobs[0])                                       # refuses an impossible scale
-    except ValueError as e: raise SystemExit(f'ggr_sweep: {e}') from None
+    jobs = _asked(**locals())
     if dry: return print(*(j.key for j in jobs), f'{len(jobs)} runs', sep='\n')
     with _interruptible('ggr_sweep'):
         errors = run_sweep(jobs, results, _pool(out, workers, per_gpu, threads, ray, gpus), show)
     if errors: raise SystemExit(1)
 
-# %% ../nbs/18_cli.ipynb #929b390f
-def _pool(out, workers, per_gpu, threads, ray, gpus):
-    "Workers on this machine, or on a Ray cluster"
-    work = partial(run_job, out=str(Path(out).absolute()) if out else None)
-    if ray is None: return Pool(work, places=places(workers, per_gpu, threads))
-    return RayPool(
-        partial(work, threads=threads), None if ray == 'local' else ray, cpus=threads, gpus=gpus
-    )
-
-# %% ../nbs/18_cli.ipynb #6590e818
+# %% ../nbs/18_cli.ipynb #42a14d1c
 @call_parse
 def ggr_table(number:int,                        # 1, 2, 3 or 4
               results:str='results/paper.jsonl', # File of finished runs
               recipe:str=None,                   # Compare runs of this recipe, e.g. full
               markdown:store_true=False,         # As Markdown
-              propagated:store_true=False,  # Table 4: count only weights on a path from input to output
+              propagated:store_true=False,       # Table 4: count only weights on a path through
               ):
     "Published, ours and the difference"
     try: found = table(number, results, recipe, propagated)
