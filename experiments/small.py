@@ -1,4 +1,4 @@
-"""Small-dense: narrow dense networks with as many weights as the demonstration's sparse ones (nbs/10a_small_dense.ipynb).
+"""Small-dense: narrow dense networks with as many weights as the demonstration's sparse ones (nbs/10b_small_dense.ipynb).
 
     python experiments/small.py      about two minutes; stop and go on at will
 
