@@ -14,7 +14,7 @@ from .evidence import paired
 from .jobs import Job, run_job
 from .sweep import Pool, Results, sweep
 
-# %% ../nbs/17b_demo.ipynb #c695bfca
+# %% ../nbs/17b_demo.ipynb #752b1e6f
 SPARSE = ('static', 'set', 'rigl', 'dsr', 'ggr')
 
 def demo_jobs(density:float=.02,         # share of weights that are active
@@ -23,7 +23,7 @@ def demo_jobs(density:float=.02,         # share of weights that are active
               **smaller                  # epochs=…, augment=False
               )->list:                   # of `Job`
     "The runs of the demonstration, seeds varying slowest"
-    job = lambda method, d, init, seed: Job('digits', 'digits_net', method, d, init, seed, **smaller)
+    job = lambda method, d, init, s: Job('digits', 'digits_net', method, d, init, s, **smaller)
     return [j for s in range(seeds) for j in
             [job('dense', 1., 'dense', s)] + [job(m, density, i, s) for i in inits for m in SPARSE]]
 
@@ -89,7 +89,7 @@ def demo_table(records:list  # of the demonstration's runs
     rows = [f'{label(m):8}' + ''.join(cell(m, i) for i in inits) for m in SPARSE]
     return '\n'.join(head + rows + [''] + [verdict(found, i) for i in inits])
 
-# %% ../nbs/17b_demo.ipynb #4c205091
+# %% ../nbs/17b_demo.ipynb #a1ccb10b
 def density_moves(records:list,                   # of the demonstration's runs
                   init:str,                       # start
                   methods=('rigl', 'dsr', 'ggr')  # to show
@@ -105,11 +105,12 @@ def demo_figures(records:list,  # of the demonstration's runs
     "Accuracy per method and start; density per layer before and after"
     from ggr_nb.plots import density_before_after, method_plot
     job = records[-1]['job']; start = STARTS[job['init']]
-    every = {k: list(v.values()) for k, v in accuracies(records).items()}
+    every = {(label(m), STARTS.get(i, i)): list(v.values())
+             for (m, i), v in accuracies(records).items()}
     title = f'Handwritten digits at density {job["density"]:g}: every run'
+    moves = {label(m): v for m, v in density_moves(records, job['init']).items()}
     figures = dict(accuracy=method_plot(every, title),
-                   density=density_before_after(density_moves(records, job['init']),
-                                                f'Where the weights went: from {start} densities'))
+                   density=density_before_after(moves, f'Where the weights went, from {start}'))
     for name, figure in figures.items(): figure.save(out/f'{name}.png')
     return [out/f'{name}.png' for name in figures]
 
