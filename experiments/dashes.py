@@ -22,7 +22,7 @@ from torchvision.ops import Conv2dNormActivation
 
 from common import accuracy, digits, equip, first_gradient, recipe, run_all, seeded, train
 from ggr_nb.allocate import global_topk, global_topk_normalised, largest_remainder
-from ggr_nb.connect import connected_masks, covering_budgets, covering_masks, drop_keep_units
+from ggr_nb.connect import connected_masks, covering_budgets, covering_masks, drop_keep_units, even_masks
 from ggr_nb.data import cifar100
 from ggr_nb.drop import Snapshot, drop_local
 from ggr_nb.init import fan_in, random_masks
@@ -88,6 +88,7 @@ CURES = {   # name: (first masks, method)
     'ggr, ceiling': ('random', replace(ggr, allocate=ceiling(2))),
     'ggr, warm': ('warm', ggr),
     'floor: static': ('floor', METHODS['static']), 'floor: ggr': ('floor', ggr),
+    'even: rigl': ('even', METHODS['srigl']),
     'only keep: rigl': ('random', keep(rigl)), 'only keep: ggr': ('random', keep(ggr)),
     'depthwise: static': ('alone', METHODS['static']), 'depthwise: rigl': ('alone', keep_alone(rigl)),
     'depthwise: ggr': ('alone', keep_alone(ggr)),
@@ -100,6 +101,7 @@ def first_masks(kind, net, density, init, seed):
     "Masks to start from."
     weights, n = plan(net, density, init); shapes = {k: tuple(p.shape) for k, p in weights.items()}
     if kind == 'cover': return connected_masks(weights, n, seed)
+    if kind == 'even': return even_masks(shapes, covering_budgets(shapes, n), seed)
     if kind == 'alone': return dealt_to_alone(shapes, n, seed)
     if kind == 'floor': return random_masks(shapes, covering_budgets(shapes, n), seed)
     masks = random_masks(shapes, n, seed)

@@ -67,7 +67,8 @@ def jobs():
     yield from grid('trial', **base | trial | dict(lr=[.1], momentum=[0.]))
     yield from grid('longer', **base | dict(method=['ggr'], epochs=[90]))
     shapes = dict(density=[.1, .05, .01], hidden=[[300], [300, 100, 100], [300, *[100] * 4]])
-    yield from grid('grid', **base | shapes | dict(method=['rigl', 'ggr']))
+    yield from grid('grid', **base | shapes | dict(method=['rigl', 'ggr'], scale=['unit']))
+    yield from grid('grid', **base | shapes | dict(method=['ggr'], scale=['dense']))
 
 
 if __name__ == '__main__': run_all(jobs(), work, 'results/meet.jsonl')
