@@ -192,7 +192,7 @@ def ggr_demo(density:float=.02,        # Share of weights that are active
             augment=False if plain else None,
         )
 
-# %% ../nbs/18_cli.ipynb #a5c85b58
+# %% ../nbs/18_cli.ipynb #438d107f
 @call_parse
 def ggr_train(model:str='resnet18',    # resnet18, mobilenet_v2, vgg16, vgg16_tiny, digits_net, …
               data:str='cifar100',     # Data set: digits, cifar100, tiny_imagenet
@@ -210,6 +210,7 @@ def ggr_train(model:str='resnet18',    # resnet18, mobilenet_v2, vgg16, vgg16_ti
               amp:str='auto',          # bf16 arithmetic: on, off, auto
               channels_last:str='auto', # Channels innermost in memory: on, off, auto
               compile:str='auto',      # torch.compile: on, off, auto
+              fused:str='auto',        # SGD as one kernel: on, off, auto
               batch_limit:int=None,    # At most so many steps per epoch, for a trial
               save_every:float=60.,    # Seconds between two checkpoints
               device:str=None,         # cpu or cuda (default: a GPU if there is one)
