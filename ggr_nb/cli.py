@@ -232,7 +232,7 @@ def places(workers:int=None,  # processes, default: as many as the machine has r
     if cards: return [dict(device=f'cuda:{i % cards}') for i in range(workers or cards * per_gpu)]
     return [dict(device='cpu', threads=threads)] * (workers or max(1, cores() // threads))
 
-# %% ../nbs/18_cli.ipynb #9e3ce781
+# %% ../nbs/18_cli.ipynb #0db3f665
 @patch
 def started(self:Comparison):
     "The blocks that have runs of ours"
@@ -241,7 +241,9 @@ def started(self:Comparison):
 def _reporter(results, recipe, minutes):
     "Called after each run: a line, and from time to time the table"
     last = time.monotonic()
-    def after(record, bar):
+    def after(record, # a finished run
+              bar, # to write above
+             ):
         nonlocal last
         bar.write(f'{record["key"]}: {record["accuracy"]:.2f} %, {record["seconds"]:.0f} s')
         if time.monotonic() - last > 60 * minutes:
