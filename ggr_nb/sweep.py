@@ -134,7 +134,9 @@ class Worker:
         except (EOFError, ConnectionError): self.process.join(5)
         return 'died', f'worker ended with {self.process.exitcode}'
 
-    def end(self): self.process.terminate(); self.process.join(); self.pipe.close()
+    def end(self):
+        if self.job: self.process.terminate()   # an idle one goes by itself: nobody is at the pipe
+        self.pipe.close(); self.process.join()
 
 # %% ../nbs/14a_sweep.ipynb #7bec3622
 class Pool:

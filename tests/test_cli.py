@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ggr_nb.cli import demo_jobs, demo_table, verdict
+from ggr_nb.demo import demo_jobs, demo_table, verdict
 from ggr_nb.data import cifar100
 from ggr_nb.jobs import Job, run_job
 from ggr_nb.sweep import Pool, Results, sweep
@@ -63,7 +63,7 @@ def test_demo_interrupted_and_started_again(start, command, tmp_path):
     after = file.read_text().splitlines()
     assert after[:len(before)] == before
     assert Counter(json.loads(line)['key'] for line in after) == Counter(j.key for j in demo_jobs(seeds=1, epochs=2))
-    assert out.count(' is best with ') == 2 and '98% of 91,' in out
+    assert out.count(' is best with ') == 2 and '98 % of 91,' in out
     for name in ('accuracy.png', 'density.png'): assert (file.parent/name).stat().st_size > 5000
 
 
