@@ -43,7 +43,7 @@ def build(model, # name in `MODELS`, or a module, returned as it is
           width:float=1., # factor on the channels of a named model
          )->nn.Module:
     "The model, its weights from `seed` alone."
-    if isinstance(model, nn.Module): return model
+    if isinstance(model, nn.Module): return sparse_parameters(model) and model   # or refused
     make, image = pick('model', model, MODELS), tuple(data.train[0].shape[1:])
     with torch.random.fork_rng():
         torch.manual_seed(generator(seed, 'model').initial_seed())
