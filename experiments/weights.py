@@ -5,8 +5,9 @@
     python experiments/weights.py --part period   one part
 
 Parts: criteria (criteria × densities × growth), jaccard (what each criterion would remove from the same state, and how
-much of it was born at the last update), cifar (a real subset of CIFAR-100), period (criteria × steps between updates, in
-a training of fixed length), patience (ten times the training, with as many updates or with as short a period).
+much of it was born at the last update), dead (how much of it has no gradient, and what its removal costs), cifar (a real
+subset of CIFAR-100), period (criteria × steps between updates, in a training of fixed length), patience (ten times the
+training, with as many updates or with as short a period).
 Results: results/weights.jsonl.
 """
 from dataclasses import replace
@@ -14,6 +15,7 @@ from functools import lru_cache, partial
 from itertools import product
 
 import torch
+from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from common import accuracy, digits, equip, recipe, run_all, seeded, train
@@ -42,20 +44,17 @@ def some_classes(classes=10):
     cut = lambda split: tuple(t[pick(split)] for t in split)
     return Data(f'cifar100, {classes} classes', cut(data.train), cut(data.test), classes, data.mean, data.std)
 
-def prepared(data, seed, density, lr, epochs, chosen, every):
-    r = recipe(lr, epochs, every=every, fraction=FRACTION, update_until=UNTIL * epochs)
-    make = mlp if data.name == 'digits' else lambda: lenet(data.classes, input_size=(3, 32, 32))
-    net = seeded(make, seed)
-    return net, *equip(net, chosen, r, data, density=density, init='erk', weights='unit', seed=seed), r
+def make_net(data): return mlp() if data.name == 'digits' else lenet(data.classes, input_size=(3, 32, 32))
 
 def work(kind, criterion, growth, density, seed, lr, every=None, epochs=30):
     data, seen = data_of(kind), {}
-    drop = partial(watching, seen, criterion) if kind == 'jaccard' else None
+    net, r = seeded(partial(make_net, data), seed), recipe(lr, epochs, every=every, fraction=FRACTION, update_until=UNTIL * epochs)
+    drop = {'jaccard': partial(watching, seen, criterion), 'dead': partial(weighing, seen, net, data, criterion)}.get(kind)
     chosen = criterion if criterion in WITHOUT else method(criterion, growth, drop)
-    net, opt, sparsifier, r = prepared(data, seed, density, lr, epochs, chosen, every)
+    opt, sparsifier = equip(net, chosen, r, data, density=density, init='erk', weights='unit', seed=seed)
     train(net, opt, data, r, seed); seen.pop('before', None)
-    found = dict(accuracy=accuracy(net, data), updates=sparsifier.updates)
-    return found | (seen | trained(net, sparsifier, data, r, seed) if kind == 'jaccard' else {})
+    found = dict(accuracy=accuracy(net, data), updates=sparsifier.updates) | seen
+    return found | (trained(net, sparsifier, data, r, seed) if kind == 'jaccard' else {})
 
 # --- what would each criterion remove? ------------------------------------------------------------------------------
 
@@ -88,6 +87,31 @@ def trained(net, sparsifier, data, recipe, seed):
     return dict(trained=asked(Snapshot(weights, grads, sparsifier.masks, fraction=FRACTION, seed=seed))['overlaps'],
                 names=list(CRITERIA))
 
+# --- what would the removal cost? -----------------------------------------------------------------------------------
+
+def weighing(seen, net, data, criterion, snap):
+    "A drop rule that first asks what every criterion's choice holds: weights without any gradient, and accuracy."
+    gone = {c: drop_local(snap, c) for c in CRITERIA}
+    every = {n: m.flatten().nonzero().flatten() for n, m in snap.masks.items()}
+    nothing = {n: p[:0] for n, p in every.items()}
+    seen['names'] = list(CRITERIA)
+    for key, value in dict(dead=dead(snap, every), dead_removed=[dead(snap, g) for g in gone.values()],
+                           before=left(net, data, snap, nothing), left=[left(net, data, snap, g) for g in gone.values()]).items():
+        seen.setdefault(key, []).append(value)
+    return gone[criterion]
+
+def dead(snap, places):
+    "Share of these weights whose gradient is exactly zero: their unit is not heard, or hears nothing."
+    zero = sum(int((snap.grads[n].flatten()[p] == 0).sum()) for n, p in places.items())
+    return round(zero / max(1, sum(map(len, places.values()))), 4)
+
+@torch.no_grad()
+def left(net, data, snap, gone, images=500):
+    "Accuracy on training images right after the removal, in percent."
+    x, y = next(data.batches('train', images, 0, 0, augment=False))
+    cut = {n: w.flatten().index_fill(0, gone[n], 0).view_as(w) for n, w in snap.weights.items()}
+    return round(100 * float((functional_call(net, cut, x).argmax(1) == y).float().mean()), 2)
+
 # --- the jobs -------------------------------------------------------------------------------------------------------
 
 def grid(part, **axes):
@@ -102,6 +126,8 @@ def jobs():
     yield from grid('criteria', **digits_, density=DENSITIES, **still, seed=SEEDS)
     yield from grid('criteria', **digits_, **dense, seed=SEEDS)
     yield from grid('jaccard', **digits_, density=[.03, .2], **growth, criterion=['magnitude'], seed=SEEDS)
+    yield from grid('dead', **digits_, density=[.01, .03, .1, .3], **growth, criterion=['magnitude', 'snip', 'reciprocal_sensitivity'],
+                    seed=SEEDS[:3])
     real = dict(lr=[.03], epochs=[10])
     for seed in SEEDS[:3]:
         yield from grid('cifar', **real, seed=[seed], density=[.03, .2], **growth, **every_one)
