@@ -67,10 +67,12 @@ def jobs():
         yield from grid('counting', **mlp_, density=[density], init=[init], allocate=RULES, share=[.5], seed=SEEDS)
     voted = dict(init=['uniform'], allocate=['global_topk', 'local'], again=[False])
     yield from grid('hybrid', **mlp_, density=[.01, .03, .1], **voted, share=SHARES, seed=SEEDS)
+    small = dict(again=[False], allocate=RULES, share=[.5])
     for seed in SEEDS:
-        alike = dict(**conv, seed=[seed], density=[.01, .03], again=[False], init=['uniform'])
-        yield from grid('counting', **alike, allocate=RULES, share=[.5])
-        yield from grid('hybrid', **(alike | voted), share=SHARES)
+        for init in 'uniform', 'erk':
+            yield from grid('counting', **conv, seed=[seed], density=[.03], init=[init], **small)
+        yield from grid('hybrid', **conv, seed=[seed], density=[.03, .1], **voted, share=SHARES)
+    yield from grid('counting', **conv, seed=SEEDS[:2], density=[.01], init=['uniform'], **small)
 
 
 if __name__ == '__main__': run_all(jobs(), work, 'results/counting.jsonl')
