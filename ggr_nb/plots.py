@@ -659,10 +659,12 @@ def interval_plot(
     said = [_interval_words(k, *v, fmt) for k, v in intervals.items()]
     fig = _card(title, alt, xlabel or 'differences', said, height=.75 + .3 * len(rows))
     axes = fig.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0]
-    for ax, p in zip(axes, panels):
+    for n, (ax, p) in enumerate(zip(axes, panels)):
         for i, r in enumerate(rows):
             if (r, p) in intervals: _interval(ax, i, *map(float, intervals[r, p]), fmt)
-        _reference(ax, 0, 'v'); _rows(ax, rows, xlabel); ax.set_title(p, color=INK)
+        here = len(panels) < 3 or n == len(panels) // 2      # room for one label under many
+        _rows(ax, rows, xlabel if here else ''); _reference(ax, 0, 'v')
+        ax.set_title(p, color=INK)
     return fig
 
 # %% ../nbs/16_plots_sparse.ipynb #880a4ebc
