@@ -101,14 +101,8 @@ def random_places(snap, dropped, room, free): # as for `survivors`
     hits = torch.bucketize(drawn, ends, right=True).bincount(minlength=len(room)).tolist()
     return _complete(dict(zip(room, hits)), dropped, room)
 
-# %% ../nbs/05_allocate.ipynb #af540687
-ALLOCATIONS = {
-    'local': local,
-    'survivors': survivors,
-    'mean_momentum': mean_momentum,
-    'mean_gradient': mean_gradient,
-    'mean_weight': mean_weight,
-    'global_topk': global_topk,
-    'global_topk_normalised': global_topk_normalised,
-    'random': random_places,
-}
+# %% ../nbs/05_allocate.ipynb #e1efb3d4
+ALLOCATIONS = {'local': local, 'survivors': survivors, 'mean_momentum': mean_momentum,
+               'mean_gradient': mean_gradient, 'mean_weight': mean_weight,
+               'global_topk': global_topk, 'global_topk_normalised': global_topk_normalised,
+               'random': random_places}

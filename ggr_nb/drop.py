@@ -72,16 +72,10 @@ def set_score(w, g=None, gen=None): # w: [n] active weights
     for side in (w >= 0, w < 0): score[side] = _relative_rank(w[side].abs())
     return score
 
-# %% ../nbs/03_drop.ipynb #4e3df4be
-CRITERIA = {
-    'magnitude': magnitude,
-    'random': random_score,
-    'set': set_score,
-    'mest': mest,
-    'snip': snip,
-    'sensitivity': sensitivity,
-    'reciprocal_sensitivity': reciprocal_sensitivity,
-}
+# %% ../nbs/03_drop.ipynb #c642dd7a
+CRITERIA = {'magnitude': magnitude, 'random': random_score, 'set': set_score, 'mest': mest,
+            'snip': snip, 'sensitivity': sensitivity,
+            'reciprocal_sensitivity': reciprocal_sensitivity}
 
 def score_active(snap:Snapshot, # the state
                  name:str, # layer

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['JS_TEXT', 'JS_AXES', 'JS_MARKS', 'JS_CURVES', 'JS_NAMES', 'JS_BARS', 'JS_MASKS', 'JS_PANEL', 'JS_TABLE', 'JS_MOUNT',
-           'CSS_COLOURS', 'THEMES', 'SYSTEM', 'CSS_CARD', 'CSS_STAGE', 'digest', 'runtime', 'lighten', 'stylesheet']
+           'JS', 'CSS_LIGHT', 'CSS_DARK', 'THEMES', 'UNDECIDED', 'CSS_CARD', 'CSS_STAGE', 'digest', 'runtime',
+           'lighten', 'stylesheet']
 
 # %% ../nbs/16b_script.ipynb #f1f7aa83
 import hashlib
@@ -130,7 +131,7 @@ const panel = (p, box, W, say) => {
   body.onpointermove = body.onpointerdown = near; body.onpointerleave = () => tip.hidden = true; };
 '''
 
-# %% ../nbs/16b_script.ipynb #7db2adcd
+# %% ../nbs/16b_script.ipynb #7604bf21
 JS_TABLE = r'''
 const table = panels => panels.map(p => {
   if (p.kind == 'frame') return '';
@@ -139,11 +140,15 @@ const table = panels => panels.map(p => {
   const x = p.kind == 'bars' ? p.names : [...new Set(p.series.flatMap(s => s.x))].sort((a, b) => a - b);
   const at = p.kind == 'bars' ? (s, i) => s.y[i] : (s, i) => s.y[s.x.indexOf(x[i])];
   return tab([p.xlabel || 'name', ...p.series.map(s => s.label)], x.map((t, i) => [t, ...p.series.map(s => at(s, i))])); }).join('');
-const tab = (head, rows) => '<table><thead><tr>' + head.map(h => `<th scope=col>${esc(h)}</th>`).join('') + '</tr></thead><tbody>'
-  + rows.map(r => '<tr>' + r.map((c, i) => i ? `<td>${typeof c == 'number' ? full(c) : '–'}</td>` : `<th scope=row>${esc(typeof c == 'number' ? full(c) : c)}</th>`).join('') + '</tr>').join('') + '</tbody></table>';
+const tag = (t, inner, more = '') => `<${t}${more}>${inner}</${t}>`;
+const cell = (c, i) => { const text = typeof c == 'number' ? full(c) : i ? '–' : esc(c);
+  return i ? tag('td', text) : tag('th', text, ' scope=row'); };
+const tab = (head, rows) => tag('table',
+  tag('thead', tag('tr', head.map(h => tag('th', esc(h), ' scope=col')).join('')))
+  + tag('tbody', rows.map(r => tag('tr', r.map(cell).join(''))).join('')));
 '''
 
-# %% ../nbs/16b_script.ipynb #b792512d
+# %% ../nbs/16b_script.ipynb #d74c8d87
 JS_MOUNT = r'''
 const inflate = async t => new Response(new Blob([Uint8Array.from(atob(t), c => c.charCodeAt(0))]).stream()
   .pipeThrough(new DecompressionStream('deflate'))).text();
@@ -151,19 +156,22 @@ const mount = async root => { if (!root || root.dataset.on) return; root.dataset
   const $ = q => root.querySelector(q), {pool, states, sizes} = JSON.parse(await inflate($('script[type="text/ggr"]').textContent));
   const get = v => v == null || typeof v != 'object' ? v : '$' in v ? get(pool[v.$]) : Array.isArray(v) ? v.map(get)
     : Object.fromEntries(Object.entries(v).map(([k, x]) => [k, get(x)]));
-  const knobs = [...root.querySelectorAll('.knob')], stage = $('.stage'), more = $('details');
+  const stage = $('.stage'), bar = document.createElement('div');
+  bar.className = 'knobs'; bar.innerHTML = $('script[type="text/knobs"]').textContent; stage.before(bar);
+  $('.say').insertAdjacentHTML('afterend', '<details><summary>Numbers</summary><div></div></details>');
+  const knobs = [...bar.querySelectorAll('.knob')], more = $('details');
   const read = k => k.querySelector('input:checked') || k.querySelector('input,select');
   const draw = () => { let at = 0;
     knobs.forEach((k, i) => { at = at * sizes[i] + +read(k).value; });
     const s = get(states[at]), cols = stage.clientWidth < 620 ? 1 : 2; $('.say').textContent = s.note;
     stage.dataset.state = at; stage.replaceChildren(...s.panels.map(p => { const b = document.createElement('div'); b.className = 'pan' + (p.wide ? ' wide' : ''); return b; }));
     s.panels.forEach((p, i) => panel(p, stage.children[i], stage.children[i].clientWidth, s.note));
-    if (more && more.open) more.lastElementChild.innerHTML = table(s.panels); };
+    if (more.open) more.lastElementChild.innerHTML = table(s.panels); };
   knobs.forEach(k => k.addEventListener('input', () => { const e = read(k), out = k.querySelector('output');
     if (out) { out.value = JSON.parse(k.dataset.names)[e.value]; e.setAttribute('aria-valuetext', out.value); } draw(); }));
-  if (more) more.ontoggle = draw;
+  more.ontoggle = draw;
   let width = 0; new ResizeObserver(() => { if (stage.clientWidth && stage.clientWidth != width) { width = stage.clientWidth; draw(); } }).observe(root);
-  root.classList.add('on'); $('.knobs').hidden = false; if (more) more.hidden = false; draw(); };
+  root.classList.add('on'); draw(); };
 '''
 
 # %% ../nbs/16b_script.ipynb #0901af49
@@ -173,31 +181,20 @@ def digest(
     "A short name for a text, the same in every process."
     return hashlib.sha1(text.encode()).hexdigest()[:6]
 
-# %% ../nbs/16b_script.ipynb #414bd413
+# %% ../nbs/16b_script.ipynb #42f7f8bb
+JS = (JS_TEXT, JS_AXES, JS_MARKS, JS_CURVES, JS_NAMES, JS_BARS, JS_MASKS, JS_PANEL, JS_TABLE, JS_MOUNT)
 def runtime() -> str: # JavaScript: an expression whose value is the function `mount`
     "The script that every explorer carries."
-    parts = (
-        JS_TEXT,
-        JS_AXES,
-        JS_MARKS,
-        JS_CURVES,
-        JS_NAMES,
-        JS_BARS,
-        JS_MASKS,
-        JS_PANEL,
-        JS_TABLE,
-        JS_MOUNT,
-    )
-    body = '\n'.join(line.strip() for part in parts for line in part.strip().splitlines())
+    body = '\n'.join(line.strip() for part in JS for line in part.strip().splitlines())
     return f"(window.ggrx??={{}})['{digest(body)}']??=(()=>{{{body}\nreturn mount}})()"
 
-# %% ../nbs/16b_script.ipynb #e8cdba44
-CSS_COLOURS = '''
-.ggrx{--card:#fff;--ink:#1f2933;--soft:#5b6673;--line:#d9dee4;--grid:#e8ebef;--accent:#0b62a8;--on:#fff;--flag:#a8071a}
-DARK{--card:#171a20;--ink:#e6e9ee;--soft:#a3adba;--line:#343b46;--grid:#282e38;--accent:#6cb6ff;--on:#0d1117;--flag:#ff8f8f}
-'''
+# %% ../nbs/16b_script.ipynb #c40d767d
+CSS_LIGHT = ('color-scheme:light;--card:#fff;--ink:#1f2933;--soft:#5b6673;--line:#d9dee4;'
+             '--grid:#e8ebef;--accent:#0b62a8;--on:#fff;--flag:#a8071a;')
+CSS_DARK = ('color-scheme:dark;--card:#171a20;--ink:#e6e9ee;--soft:#a3adba;--line:#343b46;'
+            '--grid:#282e38;--accent:#6cb6ff;--on:#0d1117;--flag:#ff8f8f;')
 THEMES = ('[data-theme=dark] ', '.quarto-dark ', '[data-jp-theme-light=false] ')
-SYSTEM = '@media(prefers-color-scheme:dark){body:not([data-theme=light],[data-jp-theme-light],.quarto-light) '
+UNDECIDED = 'body:not([data-theme=light],[data-jp-theme-light],.quarto-light) '
 
 # %% ../nbs/16b_script.ipynb #646d24d4
 CSS_CARD = '''
@@ -220,7 +217,7 @@ max-width:860px;box-sizing:border-box;text-align:left;font:14px/1.45 system-ui,-
 .ggrx :focus-visible,.ggrx .set label:has(:focus-visible){outline:2px solid var(--accent);outline-offset:2px}
 '''
 
-# %% ../nbs/16b_script.ipynb #064a28bf
+# %% ../nbs/16b_script.ipynb #c5a354b2
 CSS_STAGE = '''
 .ggrx .stage{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,300px),1fr));gap:14px 22px}
 .ggrx .pan{min-width:0}.ggrx .wide{grid-column:1/-1}
@@ -237,7 +234,6 @@ CSS_STAGE = '''
 .ggrx .say{margin:10px 0 0!important;min-height:1.45em;font-size:13.5px}.ggrx details{margin-top:6px;font-size:12.5px;color:var(--soft)}
 .ggrx details>div{max-height:280px;overflow:auto}.ggrx table{border-collapse:collapse;margin:6px 0;font-size:12px;color:var(--ink);display:table;width:auto}
 .ggrx th,.ggrx td{border:0;border-bottom:1px solid var(--grid);padding:2px 10px 2px 0;text-align:right;font-weight:400;background:none!important}.ggrx th:first-child{text-align:left}
-.ggrx noscript{font-size:12.5px;color:var(--soft)}
 '''
 
 # %% ../nbs/16b_script.ipynb #e21144ef
@@ -251,24 +247,19 @@ def lighten(
     while contrast(rgb, against) < least: rgb = tuple(c + (1 - c) * .06 for c in rgb)
     return to_hex(rgb)
 
-# %% ../nbs/16b_script.ipynb #033f7b67
+# %% ../nbs/16b_script.ipynb #f0291f7f
+def _slots(colours): return ''.join(f'--s{i}:{to_hex(c)};' for i, c in enumerate(colours))
+
+def _themes(colours, root):
+    light, dark = _slots(colours), _slots(map(lighten, colours))
+    def _night(where): return f'{where}.ggrx{{{CSS_DARK}}}{where}{root}{{{dark}}}'
+    yield f'.ggrx{{{CSS_LIGHT}}}{root}{{{light}}}'
+    yield from map(_night, THEMES)
+    yield f'@media(prefers-color-scheme:dark){{{_night(UNDECIDED)}}}'
+
 def stylesheet(
     colours:list=(), # colours of the series, in the order of their slots
     root:str='.ggrx', # selector of the figure that has these colours
 ) -> str: # CSS
     "The style of one explorer, light and dark."
-    light = ''.join(f'--s{i}:{to_hex(c)};' for i, c in enumerate(colours))
-    dark = ''.join(f'--s{i}:{lighten(c)};' for i, c in enumerate(colours))
-    base, night = CSS_COLOURS.strip().split('\nDARK')
-    def _under(prefix): return f"{prefix}.ggrx{night}{prefix}{root}{{{dark}}}"
-    return '\n'.join(
-        [
-            base,
-            f'{root}{{{light}}}',
-            *map(_under, THEMES),
-            SYSTEM + '.ggrx' + night + '}',
-            f'{SYSTEM}{root}{{{dark}}}}}',
-            CSS_CARD.strip(),
-            CSS_STAGE.strip(),
-        ]
-    )
+    return '\n'.join([*_themes(colours, root), CSS_CARD.strip(), CSS_STAGE.strip()])
