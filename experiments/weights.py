@@ -96,7 +96,7 @@ def weighing(seen, net, data, criterion, snap):
     nothing = {n: p[:0] for n, p in every.items()}
     seen['names'] = list(CRITERIA)
     for key, value in dict(dead=dead(snap, every), dead_removed=[dead(snap, g) for g in gone.values()],
-                           before=left(net, data, snap, nothing), left=[left(net, data, snap, g) for g in gone.values()]).items():
+                           intact=left(net, data, snap, nothing), left=[left(net, data, snap, g) for g in gone.values()]).items():
         seen.setdefault(key, []).append(value)
     return gone[criterion]
 
