@@ -128,7 +128,7 @@ def jobs():
     yield from grid('jaccard', **digits_, density=[.03, .2], **growth, criterion=['magnitude'], seed=SEEDS)
     yield from grid('dead', **digits_, density=[.01, .03, .1, .3], **growth, criterion=['magnitude', 'snip', 'reciprocal_sensitivity'],
                     seed=SEEDS[:3])
-    real = dict(lr=[.03], epochs=[10])
+    real = dict(lr=[.03], epochs=[5], every=[39])       # an update every half epoch
     for seed in SEEDS[:3]:
         yield from grid('cifar', **real, seed=[seed], density=[.03, .2], **growth, **every_one)
         yield from grid('cifar', **real, seed=[seed], density=[.03, .2], **still)
