@@ -6,8 +6,8 @@
 
 Parts: criteria (criteria × densities × growth), jaccard (what each criterion would remove from the same state, and how
 much of it was born at the last update), dead (how much of it has no gradient, and what its removal costs), mended
-(reciprocal sensitivity, the dead first), cifar (a real subset of CIFAR-100), period (criteria × steps between updates, in a training of fixed length), patience (ten times the
-training, with as many updates or with as short a period).
+(two criteria with the dead first), cifar (a real subset of CIFAR-100), period (criteria × steps between updates, in
+a training of fixed length), patience (ten times the training, with as many updates or with as short a period).
 Results: results/weights.jsonl.
 """
 from dataclasses import replace
@@ -50,7 +50,7 @@ def work(kind, criterion, growth, density, seed, lr, every=None, epochs=30):
     data, seen = data_of(kind), {}
     net, r = seeded(partial(make_net, data), seed), recipe(lr, epochs, every=every, fraction=FRACTION, update_until=UNTIL * epochs)
     drop = {'jaccard': partial(watching, seen, criterion), 'dead': partial(weighing, seen, net, data, criterion),
-            'mended': mended}.get(kind)
+            'mended': partial(mended, criterion)}.get(kind)
     chosen = criterion if criterion in WITHOUT else method(criterion, growth, drop)
     opt, sparsifier = equip(net, chosen, r, data, density=density, init='erk', weights='unit', seed=seed)
     train(net, opt, data, r, seed); seen.pop('before', None)
@@ -101,10 +101,12 @@ def weighing(seen, net, data, criterion, snap):
         seen.setdefault(key, []).append(value)
     return gone[criterion]
 
-def mended(snap):
-    "Reciprocal sensitivity with the dead first: without a gradient the score is zero, not infinite."
-    grads = {n: torch.where(g == 0, torch.inf, g) for n, g in snap.grads.items()}
-    return drop_local(replace(snap, grads=grads), 'reciprocal_sensitivity')
+def mended(criterion, snap):
+    "The dead first, then by the criterion: a weight without a gradient has the lowest score there is."
+    dead = {n: g == 0 for n, g in snap.grads.items()}
+    weights = {n: w.masked_fill(dead[n], 0) for n, w in snap.weights.items()}
+    grads = {n: g.masked_fill(dead[n], torch.inf if criterion == 'reciprocal_sensitivity' else 0) for n, g in snap.grads.items()}
+    return drop_local(replace(snap, weights=weights, grads=grads), criterion)
 
 def dead(snap, places):
     "Share of these weights whose gradient is exactly zero: their unit is not heard, or hears nothing."
@@ -134,7 +136,8 @@ def jobs():
     yield from grid('jaccard', **digits_, density=[.03, .2], **growth, criterion=['magnitude'], seed=SEEDS)
     yield from grid('dead', **digits_, density=[.01, .03, .1, .3], **growth, criterion=['magnitude', 'snip', 'reciprocal_sensitivity'],
                     seed=SEEDS[:3])
-    yield from grid('mended', **digits_, density=[.01, .03, .1, .3], **growth, criterion=['reciprocal_sensitivity'], seed=SEEDS[:3])
+    yield from grid('mended', **digits_, density=[.01, .03, .1, .3], **growth, criterion=['reciprocal_sensitivity', 'magnitude'],
+                    seed=SEEDS[:3])
     real = dict(lr=[.03], epochs=[5], every=[39])       # an update every half epoch
     for seed in SEEDS[:3]:
         yield from grid('cifar', **real, seed=[seed], density=[.03, .2], **growth, **every_one)
