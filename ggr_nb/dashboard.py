@@ -31,7 +31,7 @@ class Report:
     mask: torch.Tensor = None # bool [32, 144], second convolution, out × in·kh·kw
     updates: int = 0 # how often the masks have changed
 
-# %% ../nbs/17a_dashboard.ipynb #a3f02394
+# %% ../nbs/17a_dashboard.ipynb #759a91da
 @torch.no_grad()
 def _accuracy(net, data):
     net.eval()
@@ -153,7 +153,7 @@ def png(self:Dashboard) -> bytes: # a PNG file, empty before the first report
     if not self.report: return b''
     return palette_png(panel_figure(report_panels(self.report), alt=self.status()), dpi=100)
 
-# %% ../nbs/17a_dashboard.ipynb #a3dc335c
+# %% ../nbs/17a_dashboard.ipynb #54396e6d
 DENSE = [.01, .02, .03, .05, .1, .2, .5]
 
 SPARSE = [m for m in METHODS if m != 'dense']

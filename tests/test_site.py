@@ -134,6 +134,14 @@ def test_everything_shown_is_on_the_page(name, soups):
         assert not (after and 'cell' in after.get('class', []) and not after.select('.cell_input')), 'the answer stands below its fold'
 
 
+def test_tables_are_tables(soups):
+    "Markdown that a cell shows is Markdown on its page: no row of dashes between bars is left as text."
+    for name, soup in soups.items():
+        left = [t for t in soup.select_one('article').find_all(string=re.compile(r'\|\s*:?-{2,}|\|[—–]+\|')) if not t.find_parent(['pre', 'code', 'script'])]
+        assert not left, f'{name}: {left[0][:120]}'
+    assert soups['tutorials/reproduction.html'].select('.cell_output table')
+
+
 def test_hidden_cells_stay_hidden_and_solutions_are_folded(soups):
     text = ''.join(soup.select_one('article').text for name, soup in soups.items() if name != 'search.html')
     for word in ('nbdev_export()', 'default_exp', '#| ', 'show_doc('): assert word not in text, word
