@@ -166,7 +166,7 @@ def _choices(W): return dict(
 def _buttons(W): return (W.Button(description='Start', button_style='primary', icon='play'),
                          W.Button(description='Stop', icon='stop', disabled=True))
 
-# %% ../nbs/17a_dashboard.ipynb #7280c8a7
+# %% ../nbs/17a_dashboard.ipynb #de351067
 @patch
 def live(self:Dashboard): # an ipywidgets box
     "The dashboard for JupyterLab."
@@ -180,7 +180,7 @@ def live(self:Dashboard): # an ipywidgets box
     def _begin(_): self.start(**{n: c.value for n, c in choices.items()}); _update(self)
     self.watchers[:] = [_update]
     go.on_click(_begin); halt.on_click(lambda _: self.halt.set())
-    row = W.HBox([*choices.values(), go, halt], layout={'flex_flow': 'row wrap'})
+    row = W.HBox([*choices.values(), go, halt], layout={'flex_flow': 'row wrap', 'grid_gap': '6px 12px'})
     return W.VBox([row, line, picture])
 
 # %% ../nbs/17a_dashboard.ipynb #641d7c81

@@ -63,7 +63,7 @@ def deal_out(
     flags |= {n: '!starving' for n, c in count.items() if c < shapes[n][0]}
     return count, density, flags, sum(2 * c * uses[n][1] for n, c in count.items())
 
-# %% ../nbs/17_explore.ipynb #beaa98a4
+# %% ../nbs/17_explore.ipynb #f21b5900
 def _count(dealt, word): return sum(t == word for t in dealt[2].values())
 
 def _density_panels(dealt):
@@ -73,7 +73,7 @@ def _density_panels(dealt):
     def _bad(v): return {'saturated': _count(v, 'saturated'), 'starving': _count(v, '!starving')}
     return [bars({k: _short(v) for k, v in dealt.items()}, ylabel='density', flags=flags,
                  xlabel='layer, from input to output', log=True, wide=True),
-            bars(work, 'Work per image', ylabel='times the FLOPs of uniform'),
+            bars(work, 'Work per image', ylabel='FLOPs (uniform: 1)'),
             bars({k: _bad(v) for k, v in dealt.items()}, 'Layers in trouble', own=True,
                  ylabel='layers')]
 

@@ -305,7 +305,7 @@ def turn(self:Explorer,
     start = {n: self.start[n] if self.start.get(n) in v else v[0] for n, v in merged.items()}
     return Explorer(self.draw, merged, self.kind, self.title, self.alt, start, **self.options)
 
-# %% ../nbs/16c_explorer.ipynb #33fcf6a2
+# %% ../nbs/16c_explorer.ipynb #97938cf6
 @patch
 def _look(self:Explorer, at):
     said = self.states[self.index(**at)].note
@@ -323,4 +323,5 @@ def live(self:Explorer,
         note.value, picture.value = me._look({n: c.value for n, c in controls.items()})
     for c in controls.values(): c.observe(_show, 'value')
     _show()
-    return W.VBox([W.HBox([*controls.values()], layout={'flex_flow': 'row wrap'}), picture, note])
+    row = W.HBox([*controls.values()], layout={'flex_flow': 'row wrap', 'grid_gap': '6px 28px'})
+    return W.VBox([row, picture, note])
