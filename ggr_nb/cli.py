@@ -76,6 +76,7 @@ def ggr_train(model:str='resnet18',    # resnet18, mobilenet_v2, vgg16, vgg16_ti
               amp:str='auto',          # bf16 arithmetic: on, off, auto
               channels_last:str='auto', # Channels innermost in memory: on, off, auto
               compile:str='auto',      # torch.compile: on, off, auto
+              fused:str='auto',        # SGD as one kernel: on, off, auto
               batch_limit:int=None,    # At most so many steps per epoch, for a trial
               save_every:float=60.,    # Seconds between two checkpoints
               device:str=None,         # cpu or cuda (default: a GPU if there is one)
@@ -106,7 +107,9 @@ def started(self:Comparison):
 def _reporter(results, recipe, minutes):
     "Called after each run: a line, and from time to time the table"
     last = time.monotonic()
-    def after(record, bar):
+    def after(record, # a finished run
+              bar, # to write above
+             ):
         nonlocal last
         bar.write(f'{record["key"]}: {record["accuracy"]:.2f} %, {record["seconds"]:.0f} s')
         if time.monotonic() - last > 60 * minutes:

@@ -17,7 +17,7 @@ from .masks import apply_masks_, sparse_parameters
 from .measure import RULES, Reach, _average, _either, _same, _window
 from .probe import bare
 
-# %% ../nbs/14_compact.ipynb #a0828c08
+# %% ../nbs/14_compact.ipynb #6f9d0927
 class Spaces:
     "Sets of channels that are cut alike (union-find)."
     def __init__(self): self.parent, self.size, self.frozen = [], [], set()
@@ -29,8 +29,8 @@ class Spaces:
         return s
     def join(self, a, b): self.parent[self.find(a)] = self.find(b) # two spaces, from now on one
     def freeze(self, s): self.frozen.add(s)                        # space whose channels all stay
-    def is_frozen(self, s):
-        return any(self.find(f) == self.find(s) for f in self.frozen)   # or any joined to it
+    def is_frozen(self, s):                                        # by name, or by one joined to it
+        return any(self.find(f) == self.find(s) for f in self.frozen)
 
 # %% ../nbs/14_compact.ipynb #3cfc097b
 _ALONG = {n for n, rule in RULES.items() if rule in (_same, _window, _average)}

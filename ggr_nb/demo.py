@@ -14,7 +14,7 @@ from .evidence import paired
 from .jobs import Job, run_job
 from .sweep import Pool, Results, sweep
 
-# %% ../nbs/17b_demo.ipynb #c695bfca
+# %% ../nbs/17b_demo.ipynb #752b1e6f
 SPARSE = ('static', 'set', 'rigl', 'dsr', 'ggr')
 
 def demo_jobs(density:float=.02,         # share of weights that are active
@@ -23,16 +23,16 @@ def demo_jobs(density:float=.02,         # share of weights that are active
               **smaller                  # epochs=…, augment=False
               )->list:                   # of `Job`
     "The runs of the demonstration, seeds varying slowest"
-    job = lambda method, d, init, seed: Job('digits', 'digits_net', method, d, init, seed, **smaller)
+    job = lambda method, d, init, s: Job('digits', 'digits_net', method, d, init, s, **smaller)
     return [j for s in range(seeds) for j in
             [job('dense', 1., 'dense', s)] + [job(m, density, i, s) for i in inits for m in SPARSE]]
 
-# %% ../nbs/17b_demo.ipynb #67847c82
+# %% ../nbs/17b_demo.ipynb #a02f9185
 def cores():
     "Processors this process may use"
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
-def digits_job(job): return run_job(job, device='cpu', threads=1)
+def digits_job(job): return run_job(job, device='cpu', threads=1)   # job: a `Job`
 
 # %% ../nbs/17b_demo.ipynb #c6b4e828
 def accuracies(records:list  # of finished runs
@@ -44,7 +44,7 @@ def accuracies(records:list  # of finished runs
         found.setdefault((j['method'], j['init']), {})[j['seed']] = r['accuracy']
     return found
 
-# %% ../nbs/17b_demo.ipynb #bdf94c85
+# %% ../nbs/17b_demo.ipynb #f841545a
 STARTS = {'erk': 'ERK', 'uniform': 'uniform'}
 
 def ranking(found:dict,  # {(method, init): {seed: accuracy}}
@@ -53,6 +53,8 @@ def ranking(found:dict,  # {(method, init): {seed: accuracy}}
     "The methods from one start, by mean accuracy"
     rows = {m: v for (m, i), v in found.items() if i == init}
     return dict(sorted(rows.items(), key=lambda row: -statistics.fmean(row[1].values())))
+
+def _named(words, methods): return words + ', '.join(map(label, methods)) if methods else ''
 
 def verdict(found:dict,  # {(method, init): {seed: accuracy}}
             init:str     # 'erk' or 'uniform'
@@ -65,9 +67,7 @@ def verdict(found:dict,  # {(method, init): {seed: accuracy}}
             f'{statistics.fmean(best.values()):.1f} %'
             + _named('; clearly ahead of ', clear) + _named('; too close to call against ', close))
 
-def _named(words, methods): return words + ', '.join(map(label, methods)) if methods else ''
-
-# %% ../nbs/17b_demo.ipynb #753dad4e
+# %% ../nbs/17b_demo.ipynb #c71cf746
 def mean_std(values  # accuracies, one for each seed
              )->str:
     "`97.5 ± 0.5`; without a deviation for one value, empty for none"
@@ -82,14 +82,16 @@ def demo_table(records:list  # of the demonstration's runs
     found = accuracies(records)
     inits = list(dict.fromkeys(i for m, i in found if m != 'dense'))
     best = {i: next(iter(ranking(found, i))) for i in inits}
-    star = lambda m, i: ' *' if best[i] == m else '  '
-    cell = lambda m, i: f'{mean_std(found.get((m, i), {}).values()):>14}{star(m, i)}'
-    head = [f'{"":8}' + ''.join(f'{STARTS[i]:>14}  ' for i in inits),
-            f'{"dense":8}{mean_std(found.get(("dense", "dense"), {}).values()):>14}']
-    rows = [f'{label(m):8}' + ''.join(cell(m, i) for i in inits) for m in SPARSE]
-    return '\n'.join(head + rows + [''] + [verdict(found, i) for i in inits])
+    head = f'{"":8}' + ''.join(f'{STARTS[i]:>14}  ' for i in inits)
+    rows = [f'{"dense":8}' + _cell(found, 'dense', 'dense')]
+    rows += [f'{label(m):8}' + ''.join(_cell(found, m, i, best[i]) for i in inits) for m in SPARSE]
+    return '\n'.join([head, *rows, '', *(verdict(found, i) for i in inits)])
 
-# %% ../nbs/17b_demo.ipynb #4c205091
+def _cell(found, method, init, best=None):
+    values = found.get((method, init), {}).values()
+    return f'{mean_std(values):>14}' + (' *' if method == best else '  ')
+
+# %% ../nbs/17b_demo.ipynb #89ec1c4e
 def density_moves(records:list,                   # of the demonstration's runs
                   init:str,                       # start
                   methods=('rigl', 'dsr', 'ggr')  # to show
@@ -99,21 +101,26 @@ def density_moves(records:list,                   # of the demonstration's runs
     return {r['job']['method']: (share(r, 'counts_start'), share(r, 'counts')) for r in records
             if (r['job']['init'], r['job']['seed']) == (init, 0) and r['job']['method'] in methods}
 
+# %% ../nbs/17b_demo.ipynb #8ea35d95
+def _every_run(records):
+    "{(method, start): accuracies}, by their printed names."
+    return {(label(m), STARTS.get(i, i)): list(v.values())
+            for (m, i), v in accuracies(records).items()}
+
 def demo_figures(records:list,  # of the demonstration's runs
                  out:Path       # folder to write to
                  )->list:       # of files
     "Accuracy per method and start; density per layer before and after"
     from ggr_nb.plots import density_before_after, method_plot
     job = records[-1]['job']; start = STARTS[job['init']]
-    every = {k: list(v.values()) for k, v in accuracies(records).items()}
     title = f'Handwritten digits at density {job["density"]:g}: every run'
-    figures = dict(accuracy=method_plot(every, title),
-                   density=density_before_after(density_moves(records, job['init']),
-                                                f'Where the weights went: from {start} densities'))
+    moves = {label(m): v for m, v in density_moves(records, job['init']).items()}
+    figures = dict(accuracy=method_plot(_every_run(records), title),
+                   density=density_before_after(moves, f'Where the weights went, from {start}'))
     for name, figure in figures.items(): figure.save(out/f'{name}.png')
     return [out/f'{name}.png' for name in figures]
 
-# %% ../nbs/17b_demo.ipynb #6195eb44
+# %% ../nbs/17b_demo.ipynb #3133b9ac
 def _settings(job, records):
     "What the table's numbers are"
     zeros, seeds = f'{100 * (1 - job.density):g} %', len({r['job']['seed'] for r in records})
@@ -122,6 +129,7 @@ def _settings(job, records):
             f'zero.\nMean ± standard deviation of {seeds} seed{"s"[:seeds > 1]}, '
             '* best sparse method.')
 
+# %% ../nbs/17b_demo.ipynb #4d8204df
 def demo(out:str='runs/demo', # folder for results and figures
          workers:int=None,    # processes, default one for each processor
          **which              # of `demo_jobs`

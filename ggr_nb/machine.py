@@ -61,30 +61,32 @@ def _heavy(model, least=150_000, grouped=2_000_000):
     size = sum(p.numel() for p in sparse_parameters(model).values())
     return size >= (grouped if groups else least)
 
-# %% ../nbs/11b_machine.ipynb #8aa6886b
+# %% ../nbs/11b_machine.ipynb #b6f8bf52
 def _best(model, device, steps):
     "What the rules say for a model, a device and a number of steps."
     cuda = device.type == 'cuda'
     return dict(amp=bf16_units(device) and (cuda or _heavy(model)),
                 channels_last=any(isinstance(m, nn.Conv2d) for m in model.modules()),
-                compile=cuda and steps >= 10_000)
+                fused=device.type in ('cuda', 'cpu'), compile=cuda and steps >= 10_000)
 
-# %% ../nbs/11b_machine.ipynb #0dc02e58
+# %% ../nbs/11b_machine.ipynb #f68d3e19
 def switches(model:nn.Module, # the bare model
              device=None, # None: a GPU if there is one
              amp='auto', # True, False or 'auto'
              channels_last='auto', # likewise
              compile='auto', # likewise
              steps:int=0, # of the whole run; compiling has to pay off
+             fused='auto', # True, False or 'auto'
             )->Switches:
     "The best for this model on this device, unless asked for something else."
     device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     best = _best(model, device, steps)
-    for name, asked in dict(amp=amp, channels_last=channels_last, compile=compile).items():
+    given = dict(amp=amp, channels_last=channels_last, compile=compile, fused=fused)
+    for name, asked in given.items():
         if asked not in (True, False, 'auto'):
             raise ValueError(f"{name}={asked!r}: give True, False or 'auto'")
         if asked != 'auto': best[name] = asked
-    return Switches(str(device), fused=device.type in ('cuda', 'cpu'), **best)
+    return Switches(str(device), **best)
 
 # %% ../nbs/11b_machine.ipynb #73028949
 def ranks()->tuple: # (rank, number of processes)

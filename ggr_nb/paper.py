@@ -30,11 +30,12 @@ class Cell(NamedTuple):
     @property
     def density(self): return round(1 - self.sparsity, 9)
 
-# %% ../nbs/15_paper.ipynb #6925f562
+# %% ../nbs/15_paper.ipynb #656313d8
 COLUMNS = tuple(product((.9, .97, .99), ('erk', 'uniform')))   # the six columns of Tables 1 to 3
 DENSE = (0., 'dense')                                          # sparsity and start of a dense run
 
-def number(printed:str): return None if printed == '–' else float(printed)
+def number(printed:str # as in the paper
+          ): return None if printed == '–' else float(printed)
 
 def read_table(text:str):  # a table typed in as printed
     "The numbers of a table of accuracies: `{Cell: float or None}`"
@@ -193,7 +194,7 @@ def _select(what, offered, wanted):
             f'{what} {w!r} is not in the paper’s grid; choose from {list(offered)}')
     return wanted
 
-# %% ../nbs/15_paper.ipynb #94874f19
+# %% ../nbs/15_paper.ipynb #2b72d01b
 def grid(tables=(1,),      # 1, 3 or both: whose rows to train
          data=None,        # data sets, default both
          models=None,      # networks, default all
@@ -210,6 +211,7 @@ def grid(tables=(1,),      # 1, 3 or both: whose rows to train
     places = _places(_nets(data, models), _select('method', rows, methods), list(columns))
     return [Job(*c[:3], c.density, c.init, s, **smaller) for s in seeds for c in places]
 
+# %% ../nbs/15_paper.ipynb #197ef619
 def _nets(data, models):
     "The paper's networks on these data sets."
     data = _select('data set', dict.fromkeys(n[0] for n in NETS), data)

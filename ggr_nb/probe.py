@@ -56,7 +56,7 @@ def _hooked(model, image, count):
     finally:
         for h in hooks: h.remove()
 
-# %% ../nbs/10a_probe.ipynb #bb1a9b09
+# %% ../nbs/10a_probe.ipynb #66136e6e
 def positions(
     model:nn.Module, # any model, on any device, `meta` included
     input_size:tuple, # shape of one image, e.g. (3, 32, 32)
@@ -64,7 +64,7 @@ def positions(
     "u_l: the output positions of every conv and linear layer."
     model = bare(model)
     names, uses = {id(p): n for n, p in sparse_parameters(model).items()}, {}
-    def count(layer, inputs, output):
+    def count(layer, inputs, output): # as PyTorch calls a forward hook
         name = names[id(layer.weight)]
         uses[name] = uses.get(name, 0) + _uses(layer, inputs, output)
     _hooked(model, _image(model, input_size), count)

@@ -217,11 +217,11 @@ max-width:860px;box-sizing:border-box;text-align:left;font:14px/1.45 system-ui,-
 .ggrx :focus-visible,.ggrx .set label:has(:focus-visible){outline:2px solid var(--accent);outline-offset:2px}
 '''
 
-# %% ../nbs/16b_script.ipynb #c5a354b2
+# %% ../nbs/16b_script.ipynb #0f567a68
 CSS_STAGE = '''
 .ggrx .stage{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,300px),1fr));gap:14px 22px}
 .ggrx .pan{min-width:0}.ggrx .wide{grid-column:1/-1}
-.ggrx h4{margin:0 0 4px!important;padding:0;font:650 13px/1.3 inherit;font-size:13px;color:var(--ink);border:0}
+.ggrx h4{margin:0 0 4px!important;padding:0;font-family:inherit;font-weight:650;font-size:13px;line-height:1.3;letter-spacing:0;color:var(--ink);border:0}
 .ggrx .stage img{display:block;max-width:100%;height:auto;margin:0 auto;border-radius:6px;background:#fff}
 .ggrx .key{display:flex;flex-wrap:wrap;gap:2px 14px;list-style:none!important;margin:0 0 4px!important;padding:0!important;font-size:12.5px;color:var(--soft)}
 .ggrx .key li{display:flex;align-items:center;gap:5px;margin:0!important;list-style:none}.ggrx .key i{width:11px;height:11px;border:1px solid var(--soft);border-radius:2px}

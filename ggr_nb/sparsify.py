@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from .density import DENSITIES, budgets
 from .drop import Snapshot
 from .init import generator, random_masks, rescale_
-from .masks import apply_masks_, as_bool, counts, sparse_parameters
+from .masks import apply_masks_, as_bool, counts as count, sparse_parameters
 from .methods import get_method, new_masks, redistribute
 from .schedule import drop_fraction
 
@@ -150,7 +150,7 @@ def _checked(self:Sparsifier, masks):
     if want != got:
         raise ValueError(f'masks do not fit the model; differing layers (model, masks): '
             f'{ {n: (want.get(n), got.get(n)) for n in want | got if want.get(n) != got.get(n)} }')
-    if empty := [n for n, c in counts(masks).items() if not c]:
+    if empty := [n for n, c in count(masks).items() if not c]:
         raise ValueError(f'masks without any active weight: {empty}; each layer keeps at least one')
     return masks
 
@@ -267,7 +267,7 @@ def _carry_out(self:Sparsifier, decision):
 @patch
 def _record(self:Sparsifier, snap, decision):
     "One line of history: what was dropped, granted and grown in every layer."
-    number, k = counts(self._masks), sum(map(len, decision.dropped.values()))
+    number, k = count(self._masks), sum(map(len, decision.dropped.values()))
     layers = {n: dict(dropped=len(decision.dropped[n]), quota=decision.quotas[n],
                       grown=len(decision.grown[n]), count=number[n]) for n in self.weights}
     self.history.append(dict(step=self.steps, update=snap.update, fraction=snap.fraction, k=k,
@@ -368,7 +368,7 @@ def masks(self:Sparsifier):
 @patch
 def counts(self:Sparsifier):
     "Active weights per layer, {name: n_l}."
-    return counts(self._masks)
+    return count(self._masks)
 
 # %% ../nbs/09_sparsify.ipynb #030662f4
 @patch

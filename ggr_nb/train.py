@@ -43,7 +43,7 @@ def build(model, # name in `MODELS`, or a module, returned as it is
           width:float=1., # factor on the channels of a named model
          )->nn.Module:
     "The model, its weights from `seed` alone."
-    if isinstance(model, nn.Module): return model
+    if isinstance(model, nn.Module): return sparse_parameters(model) and model   # or refused
     make, image = pick('model', model, MODELS), tuple(data.train[0].shape[1:])
     with torch.random.fork_rng():
         torch.manual_seed(generator(seed, 'model').initial_seed())
@@ -453,7 +453,7 @@ def _names(model, method, batch_limit, save_every):
     if not save_every >= 0: raise ValueError(f'save_every={save_every}: give seconds, 0 or more')
     return model if isinstance(model, str) else type(model).__name__, method
 
-# %% ../nbs/12_train.ipynb #36aae7d5
+# %% ../nbs/12_train.ipynb #6dab2033
 def fit(model, # name in `MODELS`, or a module (trained in place)
         data, # name in `DATASETS`, or a `Data`
         method='ggr', # name in `METHODS`, or a `Method`
@@ -470,6 +470,7 @@ def fit(model, # name in `MODELS`, or a module (trained in place)
         amp='auto', # bf16 autocast
         channels_last='auto', # memory layout
         compile='auto', # torch.compile
+        fused='auto', # SGD as one kernel
         batch_limit:int=None, # at most so many steps per epoch, for trials
         save_every:float=60., # seconds between two checkpoints
         each_step=None, # called with the `Training` after every step
@@ -483,7 +484,7 @@ def fit(model, # name in `MODELS`, or a module (trained in place)
     with _guarded(name, recipe.batch, device) as asked:
         net = build(model, data, seed, width); _check_shapes(net, data, name)
         steps = recipe.epochs * data.steps('train', recipe.batch)
-        chosen = switches(net, device, amp, channels_last, compile, steps)
+        chosen = switches(net, device, amp, channels_last, compile, steps, fused)
         parts = dict(density=density, init=init, seed=seed, weights=weights, **options)
         config = _config(data, recipe, chosen, model=name, width=width, method=method.name,
                          batch_limit=batch_limit, **parts)
@@ -491,8 +492,8 @@ def fit(model, # name in `MODELS`, or a module (trained in place)
         training = Training(net, data, recipe, config, chosen, asked, method=method, **parts)
         return _run(training, out, resume, save_every, progress, (each_step, each_epoch))
 
-# %% ../nbs/12_train.ipynb #43c83524
-SWITCHES, LISTS = {'amp', 'channels_last', 'compile'}, {'include', 'exclude'}
+# %% ../nbs/12_train.ipynb #d342b86b
+SWITCHES, LISTS = {'amp', 'channels_last', 'compile', 'fused'}, {'include', 'exclude'}
 POSITIONS = dict(auto='auto', on=True, off=False)   # of a switch in a terminal
 
 def _options(given):

@@ -74,9 +74,9 @@ def local(url, page):
 
 
 def relink(text, page):
-    "The same for every link of a piece of Markdown; code is left alone."
-    parts = re.split(r'(^```.*?^```\s*?$|`[^`\n]+`)', text, flags=re.M | re.S)
-    return ''.join(p if i % 2 else LINK.sub(lambda m: local(m[1], page), p) for i, p in enumerate(parts))
+    "The same for every link of a piece of Markdown, and a number stays with its per cent; code and mathematics are left alone."
+    parts = re.split(r'(^```.*?^```\s*?$|`[^`\n]+`|\$[^$]+\$)', text, flags=re.M | re.S)
+    return ''.join(p if i % 2 else re.sub(r'(?<=\d) %', '\N{NO-BREAK SPACE}%', LINK.sub(lambda m: local(m[1], page), p)) for i, p in enumerate(parts))
 
 
 # --- nbdev's part ---------------------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ def unlinked(card):
 def only_imports(code):
     try: body = ast.parse(code).body
     except SyntaxError: return False
-    return all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in body)
+    return bool(body) and all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in body)
 
 
 def module(path):
@@ -284,7 +284,7 @@ def page(name, path):
         fold = said.get('code-fold', 'false')
         label = said.get('code-summary', 'Code') if fold in ('true', 'show') else ''
         if label == 'Exported source': label = exports
-        if label == exports and only_imports(code): label, fold = f'{exports} · imports', 'true'
+        if label == exports != '' and only_imports(code): label, fold = f'{exports} · imports', 'true'
         parts.append(Part('code', code, label, fold == 'show', shown))
     return Page(name, path, title, relink(' '.join(str(front.get('description', '')).split()), name), parts, figures)
 
@@ -327,11 +327,23 @@ def fence(code, language):
     return f'{ticks}{language}\n{code}\n{ticks}'
 
 
-def shown_cell(outs):
-    "One cell without source that shows `outs`."
+def wrapped(kind, x):
+    if kind == 'html': return f'<div class="shown">{x}</div>'
+    if kind != 'picture': return x
+    width = re.search(r' width="(\d+)"', x)
+    return f'<figure class="picture{" wide" if width and int(width[1]) > 620 else ""}">{x}</figure>'
+
+def shown_cell(source, outs):
+    "A cell that shows `outs`; one without source of its own gets a word that is not shown, since myst-nb drops empty cells with all they show."
     form = dict(text='text/plain', html='text/html', picture='text/html', markdown='text/markdown')
-    wrap = lambda kind, x: f'<figure class="picture">{x}</figure>' if kind == 'picture' else f'<div class="shown">{x}</div>' if kind == 'html' else x
-    return [new_output('display_data', data={form[k]: wrap(k, x)}) for k, x in outs]
+    outs = [new_output('display_data', data={form[k]: wrapped(k, x)}) for k, x in outs]
+    return new_code_cell(source or '...', outputs=outs, metadata={} if source else {'tags': ['remove-input']})
+
+def folded(p):
+    "A fold with its code and what the code shows: the answer of an exercise stays with the solution."
+    kind = 'exported' if p.open or p.fold.endswith(' · imports') else 'fold'
+    inside = [fence(p.source, 'python')] + [fence(x, 'text') if k == 'text' else wrapped(k, x) for k, x in p.outputs]
+    return '\n\n'.join([f'<details class="{kind}"{" open" if p.open else ""}><summary>{html.escape(p.fold)}</summary>', *inside, '</details>'])
 
 
 def stage(page, extra=''):
@@ -341,13 +353,7 @@ def stage(page, extra=''):
     cells.append(new_markdown_cell(tools(page)))
     for p in page.parts:
         if p.kind != 'code': cells.append(new_markdown_cell(p.source)); continue
-        if p.fold and p.source:
-            kind = 'exported' if p.open or p.fold.endswith(' · imports') else 'fold'
-            cells.append(new_markdown_cell(f'<details class="{kind}"{" open" if p.open else ""}><summary>{html.escape(p.fold)}</summary>'
-                                           f'\n\n{fence(p.source, "python")}\n\n</details>'))
-            if p.outputs: cells.append(new_code_cell('', outputs=shown_cell(p.outputs), metadata={'tags': ['remove-input']}))
-        else:
-            cells.append(new_code_cell(p.source, outputs=shown_cell(p.outputs), metadata={} if p.source else {'tags': ['remove-input']}))
+        cells.append(new_markdown_cell(folded(p)) if p.fold and p.source else shown_cell(p.source, p.outputs))
     if extra: cells.append(new_markdown_cell(extra))
     kernel = dict(name='python3', display_name='python3', language='python')
     for i, c in enumerate(cells): c['id'] = f'c{i}'

@@ -36,7 +36,7 @@ def outputs(cell, pictures):
         elif 'image/png' in data:
             name = f'nbs/images/readme-{len(pictures) + 1}.png'
             pictures[name] = base64.b64decode(joined(data['image/png']))
-            alt = o.get('metadata', {}).get('image/png', {}).get('alt') or joined(data.get('text/plain', '')).removeprefix('[figure] ')
+            alt = o.get('metadata', {}).get('image/png', {}).get('alt') or joined(data.get('text/plain', '')).removeprefix('[figure] ').removeprefix('[explorer] ')
             yield f"![{alt.replace(']', '')}]({name})"
         elif 'text/plain' in data: yield fence(joined(data['text/plain']), 'text')
 

@@ -109,11 +109,11 @@ def test_wrong_words_are_answered(command, line, says):
 def test_every_switch_of_a_training_from_the_terminal(command, tmp_path):
     "Words in, a run with these values out, and nothing on stderr: no warning of a library either."
     status, out, err = command('ggr_train', '--model', 'digits_net', '--data', 'digits', '--epochs', 2, '--density', .2, '--amp', 'on', '--channels_last', 'off',
-                               '--compile', 'off', '--weights', 'unit', '--exclude', 'conv1*,fc2*', '--grad_batches', 2, '--batch_limit', 3, '--save_every', 5,
+                               '--compile', 'off', '--fused', 'off', '--weights', 'unit', '--exclude', 'conv1*,fc2*', '--grad_batches', 2, '--batch_limit', 3, '--save_every', 5,
                                '--device', 'cpu', '--quiet', '--out', 'here')
     assert (status, err) == (0, '') and 'Written to here' in out
     config = json.loads((tmp_path/'here/run.json').read_text())['config']
-    assert config['switches'] == dict(device='cpu', amp=True, channels_last=False, fused=True, compile=False)
+    assert config['switches'] == dict(device='cpu', amp=True, channels_last=False, fused=False, compile=False)
     assert (config['weights'], config['exclude'], config['grad_batches'], config['batch_limit']) == ('unit', ['conv1*', 'fc2*'], 2, 3)
     assert config['recipe']['epochs'] == 2 and config['density'] == .2
 
@@ -121,7 +121,7 @@ def test_every_switch_of_a_training_from_the_terminal(command, tmp_path):
 def test_help_explains_every_parameter_of_a_training(command):
     status, out, _ = command('ggr_train', '--help')
     assert status == 0
-    for name, word in dict(amp='on, off, auto', channels_last='on, off, auto', compile='torch.compile', weights='layer, unit', exclude='dense',
+    for name, word in dict(amp='on, off, auto', channels_last='on, off, auto', compile='torch.compile', fused='one kernel', weights='layer, unit', exclude='dense',
                            grad_batches='averaged', batch_limit='trial', save_every='checkpoints').items():
         assert f'--{name}' in out and word in ' '.join(out.split()), name
 

@@ -74,6 +74,12 @@ def test_readme_shows_the_two_commands_first():
     assert re.search(r'^make test VENV=', (ROOT / '.ci' / 'run').read_text(encoding='utf-8'), re.M), '.ci/run does not call the README\'s test command'
 
 
+def test_the_map_on_the_index_page_is_complete():
+    page = (NBS / 'index.ipynb').read_text(encoding='utf-8')
+    missing = [n for n in IDS if n != 'index' and f']({n}.ipynb)' not in page]
+    assert not missing, f'not on the map of notebooks in index.ipynb: {missing}'
+
+
 def test_readme_links_resolve():
     for url in re.findall(r'\]\(([^)\s]+)\)', (ROOT / 'README.md').read_text(encoding='utf-8')):
         if not re.match(r'https?:|#', url): assert (ROOT / url.split('#')[0]).exists(), f'README.md links to {url}, which is not there'

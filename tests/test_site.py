@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / 'site'))
 import pages  # noqa: E402
 
-NAMES = list(pages.notebooks())
+NOTEBOOKS = pages.notebooks()
+NAMES = list(NOTEBOOKS)
 LIMIT = 1_000_000  # bytes of a page with its own pictures
 
 
@@ -109,6 +110,28 @@ def test_taught_functions_show_signature_and_source(soups):
     assert soup.find(id='sparse_parameters') and any('sparse_parameters' in h.text for h in soup.select('h3'))
     assert any('any model' in row.text for row in soup.select('.api td'))
     assert any('def sparse_parameters' in d.text for d in soup.select('details.exported[open]'))
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_everything_shown_is_on_the_page(name, soups):
+    "Each text, picture and explorer that the notebook stores and does not hide; the output of a solution is in its fold."
+    article, cells = soups[f'{name}.html'].select_one('article'), json.loads(NOTEBOOKS[name].read_text(encoding='utf-8'))['cells']
+    words = ' '.join(article.text.split())
+    pictures = explorers = 0
+    for cell in (c for c in cells if c['cell_type'] == 'code'):
+        said, code = pages.directives(pages.joined(cell['source']))
+        if 'hide' in said or said.get('include') == 'false' or said.get('output') == 'false' or code.startswith('show_doc('): continue
+        for o in cell['outputs']:
+            data, text = o.get('data', {}), pages.joined(o.get('text')) if o.get('name') == 'stdout' else ''
+            if 'text/html' in data: explorers += 'class="ggrx"' in pages.joined(data['text/html'])
+            elif 'image/png' in data or 'image/svg+xml' in data: pictures += 1
+            elif 'text/markdown' not in data and 'text/latex' not in data: text = text or pages.joined(data.get('text/plain'))
+            missing = [line for line in text.splitlines() if ' '.join(line.split()) not in words]
+            assert not missing, f'not on the page: {missing[:3]}'
+    assert len(article.select('figure.picture img')) == pictures and len(article.select('figure.ggrx')) == explorers
+    for fold in article.select('details.fold'):
+        after = fold.find_next_sibling()
+        assert not (after and 'cell' in after.get('class', []) and not after.select('.cell_input')), 'the answer stands below its fold'
 
 
 def test_hidden_cells_stay_hidden_and_solutions_are_folded(soups):

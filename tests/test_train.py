@@ -10,7 +10,7 @@ from ggr_nb.data import cifar100, digits, tiny_imagenet
 from ggr_nb.masks import counts
 from ggr_nb.methods import METHODS
 from ggr_nb.models import MODELS
-from ggr_nb.runs import load_checkpoint, previous, save_checkpoint
+from ggr_nb.runs import commit, load_checkpoint, previous, save_checkpoint
 from ggr_nb.probe import gradient_flow, positions
 from ggr_nb.train import RECIPES, Recipe, Run, Stopped, fit, switches, train_main
 
@@ -213,6 +213,33 @@ def test_history_against_a_count_by_hand(whole):
     assert all(h['gradient_norm'] > 0 and math.isfinite(h['gradient_norm']) for h in whole.history)
 
 
+def test_a_run_tells_all_that_it_may_depend_on(whole):
+    assert set(vars(whole)) == {'config', 'history', 'updates', 'masks_start', 'masks', 'state', 'versions', 'hardware', 'commit', 'seconds'}
+    assert set(whole.config) >= {'model', 'width', 'method', 'density', 'init', 'seed', 'weights', 'recipe', 'data', 'images', 'augment', 'batch_limit', 'switches'}
+    assert all(set(h) == {'epoch', 'loss', 'train_accuracy', 'test_loss', 'accuracy', 'lr', 'density', 'counts', 'flops', 'exploration', 'gradient_norm', 'seconds'}
+               for h in whole.history)
+    assert set(whole.versions) == {'ggr_nb', 'python', 'torch', 'torchvision'} and set(whole.hardware) == {'device', 'threads', 'processes'}
+    assert 0 < whole.seconds == whole.history[-1]['seconds']
+
+
+def test_the_commit_is_that_of_the_library():
+    head = subprocess.run(['git', '-C', str(HERE.parent), 'rev-parse', 'HEAD'], capture_output=True, text=True)
+    import ggr_nb
+    if head.returncode or Path(ggr_nb.__file__).parent.parent != HERE.parent: pytest.skip('the library is not a file of this repository')
+    assert commit().removesuffix('-dirty') == head.stdout.strip()
+
+
+def test_a_disk_that_is_full_at_the_end_costs_no_checkpoint(tmp_path, monkeypatch, whole):
+    "The finished run cannot be written: the last checkpoint stays, and the same call goes on once there is room."
+    sound = Run.save
+    def full(self, path): monkeypatch.setattr(os, 'fsync', lambda handle: (_ for _ in ()).throw(OSError(28, 'No space left on device'))); sound(self, path)
+    monkeypatch.setattr(Run, 'save', full)
+    with pytest.raises(OSError, match='run.pt was not written: No space left.*resume=True'): fit(*SET, out=tmp_path, save_every=0, **SHORT)
+    monkeypatch.undo()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['checkpoint.previous.pt', 'checkpoint.pt']
+    assert same(whole, fit(*SET, out=tmp_path, resume=True, **SHORT))
+
+
 def test_accuracy_is_that_of_the_saved_weights(whole):
     net, data = MODELS['digits_net'](), digits()
     net.load_state_dict(whole.state); net.eval()
@@ -361,6 +388,7 @@ COMMAND = dict(model='digits_net', data='digits', method='set', density=.1, epoc
 @pytest.mark.parametrize('words, found', [
     (dict(amp='on'), dict(switches=dict(amp=True))), (dict(amp='off'), dict(switches=dict(amp=False))), (dict(amp=True), dict(switches=dict(amp=True))),
     (dict(channels_last='off'), dict(switches=dict(channels_last=False))), (dict(channels_last='auto'), dict(switches=dict(channels_last=True))),
+    (dict(fused='off'), dict(switches=dict(fused=False))), (dict(fused='auto'), dict(switches=dict(fused=True))),
     (dict(compile='on'), dict(switches=dict(compile=True))), (dict(compile='auto'), dict(switches=dict(compile=False))),
     (dict(weights='unit'), dict(weights='unit')), (dict(batch_limit=3), dict(batch_limit=3)), (dict(grad_batches=2), dict(grad_batches=2)),
     (dict(exclude='conv1*,fc2*'), dict(exclude=['conv1*', 'fc2*'])), (dict(width=.5), dict(width=.5)), (dict(seed=4), dict(seed=4)),
@@ -429,6 +457,9 @@ def test_layout_and_fusing_change_nothing_but_rounding():
     b = fit(*SET, **SHORT | dict(channels_last=True, batch_limit=3))
     assert a.config['switches']['channels_last'] is False and b.config['switches']['channels_last'] is True
     for n in a.state: torch.testing.assert_close(a.state[n], b.state[n], rtol=1e-2, atol=2e-3)
+    c = fit(*SET, **SHORT | dict(fused=False, batch_limit=3))
+    assert b.config['switches']['fused'] is True and c.config['switches']['fused'] is False
+    for n in b.state: torch.testing.assert_close(b.state[n], c.state[n], rtol=1e-2, atol=2e-3)
 
 
 # ---------------------------------------------------------------- real images
