@@ -21,7 +21,7 @@ def deal(shares:dict, # {name: share ≥ 0}
          dropped:dict, # {name: r_l, how many places this update has just freed}
          room:dict, # {name: free places that may be taken first}
          )->dict: # {name: q_l}, Σq = Σr
-    "Deal Σr in proportion to `shares` within `room`; the just-dropped places only if all else is full."
+    "Deal Σr in proportion to `shares` within `room`; just-dropped places only if all is full."
     total = sum(dropped.values())
     first = min(total, sum(room.values()))
     quotas = largest_remainder(shares, first, caps=room)

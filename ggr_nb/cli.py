@@ -46,7 +46,7 @@ def ggr_demo(density:float=.02,        # Share of weights that are active
              workers:int=None,         # Processes (default: one for each processor)
              out:str='runs/demo',      # Folder for results and figures
              ):
-    "Train dense, static, SET, RigL, DSR and GGR networks on handwritten digits and say which is best"
+    "Train dense, static, SET, RigL, DSR and GGR networks on digits and say which is best"
     with _interruptible('ggr_demo'):
         demo(
             out,

@@ -31,7 +31,7 @@ class Report:
     mask: torch.Tensor = None # bool [32, 144], second convolution, out × in·kh·kw
     updates: int = 0 # how often the masks have changed
 
-# %% ../nbs/17a_dashboard.ipynb #a3f02394
+# %% ../nbs/17a_dashboard.ipynb #759a91da
 @torch.no_grad()
 def _accuracy(net, data):
     net.eval()
@@ -153,7 +153,7 @@ def png(self:Dashboard) -> bytes: # a PNG file, empty before the first report
     if not self.report: return b''
     return palette_png(panel_figure(report_panels(self.report), alt=self.status()), dpi=100)
 
-# %% ../nbs/17a_dashboard.ipynb #a3dc335c
+# %% ../nbs/17a_dashboard.ipynb #54396e6d
 DENSE = [.01, .02, .03, .05, .1, .2, .5]
 
 SPARSE = [m for m in METHODS if m != 'dense']
@@ -166,7 +166,7 @@ def _choices(W): return dict(
 def _buttons(W): return (W.Button(description='Start', button_style='primary', icon='play'),
                          W.Button(description='Stop', icon='stop', disabled=True))
 
-# %% ../nbs/17a_dashboard.ipynb #7280c8a7
+# %% ../nbs/17a_dashboard.ipynb #de351067
 @patch
 def live(self:Dashboard): # an ipywidgets box
     "The dashboard for JupyterLab."
@@ -180,7 +180,7 @@ def live(self:Dashboard): # an ipywidgets box
     def _begin(_): self.start(**{n: c.value for n, c in choices.items()}); _update(self)
     self.watchers[:] = [_update]
     go.on_click(_begin); halt.on_click(lambda _: self.halt.set())
-    row = W.HBox([*choices.values(), go, halt], layout={'flex_flow': 'row wrap'})
+    row = W.HBox([*choices.values(), go, halt], layout={'flex_flow': 'row wrap', 'grid_gap': '6px 12px'})
     return W.VBox([row, line, picture])
 
 # %% ../nbs/17a_dashboard.ipynb #641d7c81

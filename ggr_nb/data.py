@@ -601,7 +601,7 @@ def tiny_imagenet(
     cache=None,           # folder for the decoded pictures; default: $GGR_CACHE, or beside the data
     rotate: float = 15.,  # training pictures are turned by up to so many degrees
 ) -> Data:
-    "Tiny-ImageNet: 64×64 colour pictures of 200 classes; the validation pictures are the test split."
+    "Tiny-ImageNet: 64×64 colour pictures of 200 classes; its validation split is the test split."
     source = _tiny_source(root)
     ids, train, val = _listing(source)
     names, labels = zip(*train + val)

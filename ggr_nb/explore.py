@@ -63,7 +63,7 @@ def deal_out(
     flags |= {n: '!starving' for n, c in count.items() if c < shapes[n][0]}
     return count, density, flags, sum(2 * c * uses[n][1] for n, c in count.items())
 
-# %% ../nbs/17_explore.ipynb #0054eb40
+# %% ../nbs/17_explore.ipynb #f21b5900
 def _count(dealt, word): return sum(t == word for t in dealt[2].values())
 
 def _density_panels(dealt):
@@ -73,11 +73,11 @@ def _density_panels(dealt):
     def _bad(v): return {'saturated': _count(v, 'saturated'), 'starving': _count(v, '!starving')}
     return [bars({k: _short(v) for k, v in dealt.items()}, ylabel='density', flags=flags,
                  xlabel='layer, from input to output', log=True, wide=True),
-            bars(work, 'Work per image', ylabel='times the FLOPs of uniform'),
+            bars(work, 'Work per image', ylabel='FLOPs (uniform: 1)'),
             bars({k: _bad(v) for k, v in dealt.items()}, 'Layers in trouble', own=True,
                  ylabel='layers')]
 
-# %% ../nbs/17_explore.ipynb #c40b74de
+# %% ../nbs/17_explore.ipynb #ddf875b0
 def _say_density(model, sparsity, dealt):
     total = sum(dealt['uniform'][0].values())
     hungry = {k: _count(v, '!starving') for k, v in dealt.items()}
@@ -175,7 +175,7 @@ def stream(
         trace.append(_trace(top, n, rank))
     return trace
 
-# %% ../nbs/17_explore.ipynb #77541699
+# %% ../nbs/17_explore.ipynb #496572f7
 FC = ('fc1', 'fc2', 'fc3')
 
 def _say_stream(t, before, k):
@@ -185,7 +185,7 @@ def _say_stream(t, before, k):
     return (f'{t["layer"]} sends {t["counts"][t["layer"]]} values into the buffer; {lost}. '
             f'The bar stands at {t["threshold"]:.2g}.')
 
-# %% ../nbs/17_explore.ipynb #19b86b97
+# %% ../nbs/17_explore.ipynb #638c394c
 def _places(t, k):
     flat = sorted(((v, n) for n, vs in t['buffer'].items() for v in vs), reverse=True)
     flat += [(0, None)] * (k - len(flat))
@@ -259,7 +259,7 @@ def _coats(c, n, u, at, vote, method):
     if at == 3: flat[new[:split]], flat[new[split:]] = 4, 5
     return flat.view_as(c)
 
-# %% ../nbs/17_explore.ipynb #6aa74058
+# %% ../nbs/17_explore.ipynb #85f077ab
 RULES = dict(set='each layer gets back what it gave', rigl='each layer gets back what it gave',
              dsr='quotas follow the survivors: the rich get more',
              ggr='quotas follow the k largest gradients of all layers')
@@ -303,7 +303,7 @@ def turnover(
     f = [drop_fraction(e, last, first, schedule) for e in range(1, last + 1)]
     return f, torch.tensor(f, dtype=torch.float64).cumsum(0).tolist()
 
-# %% ../nbs/17_explore.ipynb #64aedae3
+# %% ../nbs/17_explore.ipynb #bcae4a46
 def _schedule_panels(made, last):
     epochs, axes = list(range(1, last + 1))[::2], dict(xlabel='epoch', xlim=(0, 100))
     halves = [e / 2 for e in range(200)]
@@ -349,7 +349,7 @@ def going(
 @lru_cache
 def _ranked_state(): return rehearse('static', .12, sizes=(64, 24, 16, 10), updates=5)[-1].snap
 
-# %% ../nbs/17_explore.ipynb #1fff1280
+# %% ../nbs/17_explore.ipynb #61a173a8
 CAMPS = {'free': '#10141b', 'stays': '#c9d1db', 'goes': '#d55e00'}
 def _camps(out):
     "The layer's active weights, divided: |w| and |g| of each, and where they are."
@@ -363,7 +363,7 @@ def _jaccard(a, b):
     a, b = set(a.tolist()), set(b.tolist())
     return len(a & b) / len(a | b)
 
-# %% ../nbs/17_explore.ipynb #061ec0fb
+# %% ../nbs/17_explore.ipynb #8f0533ab
 def _criteria_panels(cloud, canvas, alike):
     plane = dict(xlabel='|w|', ylabel='|g|', logx=True, logy=True, mode='points')
     return [curves(cloud, 'Active weights (bottom: no gradient)', **plane),

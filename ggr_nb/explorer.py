@@ -183,7 +183,7 @@ def numeric(
     "Is this knob a slider?"
     return all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
 
-# %% ../nbs/16c_explorer.ipynb #00cc32e9
+# %% ../nbs/16c_explorer.ipynb #12a29dbe
 OWN_KEYS = 'data-lm-suppress-shortcuts="true"' # JupyterLab would take the arrow keys for itself
 
 def _slider(label, names, at, uid): return (
@@ -192,7 +192,7 @@ def _slider(label, names, at, uid): return (
     f' aria-valuetext="{names[at]}">'
     f'<output for="{uid}" aria-live="polite">{names[at]}</output></div>')
 
-# %% ../nbs/16c_explorer.ipynb #12f7e79e
+# %% ../nbs/16c_explorer.ipynb #5f3d6be8
 def _list(label, names, at, uid):
     each = (f'<option value="{i}"{" selected" * (i == at)}>{escape(n)}</option>' for i, n in enumerate(names))
     return (f'<div class="knob"><label for="{uid}">{label}</label>'
@@ -242,7 +242,7 @@ def unique(
     _shown[name] = _shown.get(name, 0) + 1
     return f'x{name}-{_shown[name]}'
 
-# %% ../nbs/16c_explorer.ipynb #597092bc
+# %% ../nbs/16c_explorer.ipynb #a12c1de7
 def _script(uid): return (f'({runtime()})(document.currentScript&&document.currentScript.closest("figure")'
                           f'||document.getElementById("{uid}"))')
 
@@ -270,7 +270,7 @@ def static(self:Explorer) -> str: # HTML, complete in itself
         f'<script type="text/ggr">{squeeze(data)}</script>',
         f'<script>{_script(uid)}</script>', '</figure>'])
 
-# %% ../nbs/16c_explorer.ipynb #bac5ada2
+# %% ../nbs/16c_explorer.ipynb #801ebbeb
 @patch
 def _repr_html_(self:Explorer): return self.static()
 
@@ -289,7 +289,7 @@ def ipywidgets(): # the module
         'Without it, show the explorer itself: it has a slider of its own.') from None
     return ipywidgets
 
-# %% ../nbs/16c_explorer.ipynb #744064b5
+# %% ../nbs/16c_explorer.ipynb #369faee8
 def _control(W, name, values, at):
     make = W.SelectionSlider if numeric(values) else W.Dropdown
     return make(options=[(text(v), v) for v in values], value=at,
@@ -305,7 +305,7 @@ def turn(self:Explorer,
     start = {n: self.start[n] if self.start.get(n) in v else v[0] for n, v in merged.items()}
     return Explorer(self.draw, merged, self.kind, self.title, self.alt, start, **self.options)
 
-# %% ../nbs/16c_explorer.ipynb #33fcf6a2
+# %% ../nbs/16c_explorer.ipynb #97938cf6
 @patch
 def _look(self:Explorer, at):
     said = self.states[self.index(**at)].note
@@ -323,4 +323,5 @@ def live(self:Explorer,
         note.value, picture.value = me._look({n: c.value for n, c in controls.items()})
     for c in controls.values(): c.observe(_show, 'value')
     _show()
-    return W.VBox([W.HBox([*controls.values()], layout={'flex_flow': 'row wrap'}), picture, note])
+    row = W.HBox([*controls.values()], layout={'flex_flow': 'row wrap', 'grid_gap': '6px 28px'})
+    return W.VBox([row, picture, note])

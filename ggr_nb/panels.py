@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from .plots import STYLE, Card, human, palette, short
 
-# %% ../nbs/16a_panels.ipynb #9c13e3a4
+# %% ../nbs/16a_panels.ipynb #ef74f6e8
 def pack(
     values:Tensor, # bool or small integers, any shape, read row by row
     bits:int=1, # bits per value: 1, 2, 4 or 8
@@ -77,7 +77,7 @@ def ticks(
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * .999)
     return [number(i * step, 12) for i in range(math.ceil(lo / step - 1e-9), math.floor(hi / step + 1e-9) + 1)]
 
-# %% ../nbs/16a_panels.ipynb #6ff08409
+# %% ../nbs/16a_panels.ipynb #555abd6a
 def curves(
     series:dict, # {label: (x, y)}; None and NaN leave a gap
     title:str='', # shown above the panel
@@ -98,7 +98,7 @@ def curves(
     return dict(kind='curves', series=lines, title=title, xlabel=xlabel, ylabel=ylabel, mode=mode, log=[logx, logy],
                 hline=number(hline), vline=number(vline), **options)
 
-# %% ../nbs/16a_panels.ipynb #a893b639
+# %% ../nbs/16a_panels.ipynb #85511059
 def bars(
     series:dict, # {label: {name: value}}, the same names in every series
     title:str='', # shown above the panel
@@ -137,7 +137,25 @@ def masks(
     cells = [dict(label=str(k), h=len(v), w=v.shape[1], cells=pack(v, bits)) for k, v in flat.items()]
     return dict(kind='masks', items=cells, bits=bits, classes=list(classes), palette=list(classes.values()), title=title, **options)
 
-# %% ../nbs/16a_panels.ipynb #f95ea593
+# %% ../nbs/16a_panels.ipynb #56d0a4ec
+def _palette(image, colors):
+    common = [c for _, c in sorted(image.getcolors(1 << 24), reverse=True)[:colors // 2]]
+    rest = colors - len(common)
+    cover = image.quantize(rest, method=Image.Quantize.MAXCOVERAGE).getpalette()[:3 * rest]
+    return torch.tensor([*itertools.chain(*common), *cover]).view(-1, 3)
+
+def _in_palette(image, colors):
+    "Every pixel in the nearest colour of a small palette; a colour is looked up once."
+    few, raw = _palette(image, colors), torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    code = (raw.view(-1, 3).long() * torch.tensor([1 << 16, 1 << 8, 1])).sum(1)
+    seen, place = code.unique(return_inverse=True)
+    seen = torch.stack([seen >> 16, seen >> 8 & 255, seen & 255], 1)
+    nearest = torch.cdist(seen.float(), few.float()).argmin(1)
+    small = Image.frombytes('P', image.size, nearest[place].to(torch.uint8).numpy().tobytes())
+    small.putpalette(few.flatten().tolist())
+    return small
+
+# %% ../nbs/16a_panels.ipynb #c4e9a371
 def palette_png(
     figure:Figure, # a Matplotlib figure
     colors:int=64, # palette size; 0 keeps every colour
@@ -147,7 +165,7 @@ def palette_png(
     raw, out = io.BytesIO(), io.BytesIO()
     figure.savefig(raw, format='png', dpi=dpi, facecolor='white')
     if not colors: return raw.getvalue()
-    Image.open(raw).convert('RGB').quantize(colors, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(out, 'PNG', optimize=True)
+    _in_palette(Image.open(raw).convert('RGB'), colors).save(out, 'PNG', optimize=True)
     return out.getvalue()
 
 # %% ../nbs/16a_panels.ipynb #568856f6
@@ -194,10 +212,11 @@ def squeeze(
     "Text, made small enough to travel."
     return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
 
-# %% ../nbs/16a_panels.ipynb #b4ce7064
+# %% ../nbs/16a_panels.ipynb #bf7c0dc6
 def _limits(ax, p, axis):
     lim, log = p.get(axis + 'lim'), p['log'][axis == 'y']
     if log: getattr(ax, f'set_{axis}scale')('log')
+    if log and not lim: lim = getattr(ax, f'get_{axis}lim')()
     if lim: getattr(ax, f'set_{axis}lim')(*lim); getattr(ax, f'set_{axis}ticks')(p.get(axis + 'ticks') or ticks(*lim, log))
     getattr(ax, f'{axis}axis').set_major_formatter(human); getattr(ax, f'{axis}axis').set_minor_formatter(lambda *_: '')
 
@@ -217,7 +236,7 @@ def _colours(p):
     free = palette([s['label'] for s in p['series']])
     return [s.get('color') or free[s['label']] for s in p['series']]
 
-# %% ../nbs/16a_panels.ipynb #4a9b078d
+# %% ../nbs/16a_panels.ipynb #9cb0f56a
 def _draw_bars(ax, p):
     n, base = len(p['series']), [0] * len(p['names'])
     for i, (s, c) in enumerate(zip(p['series'], _colours(p))):
@@ -225,7 +244,13 @@ def _draw_bars(ax, p):
         if p['mode'] == 'dots': ax.plot(x, [v or float('nan') for v in s['y']], color=c, marker='osD^vP'[i % 6], lw=.8, ms=4, label=s['label'])
         elif p['mode'] == 'stack': ax.bar(x, y, .8, bottom=base, color=c, label=s['label']); base = [a + b for a, b in zip(base, y)]
         else: ax.bar([k + .8 * ((i + .5) / n - .5) for k in x], y, .8 / n, color=c, label=s['label'])
+        if p['mode'] == 'dots': _rings(ax, s)
     _names(ax, p['names']); _limits(ax, p, 'y')
+
+def _rings(ax, s):
+    for why, at in s['flags'].items():
+        edge = dict(mec='#a8071a', mew=1.8) if why[0] == '!' else dict(mec='#5b6673', mew=1)
+        ax.plot(at, [s['y'][i] for i in at], ls='', marker='o', mfc='none', ms=10, **edge)
 
 def _names(ax, names):
     if len(names) > 30: return
@@ -249,7 +274,7 @@ def _draw_frame(ax, p):
     ax.axis('off')
     if 'png' in p['src'][:16]: ax.imshow(Image.open(io.BytesIO(base64.b64decode(p['src'].split(',')[1]))))
 
-# %% ../nbs/16a_panels.ipynb #52a91915
+# %% ../nbs/16a_panels.ipynb #b6355464
 DRAW = dict(curves=_draw_curves, bars=_draw_bars, masks=_draw_masks, frame=_draw_frame)
 
 def _rows(panels):

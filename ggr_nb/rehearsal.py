@@ -112,7 +112,7 @@ def grown_mask(
     method = replace(METHODS['ggr'], name=f'hybrid {share}', grow=hybrid(share))
     return rehearse(method, density, sizes=(64, 48, 32, 10))[-1].masks['fc1']
 
-# %% ../nbs/16d_rehearsal.ipynb #5aa23bd7
+# %% ../nbs/16d_rehearsal.ipynb #f4b50049
 def _growth_panels(m):
     seen = {'inputs, sorted': m.sum(0), 'units, sorted': m.sum(1)}
     top, line = max(1, int(m.sum(0).max())), dict(xlabel='rank', ylabel='active weights')
@@ -158,7 +158,7 @@ def race(
     return dict(densities=share, net=[dict.fromkeys(share, 0)] + [_flow(m.update) for m in moments],
                 threshold=[bar[0], *bar], accuracy=[m.accuracy for m in moments])
 
-# %% ../nbs/16d_rehearsal.ipynb #bd11be1b
+# %% ../nbs/16d_rehearsal.ipynb #11bd5c1f
 def _race_panels(update, runs):
     x, moment = list(range(21)), dict(xlabel='update', vline=update)
     top = 1.05 * max(v for r in runs.values() for d in r['densities'].values() for v in d)

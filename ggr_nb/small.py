@@ -23,7 +23,7 @@ def small_width(make, # width= -> model, e.g. `resnet18` or a partial of it
     "The widest dense model with at most `budget` weights."
     low, high = 2.**-steps, 1.
     if (least := _weights(make, low)) > budget:
-        raise ValueError(f'budget={budget:,}: the narrowest such model has {least:,} weights already')
+        raise ValueError(f'budget={budget:,}: the narrowest such model has {least:,} weights')
     for _ in range(steps):
         middle = (low + high) / 2
         low, high = (middle, high) if _weights(make, middle) <= budget else (low, middle)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['write_', 'plan', 'Sparsifier']
 
-# %% ../nbs/09_sparsify.ipynb #81c45cb4
+# %% ../nbs/09_sparsify.ipynb #5181887a
 import math
 import weakref
 
@@ -142,7 +142,7 @@ def _first_masks(self:Sparsifier, given):
     shapes = {n: tuple(p.shape) for n, p in self.weights.items()}
     return self.method.first_masks(shapes, self.targets, self.seed)
 
-# %% ../nbs/09_sparsify.ipynb #e3cbca42
+# %% ../nbs/09_sparsify.ipynb #74cd055f
 @patch
 def _checked(self:Sparsifier, masks):
     "Masks from outside must fit the layers, one for one."
@@ -263,7 +263,7 @@ def _carry_out(self:Sparsifier, decision):
         write_(self._masks[n], new, 1)
         write_(p, new, decision.values[n] if self.method.birth else self.new_value)
 
-# %% ../nbs/09_sparsify.ipynb #188bd89c
+# %% ../nbs/09_sparsify.ipynb #60e4013f
 @patch
 def _record(self:Sparsifier, snap, decision):
     "One line of history: what was dropped, granted and grown in every layer."
@@ -359,7 +359,7 @@ def _follow_device(self:Sparsifier):
     n, p = next(iter(self.weights.items()))
     if self._masks[n].device != p.device: self._masks = self._working(self._masks)
 
-# %% ../nbs/09_sparsify.ipynb #339e0d45
+# %% ../nbs/09_sparsify.ipynb #6a3c3ade
 @patch(as_prop=True)
 def masks(self:Sparsifier):
     "Boolean copies of the masks, {name: bool tensor}."

@@ -65,7 +65,21 @@ def with_sphinx(site, names, out, work):
     return app.statuscode or app._warncount
 
 
-def with_quarto(out):
+def for_quarto(cache, site):
+    """What Quarto cannot know: the row of links under a title; and that our HTML needs nothing else. For a notebook that stores HTML
+    or widgets it would load require.js and jQuery from a CDN; the same HTML in a raw block of Markdown is taken as it is."""
+    import nbformat
+    for page in site.values():
+        file = cache / page.path.relative_to(NBS)
+        notebook = nbformat.read(file, as_version=4)
+        notebook.metadata.pop('widgets', None)
+        notebook.cells.insert(notebook.cells[0].cell_type == 'raw', nbformat.v4.new_markdown_cell(pages.tools(page)))
+        for o in (o for c in notebook.cells if c.cell_type == 'code' for o in c.outputs):
+            if 'text/html' in o.get('data', {}): o.data = {'text/markdown': pages.fence(o.data['text/html'], '{=html}')}
+        nbformat.write(notebook, file)
+
+
+def with_quarto(site, out):
     "nbdev's own way, but for the README, which site/readme.py makes, and for the sidebar, which is in `_quarto.yml`."
     from nbdev.quarto import refresh_quarto_yml
     from nbdev import serve_drv
@@ -74,6 +88,7 @@ def with_quarto(out):
     refresh_quarto_yml()
     cache = proc_nbs(NBS, n_workers=0, force=True)
     shutil.copytree(HERE / 'quarto', cache, dirs_exist_ok=True)
+    for_quarto(cache, site)
     subprocess.run(['quarto', 'render', '--no-cache'], cwd=cache, check=True)
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(Path(cache) / pages.get_config().doc_path.name, out)
@@ -89,7 +104,7 @@ def main():
     site, problems = {name: pages.page(name, path) for name, path in found.items()}, 0
     pages.settle(site)
     with tempfile.TemporaryDirectory() as work:
-        if quarto: with_quarto(args.out)
+        if quarto: with_quarto(site, args.out)
         else: problems = with_sphinx(site, list(found), args.out.resolve(), Path(work))
         texts(site, list(found), args.out)
     print(f"{len(site)} pages in {args.out} with {'Quarto' if quarto else 'Sphinx'}, {time.time() - start:.0f} s"

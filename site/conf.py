@@ -18,6 +18,7 @@ extensions = ['myst_nb']
 nb_execution_mode = 'off'
 nb_merge_streams = True
 nb_output_stderr = 'remove'
+nb_render_markdown_format = 'myst'     # tables and mathematics in what a cell shows
 myst_enable_extensions = ['dollarmath', 'amsmath']
 myst_dmath_double_inline = True
 myst_all_links_external = True       # pages.py has already made every link relative; the tests follow each of them

@@ -142,8 +142,16 @@ def read(path):
         rest = NbCell(0, dict(nb.cells[at], source=found[3].strip(), id=nb.cells[at].id + '-rest'))
         nb.cells[at].set_source(found[1] + (f'\n\n> {promise}' if promise else ''))
         nb.cells.insert(at + 1, rest)
-    for i, c in enumerate(nb.cells): c.idx_ = i
+    for i, c in enumerate(nb.cells):
+        c.idx_ = i
+        if c.cell_type == 'code' and stays_as_stored(c.source): c.set_source('#| eval: false\n' + c.source)
     return nb
+
+
+def stays_as_stored(source):
+    "Does a cell show what it stored? nbdev would run its imports out of context when other code stands beside them."
+    said, code = directives(source)
+    return not (said.keys() & {'export', 'exports', 'exporti', 'hide', 'default_exp', 'eval'} or only_imports(code) or 'show_doc(' in code)
 
 
 def processed(path):
@@ -151,9 +159,6 @@ def processed(path):
     with as_docs():
         os.chdir(path.parent)
         run = NBProcessor(nb=read(path), procs=FilterDefaults().procs())
-        for c in run.nb.cells:  # nbdev would run imports out of context when other code stands beside them
-            if c.cell_type == 'code' and not c.directives_.keys() & {'export', 'exports', 'exporti', 'hide'} and not only_imports(c.source):
-                if 'show_doc(' not in c.source: c.directives_.setdefault('eval:', ['false'])
         run.process()
     return run.nb
 

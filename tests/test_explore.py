@@ -158,6 +158,18 @@ def test_another_process_writes_the_same_page_and_needs_no_ipywidgets(made):
     assert same(run.stdout) == same(made['schedule_explorer'][1]), run.stderr
 
 
+def test_stored_explorers_carry_the_script_of_today(root):
+    "A notebook keeps the script it was run with; one left behind would draw its page by old rules."
+    found = 0
+    for path in sorted((root / 'nbs').rglob('*.ipynb')):
+        for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+            for page in (''.join(o.get('data', {}).get('text/html', '')) for o in cell.get('outputs', [])):
+                if 'class="ggrx"' not in page: continue
+                found += 1
+                assert runtime() in page, f'{path.name} shows an explorer of an older script: run the notebook again'
+    assert found > 15
+
+
 def test_text_cannot_break_the_page():
     e = Explorer(lambda a: ({'</script><u>': ([0, 1], [0, a])}, '<img src=x>'), {'a': [1, 2], 'b&"': ['<i>', '"']} and {'a': [1, 2]},
                  kind='curves', title='<i>&"', alt='"><script>')

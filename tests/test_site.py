@@ -2,7 +2,7 @@
 
 Without Chromium the pages are still built and their links, anchors, pictures and sizes checked; the rest skips and says so.
 """
-import json, re, subprocess, sys, time
+import json, os, re, shutil, subprocess, sys, time
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -134,10 +134,81 @@ def test_everything_shown_is_on_the_page(name, soups):
         assert not (after and 'cell' in after.get('class', []) and not after.select('.cell_input')), 'the answer stands below its fold'
 
 
+def test_tables_are_tables(soups):
+    "Markdown that a cell shows is Markdown on its page: no row of dashes between bars is left as text."
+    for name, soup in soups.items():
+        left = [t for t in soup.select_one('article').find_all(string=re.compile(r'\|\s*:?-{2,}|\|[—–]+\|')) if not t.find_parent(['pre', 'code', 'script'])]
+        assert not left, f'{name}: {left[0][:120]}'
+    assert soups['tutorials/reproduction.html'].select('.cell_output table')
+
+
 def test_hidden_cells_stay_hidden_and_solutions_are_folded(soups):
     text = ''.join(soup.select_one('article').text for name, soup in soups.items() if name != 'search.html')
     for word in ('nbdev_export()', 'default_exp', '#| ', 'show_doc('): assert word not in text, word
     assert soups['masks.html'].select('details.fold:not([open])'), 'the solutions of the exercises are not folded'
+
+
+# --- Quarto ---------------------------------------------------------------------------------------------------------
+
+QUARTO = """#!{python}
+import shutil, sys
+from pathlib import Path
+assert sys.argv[1] == 'render', sys.argv
+shutil.copytree('.', '{seen}')
+for page in Path().glob('*.ipynb'):
+    Path('_docs').mkdir(exist_ok=True)
+    Path('_docs', page.stem + '.html').write_text('made by quarto')
+"""
+
+@pytest.fixture(scope='module')
+def quarto(tmp_path_factory):
+    "(what build.py hands to `quarto render`, what it makes of the answer), for a copy with a few notebooks; the program itself only looks."
+    top = tmp_path_factory.mktemp('quarto')
+    copy, command = top / 'copy', top / 'bin' / 'quarto'
+    for part in ('settings.ini', '_quarto.yml', 'nbs/index.ipynb', 'nbs/00_masks.ipynb', 'nbs/07_schedule.ipynb', 'nbs/14d_evidence.ipynb'):
+        (copy / part).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / part, copy / part)
+    for part in ('site', 'ggr_nb', 'nbs/images'): shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns('__pycache__'))
+    (copy / 'nbs' / '_quarto.yml').symlink_to('../_quarto.yml')
+    command.parent.mkdir()
+    command.write_text(QUARTO.format(python=sys.executable, seen=top / 'seen'))
+    command.chmod(0o755)
+    environment = os.environ | dict(PATH=f"{command.parent}:{os.environ['PATH']}", PYTHONPATH=str(copy))
+    run = subprocess.run([sys.executable, 'site/build.py', '--out', str(top / 'docs')], cwd=copy, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0 and 'with Quarto' in run.stdout, f'{run.stdout[-2000:]}\n{run.stderr[-4000:]}'
+    return top / 'seen', top / 'docs'
+
+
+def test_quarto_is_given_a_whole_project(quarto):
+    "Every file that the settings name is there, title and address stand at each notebook's head, links under it."
+    seen, docs = quarto
+    settings = pages.yaml.safe_load((seen / '_quarto.yml').read_text(encoding='utf-8'))
+    form = settings['format']['html']
+    styles = [x for x in (form['css'], *form['theme']['dark']) if '.' in x]
+    assert len(styles) == 2 and all((seen / f).is_file() for f in styles + settings['metadata-files'])
+    assert form['html-math-method'] == 'mathml' and '$web-font-path: false' in (seen / 'dark.scss').read_text(encoding='utf-8')
+    for file in seen.glob('*.ipynb'):
+        head, links, *rest = json.loads(file.read_text(encoding='utf-8'))['cells']
+        front = pages.yaml.safe_load(pages.joined(head['source']).strip().strip('-'))
+        assert head['cell_type'] == 'raw' and front['title'] and front['output-file'] == f'{pages.page_name(file.name)}.html'
+        assert 'colab.research' in pages.joined(links['source'])
+        text = '\n'.join(pages.joined(c['source']) for c in rest)
+        assert 'nbdev_export()' not in text and 'default_exp' not in text
+    assert {p.name for p in docs.glob('*')} >= {'index.md', 'masks.md', 'llms.txt', 'notebooks', 'images', 'index.html'}
+
+
+def test_quarto_finds_no_reason_to_ask_a_cdn_and_nothing_to_cut(quarto):
+    "No HTML or widget output (for these it loads scripts from elsewhere), and no table tag in a script (there it would cut)."
+    explorers = 0
+    for file in quarto[0].glob('*.ipynb'):
+        notebook = json.loads(file.read_text(encoding='utf-8'))
+        assert 'widgets' not in notebook['metadata']
+        for data in (o.get('data', {}) for c in notebook['cells'] for o in c.get('outputs', [])):
+            assert not {'text/html', 'application/javascript', 'application/vnd.jupyter.widget-view+json'} & data.keys()
+            text = pages.joined(data.get('text/markdown'))
+            explorers += 'class="ggrx"' in text
+            assert not any('<table' in script for script in re.findall('<script.*?</script>', text, re.S))
+    assert explorers == 2, 'the index and the schedules show one each'
 
 
 # --- the browser ----------------------------------------------------------------------------------------------------
