@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from ggr_nb.data import digits
 from ggr_nb.init import generator
 from ggr_nb.masks import clean_name
-from ggr_nb.runs import RECIPES, hardware, versions
+from ggr_nb.runs import RECIPES, commit, hardware, versions
 from ggr_nb.sparsify import Sparsifier
 from ggr_nb.sweep import Results
 
@@ -71,7 +71,7 @@ def run_all(jobs, work, default):
     todo = [j for j in jobs if args.part in (None, j['part'])]
     if args.quick: todo = [dict(j, epochs=2) for j in todo if j['seed'] == 0]
     file = Results(args.out + '.quick' * args.quick); done = file.load()
-    where = dict(versions=versions(), hardware=hardware(torch.device('cpu'), 1))
+    where = dict(versions=versions(), hardware=hardware(torch.device('cpu'), 1), commit=commit())
     for job in tqdm([j for j in todo if name(j) not in done], mininterval=10):
         began = time.process_time()
         found = work(**{k: v for k, v in job.items() if k != 'part'})

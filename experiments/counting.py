@@ -1,11 +1,11 @@
-"""Who feeds whom: counting statistics and the share of gradient insertion (nbs/tutorials/who_feeds_whom.ipynb).
+"""Who feeds whom, and how much of growth should be chance (nbs/tutorials/who_feeds_whom.ipynb, half_by_gradient.ipynb).
 
-    python experiments/counting.py                 all of it, some minutes on one core; stop and go on at will
+    python experiments/counting.py                 all of it, a quarter of an hour on one core; stop and go on at will
     python experiments/counting.py --quick         does everything run?
     python experiments/counting.py --part hybrid   one part
 
-Parts: counting (seven allocations, the rest of the method fixed), conv (the same on a convolutional net with BatchNorm),
-hybrid (share of gradient insertion 0 … 1, with GGR's vote and locally). Results: results/counting.jsonl.
+Parts: counting (seven allocations, the rest of the method fixed, on an MLP and on a convolutional net with BatchNorm),
+hybrid (share of gradient insertion 0 … 1, with GGR's vote and locally, on both). Results: results/counting.jsonl.
 """
 from dataclasses import replace
 from itertools import product
@@ -19,6 +19,7 @@ from ggr_nb.models import digits_net, mlp
 
 SEEDS, DATA = range(5), digits()
 RULES = ['local', 'survivors', 'mean_momentum', 'mean_gradient', 'global_topk', 'global_topk_normalised', 'random']
+SHARES = [0., .1, .25, .5, .75, 1.]
 NETS = {'mlp': mlp, 'conv': lambda: digits_net(width=.5)}
 
 
@@ -36,7 +37,7 @@ def clumping(sums, size, n):
 def structure(mask):
     "Empty rows and columns of a mask, in shares, and how its weights clump in rows and columns."
     m = mask.flatten(1); rows, cols, n = m.sum(1), m.sum(0), int(m.sum())
-    return dict(count=n, size=m.numel(), empty_rows=float((rows == 0).float().mean()), empty_cols=float((cols == 0).float().mean()),
+    return dict(shape=list(m.shape), count=n, size=m.numel(), empty_rows=float((rows == 0).float().mean()), empty_cols=float((cols == 0).float().mean()),
                 row_clumping=clumping(rows, m.shape[1], n), col_clumping=clumping(cols, m.shape[0], n))
 
 def trained(net, seed, method, density, init, lr, epochs, masks=None):
@@ -55,15 +56,23 @@ def work(net, allocate, share, density, init, seed, lr, epochs=30, again=True):
                                             random_masks(shapes, sparsifier.counts(), seed + 1000))[0]
     return out
 
+def grid(part, **axes):
+    "Every combination, the last axis innermost."
+    return (dict(zip(axes, v), part=part) for v in product(*axes.values()))
+
 def jobs():
-    "Every run, seeds innermost."
-    grid = lambda part, **axes: (dict(zip(axes, v), part=part) for v in product(*axes.values()))
-    base = dict(net=['mlp'], lr=[.05])
+    "Every run. The small net first; the other seed by seed, so that it can be stopped."
+    mlp_, conv = dict(net=['mlp'], lr=[.05]), dict(net=['conv'], lr=[.1])
     for density, init in (.01, 'uniform'), (.01, 'erk'), (.05, 'uniform'):
-        yield from grid('counting', **base, density=[density], init=[init], allocate=RULES, share=[.5], seed=SEEDS)
-    yield from grid('hybrid', **base, density=[.01, .03, .1], init=['uniform'], allocate=['global_topk', 'local'],
-                    share=[0., .25, .5, .75, 1.], again=[False], seed=SEEDS)
-    yield from grid('conv', net=['conv'], lr=[.05], density=[.03], init=['uniform'], allocate=RULES, share=[.5], again=[False], seed=SEEDS[:3])
+        yield from grid('counting', **mlp_, density=[density], init=[init], allocate=RULES, share=[.5], seed=SEEDS)
+    voted = dict(init=['uniform'], allocate=['global_topk', 'local'], again=[False])
+    yield from grid('hybrid', **mlp_, density=[.01, .03, .1], **voted, share=SHARES, seed=SEEDS)
+    small = dict(again=[False], allocate=RULES, share=[.5])
+    for seed in SEEDS:
+        for init in 'uniform', 'erk':
+            yield from grid('counting', **conv, seed=[seed], density=[.03], init=[init], **small)
+        yield from grid('hybrid', **conv, seed=[seed], density=[.03, .1], **voted, share=SHARES)
+    yield from grid('counting', **conv, seed=SEEDS[:2], density=[.01], init=['uniform'], **small)
 
 
 if __name__ == '__main__': run_all(jobs(), work, 'results/counting.jsonl')

@@ -5,7 +5,8 @@
     python experiments/flow.py --part train    one part
 
 Parts: train (gradient norm along training and around every update), lottery (pruned solution, ticket, scratch),
-snip (masks chosen before training against random ones). Results: results/flow.jsonl.
+snip (masks chosen before training against random ones), time (pruned solution and ticket in longer trainings).
+Results: results/flow.jsonl.
 """
 from itertools import combinations, product
 
@@ -110,6 +111,15 @@ def lottery(seed, density, lr, epochs=30):
             gain=correct(said[a] + said[b]) - (correct(said[a]) + correct(said[b])) / 2) for a, b in pairs])
 
 
+def in_time(seed, density, lr, epochs):
+    "Prune; train the ticket; and let the pruned network go on with its masks for as long again."
+    r, net, ticket = recipe(lr, epochs), seeded(network, seed), seeded(network, seed)
+    meter, pruned = fitted(net, r, 'gmp', seed, density=density)
+    again = fitted(net, r, 'static', seed, masks=meter.sparsifier.masks)[1]
+    won = fitted(ticket, r, 'static', seed, masks=meter.sparsifier.masks)[1]
+    return dict(zip(('pruned', 'ticket', 'continued'), (f['accuracy'] for f in (pruned, won, again))))
+
+
 def snip(seed, masks, density, lr, epochs=30, scale='unit'):
     "Static training from masks chosen before it."
     net, other, r = seeded(network, seed), seeded(network, seed + 1000), recipe(lr, epochs)
@@ -135,8 +145,9 @@ def jobs():
     yield from grid('snip', density=[.05, .02], lr=[.05], masks=['snip, new weights'], seed=SEEDS)
     yield from grid('lottery', density=[.02], lr=[.05], seed=SEEDS)
     yield from grid('train', norm=[True], **dynamic, seed=SEEDS)
+    yield from grid('time', density=[.05], lr=[.05], epochs=[30, 90], seed=SEEDS)
 
-def work(kind, **job): return dict(train=dynamics, lottery=lottery, snip=snip)[kind](**job)
+def work(kind, **job): return dict(train=dynamics, lottery=lottery, snip=snip, time=in_time)[kind](**job)
 
 
 if __name__ == '__main__': run_all(jobs(), work, 'results/flow.jsonl')

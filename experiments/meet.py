@@ -5,7 +5,8 @@
     python experiments/meet.py --part depth    one part
 
 Parts: main (scale × method × density rule × rate at 99 %), rate (more learning rates), sparsity, depth,
-swap (whose masks, whose weights?), norm (the same with BatchNorm). Results: results/meet.jsonl.
+swap (whose masks, whose weights?), norm (the same with BatchNorm), trial (the recipe of the first trial, step by
+step), longer (the small rate with more time), grid (every sparsity at every depth). Results: results/meet.jsonl.
 """
 from itertools import product
 
@@ -25,16 +26,16 @@ def network(hidden, scale, norm):
     wrap = lambda l: [l, nn.BatchNorm1d(l.out_features)] if isinstance(l, nn.Linear) and l.out_features != 10 else [l]
     return nn.Sequential(*(x for l in net for x in wrap(l)))
 
-def ready(seed, method, init, scale, density, lr, hidden, norm, epochs, masks=None):
+def ready(seed, method, init, scale, density, lr, hidden, norm, epochs, masks=None, **changes):
     "Net, optimiser, sparsifier, recipe."
-    net, r = seeded(lambda: network(hidden, scale, norm), seed), recipe(lr, epochs)
+    net, r = seeded(lambda: network(hidden, scale, norm), seed), recipe(lr, epochs, **changes)
     weights = 'keep' if scale == 'torch' else scale
     return net, *equip(net, method, r, DATA, density=density, init=init, weights=weights, seed=seed, masks=masks), r
 
-def work(seed, method, init, scale, density, lr, hidden=(300, 100), norm=False, epochs=30, found=None, keep='places'):
+def work(seed, method, init, scale, density, lr, hidden=(300, 100), norm=False, epochs=30, found=None, keep='places', **changes):
     "One run. `found`: first let `method` look for masks with that scale, then train them, fixed, with `scale`."
     masks = searched(seed, method, init, found, density, lr, hidden, norm, epochs, keep) if found else None
-    net, opt, sparsifier, r = ready(seed, 'static' if found else method, init, scale, density, lr, hidden, norm, epochs, masks)
+    net, opt, sparsifier, r = ready(seed, 'static' if found else method, init, scale, density, lr, hidden, norm, epochs, masks, **changes)
     spread, grads = first_gradient(net, DATA, seed)
     start, loss = list(sparsifier.counts().values()), train(net, opt, DATA, r, seed)
     return dict(accuracy=accuracy(net, DATA), loss=loss, logits=spread, sizes=[p.numel() for p in sparsifier.weights.values()],
@@ -61,6 +62,13 @@ def jobs():
     yield from grid('depth', **base | depth | dict(method=['rigl', 'ggr']))
     yield from grid('depth', **base | depth | dict(method=['ggr'], lr=[.1]))
     yield from grid('norm', **base | dict(method=['static', 'rigl', 'ggr'], norm=[True]))
+    trial = dict(init=['uniform', 'erk'], scale=['unit'])
+    yield from grid('trial', **base | trial | dict(init=['erk'], lr=[.1]))
+    yield from grid('trial', **base | trial | dict(lr=[.1], momentum=[0.]))
+    yield from grid('longer', **base | dict(method=['ggr'], epochs=[90]))
+    shapes = dict(density=[.1, .05, .01], hidden=[[300], [300, 100, 100], [300, *[100] * 4]])
+    yield from grid('grid', **base | shapes | dict(method=['rigl', 'ggr'], scale=['unit']))
+    yield from grid('grid', **base | shapes | dict(method=['ggr'], scale=['dense']))
 
 
 if __name__ == '__main__': run_all(jobs(), work, 'results/meet.jsonl')

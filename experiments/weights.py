@@ -1,78 +1,151 @@
 """Fantastic weights: pruning criteria inside dynamic sparse training (nbs/tutorials/fantastic_weights.ipynb).
 
-    python experiments/weights.py                 all of it, some minutes on one core; stop and go on at will
+    python experiments/weights.py                 all of it, half an hour on one core; stop and go on at will
     python experiments/weights.py --quick         does everything run?
     python experiments/weights.py --part period   one part
 
-Parts: criteria (criteria × densities × growth), period (criteria × steps between updates), jaccard (what each criterion
-would remove from the same state), cifar (a real subset of CIFAR-100). Results: results/weights.jsonl.
+Parts: criteria (criteria × densities × growth), jaccard (what each criterion would remove from the same state, and how
+much of it was born at the last update), dead (how much of it has no gradient, and what its removal costs), mended
+(two criteria with the dead first), cifar (a real subset of CIFAR-100), period (criteria × steps between updates, in a
+training of fixed length).
+Results: results/weights.jsonl.
 """
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import product
 
 import torch
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
 
 from common import accuracy, digits, equip, recipe, run_all, seeded, train
 from ggr_nb.data import Data, cifar100
-from ggr_nb.drop import CRITERIA, drop_local
+from ggr_nb.drop import CRITERIA, Snapshot, drop_local
 from ggr_nb.measure import jaccard
 from ggr_nb.methods import METHODS
 from ggr_nb.models import lenet, mlp
 
 SEEDS, FRACTION, UNTIL = range(5), .5, .75
+DENSITIES = [.01, .03, .05, .1, .2, .3, .5]
+WITHOUT = 'static', 'dense'       # these drop nothing
 
 
-def method(criterion, growth):
+def method(criterion, growth, drop=None):
     "SET or RigL with another criterion."
     base = METHODS[{'random': 'set', 'gradient': 'rigl'}[growth]]
-    return replace(base, name=f'{criterion}, {growth}', drop=partial(drop_local, criterion=criterion), needs=('grads',))
+    return replace(base, name=f'{criterion}, {growth}', drop=drop or partial(drop_local, criterion=criterion), needs=('grads',))
 
-def some_classes(classes=10, test=50):
-    "The first classes of CIFAR-100, all their training images."
+@lru_cache
+def data_of(part): return some_classes() if part == 'cifar' else digits()
+
+def some_classes(classes=10):
+    "The first classes of CIFAR-100, all their images."
     data = cifar100(); pick = lambda split: split[1] < classes
     cut = lambda split: tuple(t[pick(split)] for t in split)
     return Data(f'cifar100, {classes} classes', cut(data.train), cut(data.test), classes, data.mean, data.std)
 
-def prepared(data, seed, density, lr, epochs, chosen, every):
-    r = recipe(lr, epochs, every=every, fraction=FRACTION, update_until=UNTIL * epochs)
-    make = mlp if data.name == 'digits' else lambda: lenet(data.classes, input_size=(3, 32, 32))
-    net = seeded(make, seed)
-    return net, *equip(net, chosen, r, data, density=density, init='erk', weights='unit', seed=seed), r
+def make_net(data): return mlp() if data.name == 'digits' else lenet(data.classes, input_size=(3, 32, 32))
 
 def work(kind, criterion, growth, density, seed, lr, every=None, epochs=30):
-    data = digits() if kind != 'cifar' else some_classes()
-    chosen = criterion if criterion == 'static' else method(criterion, growth)
-    net, opt, sparsifier, r = prepared(data, seed, density, lr, epochs, chosen, every)
-    seen = watched(opt, sparsifier) if kind == 'jaccard' else {}
-    train(net, opt, data, r, seed)
-    return dict(accuracy=accuracy(net, data), updates=sparsifier.updates, **seen)
+    data, seen = data_of(kind), {}
+    net, r = seeded(partial(make_net, data), seed), recipe(lr, epochs, every=every, fraction=FRACTION, update_until=UNTIL * epochs)
+    drop = {'jaccard': partial(watching, seen, criterion), 'dead': partial(weighing, seen, net, data, criterion),
+            'mended': partial(mended, criterion)}.get(kind)
+    chosen = criterion if criterion in WITHOUT else method(criterion, growth, drop)
+    opt, sparsifier = equip(net, chosen, r, data, density=density, init='erk', weights='unit', seed=seed)
+    train(net, opt, data, r, seed); seen.pop('before', None)
+    found = dict(accuracy=accuracy(net, data), updates=sparsifier.updates) | seen
+    return found | (trained(net, sparsifier, data, r, seed) if kind == 'jaccard' else {})
 
-def watched(opt, sparsifier):
-    "At every update: what would each criterion remove? The overlap of every pair, 1 on the diagonal."
-    seen = dict(overlaps=[], fractions=[], names=list(CRITERIA))
-    sparsifier.remove(); opt.register_step_pre_hook(lambda *_: look(sparsifier, seen))
-    sparsifier._hooks = [opt.register_step_pre_hook(sparsifier._before), opt.register_step_post_hook(sparsifier._after)]
-    return seen
+# --- what would each criterion remove? ------------------------------------------------------------------------------
 
-def look(sparsifier, seen):
-    if not sparsifier.due(): return
-    snap = sparsifier.snapshot(); gone = {c: drop_local(snap, c) for c in CRITERIA}
-    seen['fractions'].append(snap.fraction)
-    seen['overlaps'].append([[jaccard(a, b) for b in gone.values()] for a in gone.values()])
+def watching(seen, criterion, snap):
+    "A drop rule that asks all criteria first, then does what `criterion` says."
+    before = seen.pop('before', None)
+    seen.setdefault('fractions', []).append(round(snap.fraction, 4))
+    for key, value in asked(snap, before).items(): seen.setdefault(key, []).append(value)
+    seen['before'] = snap.masks
+    return drop_local(snap, criterion)
+
+def asked(snap, before=None):
+    "Overlap of every pair of removal sets (1 on the diagonal); how much of the last update's growth each would remove."
+    gone = {c: drop_local(snap, c) for c in CRITERIA}
+    found = dict(overlaps=[[round(jaccard(a, b), 4) for b in gone.values()] for a in gone.values()])
+    if before is not None: found['newborn'] = [round(share_of_newborn(snap, before, g), 4) for g in gone.values()]
+    return found
+
+def share_of_newborn(snap, before, gone):
+    "|removed and newborn| / |newborn|, where newborn is active now and was not before the last update."
+    new = {n: (m & ~before[n]).flatten() for n, m in snap.masks.items()}
+    return sum(int(new[n][p].sum()) for n, p in gone.items()) / max(1, sum(int(m.sum()) for m in new.values()))
+
+def trained(net, sparsifier, data, recipe, seed):
+    "The same question to the trained net, half of the weights to go, one more batch of training images."
+    x, y = next(data.batches('train', recipe.batch, recipe.epochs, seed, augment=False))
+    net.train().zero_grad(); cross_entropy(net(x), y).backward()
+    weights = {n: p.detach() for n, p in sparsifier.weights.items()}
+    grads = {n: p.grad for n, p in sparsifier.weights.items()}
+    return dict(trained=asked(Snapshot(weights, grads, sparsifier.masks, fraction=FRACTION, seed=seed))['overlaps'],
+                names=list(CRITERIA))
+
+# --- what would the removal cost? -----------------------------------------------------------------------------------
+
+def weighing(seen, net, data, criterion, snap):
+    "A drop rule that first asks what every criterion's choice holds: weights without any gradient, and accuracy."
+    gone = {c: drop_local(snap, c) for c in CRITERIA}
+    every = {n: m.flatten().nonzero().flatten() for n, m in snap.masks.items()}
+    nothing = {n: p[:0] for n, p in every.items()}
+    seen['names'] = list(CRITERIA)
+    for key, value in dict(dead=dead(snap, every), dead_removed=[dead(snap, g) for g in gone.values()],
+                           intact=left(net, data, snap, nothing), left=[left(net, data, snap, g) for g in gone.values()]).items():
+        seen.setdefault(key, []).append(value)
+    return gone[criterion]
+
+def mended(criterion, snap):
+    "The dead first, then by the criterion: a weight without a gradient has the lowest score there is."
+    dead = {n: g == 0 for n, g in snap.grads.items()}
+    weights = {n: w.masked_fill(dead[n], 0) for n, w in snap.weights.items()}
+    grads = {n: g.masked_fill(dead[n], torch.inf if criterion == 'reciprocal_sensitivity' else 0) for n, g in snap.grads.items()}
+    return drop_local(replace(snap, weights=weights, grads=grads), criterion)
+
+def dead(snap, places):
+    "Share of these weights whose gradient is exactly zero: their unit is not heard, or hears nothing."
+    zero = sum(int((snap.grads[n].flatten()[p] == 0).sum()) for n, p in places.items())
+    return round(zero / max(1, sum(map(len, places.values()))), 4)
+
+@torch.no_grad()
+def left(net, data, snap, gone, images=500):
+    "Accuracy on training images right after the removal, in percent."
+    x, y = next(data.batches('train', images, 0, 0, augment=False))
+    cut = {n: w.flatten().index_fill(0, gone[n], 0).view_as(w) for n, w in snap.weights.items()}
+    return round(100 * float((functional_call(net, cut, x).argmax(1) == y).float().mean()), 2)
+
+# --- the jobs -------------------------------------------------------------------------------------------------------
+
+def grid(part, **axes):
+    "Every combination, the last axis innermost."
+    return (dict(zip(axes, v), part=part, kind=part) for v in product(*axes.values()))
 
 def jobs():
-    "Every run, seeds innermost."
-    grid = lambda part, **axes: (dict(zip(axes, v), part=part, kind=part) for v in product(*axes.values()))
-    base, growth = dict(lr=[.05]), dict(growth=['random', 'gradient'])
-    yield from grid('criteria', **base, density=[.01, .03, .1], **growth, criterion=list(CRITERIA), seed=SEEDS)
-    yield from grid('criteria', **base, density=[.01, .03, .1], growth=['random'], criterion=['static'], seed=SEEDS)
-    yield from grid('jaccard', **base, density=[.03], growth=['random', 'gradient'], criterion=['magnitude'], seed=SEEDS)
-    yield from grid('period', **base, density=[.03], growth=['gradient'], every=[3, 10, 30, 100, 300],
-                    criterion=['magnitude', 'random', 'snip', 'reciprocal_sensitivity'], seed=SEEDS)
-    yield from grid('criteria', **base, density=[.3], **growth, criterion=list(CRITERIA), seed=SEEDS[:3])
-    yield from grid('cifar', density=[.03], growth=['gradient'], criterion=['static', 'magnitude', 'random', 'snip', 'mest'],
-                    lr=[.03], epochs=[10], seed=SEEDS[:3])
+    "Every run. What can be told from few seeds comes first."
+    digits_, growth, every_one = dict(lr=[.05]), dict(growth=['random', 'gradient']), dict(criterion=list(CRITERIA))
+    still, dense = dict(growth=['random'], criterion=['static']), dict(growth=['random'], criterion=['dense'], density=[1.])
+    yield from grid('criteria', **digits_, density=DENSITIES, **growth, **every_one, seed=SEEDS)
+    yield from grid('criteria', **digits_, density=DENSITIES, **still, seed=SEEDS)
+    yield from grid('criteria', **digits_, **dense, seed=SEEDS)
+    yield from grid('jaccard', **digits_, density=[.03, .2], **growth, criterion=['magnitude'], seed=SEEDS)
+    yield from grid('dead', **digits_, density=[.01, .03, .1, .3], **growth, criterion=['magnitude', 'snip', 'reciprocal_sensitivity'],
+                    seed=SEEDS[:3])
+    yield from grid('mended', **digits_, density=[.01, .03, .1, .3], **growth, criterion=['reciprocal_sensitivity', 'magnitude'],
+                    seed=SEEDS[:3])
+    real = dict(lr=[.03], epochs=[5], every=[39])       # an update every half epoch
+    three = dict(criterion=['magnitude', 'snip', 'reciprocal_sensitivity'])
+    for seed in SEEDS[:3]:
+        yield from grid('cifar', **real, seed=[seed], density=[.03, .2], **growth, **three)
+        yield from grid('cifar', **real, seed=[seed], density=[.03, .2], **still)
+        yield from grid('cifar', **real, seed=[seed], **dense)
+    usual = dict(density=[.03], growth=['gradient'])
+    yield from grid('period', **digits_, **usual, every=[3, 10, 73, 220], **every_one, seed=SEEDS)
 
 
 if __name__ == '__main__': run_all(jobs(), work, 'results/weights.jsonl')

@@ -21,7 +21,7 @@ def deal(shares:dict, # {name: share ≥ 0}
          dropped:dict, # {name: r_l, how many places this update has just freed}
          room:dict, # {name: free places that may be taken first}
          )->dict: # {name: q_l}, Σq = Σr
-    "Deal Σr in proportion to `shares` within `room`; the just-dropped places only if all else is full."
+    "Deal Σr in proportion to `shares` within `room`; just-dropped places only if all is full."
     total = sum(dropped.values())
     first = min(total, sum(room.values()))
     quotas = largest_remainder(shares, first, caps=room)
@@ -101,14 +101,8 @@ def random_places(snap, dropped, room, free): # as for `survivors`
     hits = torch.bucketize(drawn, ends, right=True).bincount(minlength=len(room)).tolist()
     return _complete(dict(zip(room, hits)), dropped, room)
 
-# %% ../nbs/05_allocate.ipynb #af540687
-ALLOCATIONS = {
-    'local': local,
-    'survivors': survivors,
-    'mean_momentum': mean_momentum,
-    'mean_gradient': mean_gradient,
-    'mean_weight': mean_weight,
-    'global_topk': global_topk,
-    'global_topk_normalised': global_topk_normalised,
-    'random': random_places,
-}
+# %% ../nbs/05_allocate.ipynb #e1efb3d4
+ALLOCATIONS = {'local': local, 'survivors': survivors, 'mean_momentum': mean_momentum,
+               'mean_gradient': mean_gradient, 'mean_weight': mean_weight,
+               'global_topk': global_topk, 'global_topk_normalised': global_topk_normalised,
+               'random': random_places}

@@ -6,7 +6,7 @@
 __all__ = ['STAYS', 'BIAS', 'CARRIER', 'Spaces', 'Reader', 'Plan', 'spaces', 'Record', 'Depends', 'depends', 'constants',
            'needed_channels', 'cut_reader', 'cut_along', 'compact']
 
-# %% ../nbs/14_compact.ipynb #8271035f
+# %% ../nbs/14_compact.ipynb #95382a78
 from copy import deepcopy
 from dataclasses import dataclass
 import torch
@@ -14,9 +14,10 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from .masks import apply_masks_, sparse_parameters
-from .measure import RULES, Reach, _bare, _average, _either, _same, _window
+from .measure import RULES, Reach, _average, _either, _same, _window
+from .probe import bare
 
-# %% ../nbs/14_compact.ipynb #a0828c08
+# %% ../nbs/14_compact.ipynb #6f9d0927
 class Spaces:
     "Sets of channels that are cut alike (union-find)."
     def __init__(self): self.parent, self.size, self.frozen = [], [], set()
@@ -28,53 +29,25 @@ class Spaces:
         return s
     def join(self, a, b): self.parent[self.find(a)] = self.find(b) # two spaces, from now on one
     def freeze(self, s): self.frozen.add(s)                        # space whose channels all stay
-    def is_frozen(self, s):
-        return any(self.find(f) == self.find(s) for f in self.frozen)   # or any joined to it
+    def is_frozen(self, s):                                        # by name, or by one joined to it
+        return any(self.find(f) == self.find(s) for f in self.frozen)
 
-# %% ../nbs/14_compact.ipynb #2a433065
-_ALONG = {n for n, rule in RULES.items() if rule in (_same, _window, _average)} - {
-    'batch_norm',
-    'prelu',
-}
-_ALONG |= {
-    'avg_pool1d',
-    'avg_pool2d',
-    'avg_pool3d',
-    'adaptive_avg_pool1d',
-    'adaptive_avg_pool2d',
-    'mean',
-    'contiguous',
-}
+# %% ../nbs/14_compact.ipynb #3cfc097b
+_ALONG = {n for n, rule in RULES.items() if rule in (_same, _window, _average)}
+_ALONG -= {'batch_norm', 'prelu'}
+_ALONG |= {'avg_pool1d', 'avg_pool2d', 'avg_pool3d', 'adaptive_avg_pool1d', 'adaptive_avg_pool2d',
+           'mean', 'contiguous'}
 _JOIN = {n for n, rule in RULES.items() if rule is _either} | {'add', 'iadd', 'mul', 'imul', 'sub'}
 _ALONG_MODULES = (
-    nn.ReLU,
-    nn.ReLU6,
-    nn.Hardtanh,
-    nn.LeakyReLU,
-    nn.ELU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Tanh,
-    nn.Sigmoid,
-    nn.Hardswish,
-    nn.Hardsigmoid,
-    nn.Identity,
-    nn.Dropout,
-    nn.Dropout2d,
-    nn.MaxPool1d,
-    nn.MaxPool2d,
-    nn.AvgPool1d,
-    nn.AvgPool2d,
-    nn.AdaptiveAvgPool1d,
-    nn.AdaptiveAvgPool2d,
-    nn.AdaptiveMaxPool2d,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    _BatchNorm,
-)
+    nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid,
+    nn.Hardswish, nn.Hardsigmoid, nn.Identity, nn.Dropout, nn.Dropout2d, nn.MaxPool1d, nn.MaxPool2d,
+    nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
+    nn.Conv1d, nn.Conv2d, nn.Conv3d, _BatchNorm)
 
-def _depthwise(m): return isinstance(m, _ConvNd) and 1 < m.groups == m.in_channels == m.out_channels
+# %% ../nbs/14_compact.ipynb #e675a6f3
+def _depthwise(m):
+    return isinstance(m, _ConvNd) and 1 < m.groups == m.in_channels == m.out_channels
+
 def _reads(m, shape):
     "Does the layer read one space and open another?"
     if isinstance(m, nn.Linear): return len(shape) == 2
@@ -97,29 +70,22 @@ def _kind(node, module, shapes):
     if len(ins) == 1 and len(b) == 2 and a[0] == b[0] and _flattens(node, module): return 'flat'
     return 'other'
 
-# %% ../nbs/14_compact.ipynb #33bceba7
+# %% ../nbs/14_compact.ipynb #04484553
 def _passes(node, module):
     "Are channels handed on one by one?"
     if module is None: return _name(node) in _ALONG or _name(node) in _JOIN
-    return (
-        _depthwise(module) or isinstance(module, _ALONG_MODULES) and not isinstance(module, _ConvNd)
-    )
+    if isinstance(module, _ConvNd): return _depthwise(module)
+    return isinstance(module, _ALONG_MODULES)
 
 def _asks(node, shapes):
     "Does the operation use a number that came out of a tensor, such as a size?"
-    return any(n not in shapes for n in node.all_input_nodes) and _name(node) not in (
-        'view',
-        'reshape',
-    )
+    foreign = any(n not in shapes for n in node.all_input_nodes)
+    return foreign and _name(node) not in ('view', 'reshape')
 
 def _flattens(node, module):
     if module is not None: return isinstance(module, nn.Flatten)
-    return (
-        _name(node) == 'flatten'
-        or _name(node) in ('view', 'reshape')
-        and len(node.args) == 3
-        and node.args[2] == -1
-    )
+    if _name(node) in ('view', 'reshape'): return len(node.args) == 3 and node.args[2] == -1
+    return _name(node) == 'flatten'
 
 # %% ../nbs/14_compact.ipynb #3fda075c
 @dataclass
@@ -141,7 +107,7 @@ class Plan:
     # {module name: (module, space, factor)}: norms, depthwise
     along: dict
 
-# %% ../nbs/14_compact.ipynb #c44f7ab2
+# %% ../nbs/14_compact.ipynb #25f7409f
 def spaces(
     traced:fx.GraphModule, # a traced model
     shapes:dict, # {node: shape of its value}
@@ -154,7 +120,8 @@ def spaces(
         kind = (
             'other' if module is not None and node.target in shared else _kind(node, module, shapes)
         )
-        if where := _STEPS[kind](plan, node, module, [place[n] for n in node.all_input_nodes if n in place], shapes):
+        ins = [place[n] for n in node.all_input_nodes if n in place]
+        if where := _STEPS[kind](plan, node, module, ins, shapes):
             place[node] = where
     return plan
 
@@ -203,11 +170,17 @@ class Record(fx.Interpreter):
         if isinstance(value, torch.Tensor): self.values[n] = value.clone()
         return value
 
-# %% ../nbs/14_compact.ipynb #559d579d
+# %% ../nbs/14_compact.ipynb #bcb1cfd3
 class Depends(Record):
     "The same in `Reach`'s arithmetic: 1 where a value depends on the input."
-    def __init__(self, traced, ones): super().__init__(traced); self.ones = ones
-    def run_node(self, n):  # an unknown operation depends on everything
+    def __init__(self,
+                 traced, # graph whose weights say only where they are not zero
+                 ones, # {node: all ones of its shape}
+                ): super().__init__(traced); self.ones = ones
+
+    def run_node(self,
+                 n, # of the graph
+                ):  # an unknown operation depends on everything
         try: value = super().run_node(n)
         except NotImplementedError:
             if n not in self.ones: raise
@@ -216,15 +189,13 @@ class Depends(Record):
             value = self.values[n] = self.ones[n]
         return value
 
+# %% ../nbs/14_compact.ipynb #a2cc0b0d
 def _as_connections(traced):
     "A copy whose weights say only where they are not zero; all else is zero."
     copy = deepcopy(traced); weights = {id(p) for p in sparse_parameters(copy).values()}
     for t in [*copy.parameters(), *copy.buffers()]:
-        t.data = (
-            (t.data != 0).float()
-            if id(t) in weights
-            else torch.zeros_like(t.data, dtype=torch.float32)
-        )
+        there = t.data != 0
+        t.data = there.float() if id(t) in weights else torch.zeros_like(there, dtype=torch.float32)
     return copy
 
 # %% ../nbs/14_compact.ipynb #be9e7048
@@ -275,7 +246,7 @@ def _grow(readers, cases, needed):
     while before != (before := sum(int(n.sum()) for n in needed.values())):
         for r in readers: needed[r.read] |= _wanted(r, needed) & (cases[r.name] == STAYS)
 
-# %% ../nbs/14_compact.ipynb #4914182f
+# %% ../nbs/14_compact.ipynb #1d99748a
 def _carrier(r, cases, values, needed):
     "The channel that carries constants for this reader, or None if there is nothing to carry."
     can = cases[r.name] == CARRIER
@@ -283,18 +254,21 @@ def _carrier(r, cases, values, needed):
     size = values[r.name][:, 0].abs() * can
     return int((size * (needed[r.read] if (can & needed[r.read]).any() else 1)).argmax())
 
+def _frozen_channels(plan):
+    "{space: bool per channel}: what must stay whatever the weights are; also names the spaces."
+    s = plan.spaces
+    for r in plan.readers: r.read, r.opens = s.find(r.read), s.find(r.opens)
+    roots = map(s.find, range(len(s.parent)))
+    return {i: torch.full((s.size[i],), s.is_frozen(i)) for i in roots}
+
+# %% ../nbs/14_compact.ipynb #0ce239b8
 def needed_channels(
     plan:Plan, # from `spaces`
     cases:dict, # {reader: case of each channel}
     values:dict, # {reader: constants of each channel}
 )->tuple: # ({space: bool per channel}, {reader: its carrier or None})
     "The smallest set of channels that the outputs can be computed from."
-    s = plan.spaces
-    for r in plan.readers: r.read, r.opens = s.find(r.read), s.find(r.opens)
-    needed = {
-        i: torch.full((s.size[i],), s.is_frozen(i)) for i in map(s.find, range(len(s.parent)))
-    }
-    before = -1
+    needed, before = _frozen_channels(plan), -1
     while before != (before := sum(int(n.sum()) for n in needed.values())):
         _grow(plan.readers, cases, needed)
         carriers = {r.name: _carrier(r, cases, values, needed) for r in plan.readers}
@@ -323,7 +297,12 @@ def _resized(module, weight, bias, **attributes):
     for name, value in attributes.items(): setattr(new, name, value)
     return new
 
-# %% ../nbs/14_compact.ipynb #8f77690e
+# %% ../nbs/14_compact.ipynb #a2403093
+def _ends(m):
+    "What a layer calls its two sizes."
+    kind = 'features' if isinstance(m, nn.Linear) else 'channels'
+    return f'in_{kind}', f'out_{kind}'
+
 def cut_reader(
     r:Reader, # the layer
     case:torch.Tensor, # [channels] of what it reads
@@ -335,18 +314,8 @@ def cut_reader(
     "Fold, then cut."
     W, bias = _folded(r, case, value, needed, carrier)
     W = W[keep[1]][:, keep[0]].reshape(int(keep[1].sum()), -1, *r.module.weight.shape[2:])
-    if r.module.bias is None and not bias.any(): bias = None
-    names = (
-        ('in_features', 'out_features')
-        if isinstance(r.module, nn.Linear)
-        else ('in_channels', 'out_channels')
-    )
-    return _resized(
-        r.module,
-        W,
-        None if bias is None else bias[keep[1]],
-        **dict(zip(names, (W.shape[1], W.shape[0])))
-    )
+    bias = None if r.module.bias is None and not bias.any() else bias[keep[1]]
+    return _resized(r.module, W, bias, **dict(zip(_ends(r.module), (W.shape[1], W.shape[0]))))
 
 # %% ../nbs/14_compact.ipynb #91cbbc87
 def _kept(t, keep): return None if t is None else t.detach()[keep]
@@ -366,13 +335,13 @@ def cut_along(
         m, _kept(m.weight, keep), _kept(m.bias, keep), in_channels=n, out_channels=n, groups=n
     )
 
-# %% ../nbs/14_compact.ipynb #62fde068
+# %% ../nbs/14_compact.ipynb #1a7a5632
 def _swap(model, name, module):
     parent, _, leaf = name.rpartition('.')
     setattr(model.get_submodule(parent), leaf, module)
 
 def _prepared(model, masks):
-    model = deepcopy(_bare(model)).eval()
+    model = deepcopy(bare(model)).eval()
     if masks:
         apply_masks_(
             {n: p.data for n, p in sparse_parameters(model, include=list(masks)).items()}, masks
@@ -402,7 +371,7 @@ def compact(
     with torch.no_grad(): _check(model(probe), expected)
     return model
 
-# %% ../nbs/14_compact.ipynb #95e6b365
+# %% ../nbs/14_compact.ipynb #105a33fc
 def _probe(x):
     "The first image and a random one, to compare outputs on."
     noise = torch.rand(x[:1].shape, generator=torch.Generator().manual_seed(0))
@@ -410,35 +379,25 @@ def _probe(x):
 
 def _check(got, expected):
     error = (got - expected).abs().max().item()
-    if not error <= 1e-3 * (1 + expected.abs().max().item()):
-        raise RuntimeError(
-            f'the compact model differs from the original by {error:.2g}: please report the '
-            'model, it is a bug'
-        )
+    if not error <= 1e-3 * (1 + expected.abs().max().item()): raise RuntimeError(
+        f'the compact model differs from the original by {error:.2g}: please report the model, '
+        'it is a bug')
 
+# %% ../nbs/14_compact.ipynb #184f0374
 def _shrink(model, traced, values):
     "Replace the model's layers by smaller ones, in place."
-    plan, dep = spaces(traced, {n: tuple(v.shape) for n, v in values.items()}), depends(
-        traced, values
-    )
+    plan = spaces(traced, {n: tuple(v.shape) for n, v in values.items()})
+    dep = depends(traced, values)
     found = {r.name: constants(r, values[r.source], dep[r.source]) for r in plan.readers}
     cases, consts = ({n: f[i] for n, f in found.items()} for i in (0, 1))
     needed, carriers = needed_channels(plan, cases, consts)
-    keep = {
-        s: n if n.any() else torch.arange(len(n), device=n.device) == 0 for s, n in needed.items()
-    }
+    keep = {s: _at_least_one(n) for s, n in needed.items()}
     for r in plan.readers:
-        _swap(
-            model,
-            r.name,
-            cut_reader(
-                r,
-                cases[r.name],
-                consts[r.name],
-                needed[r.read],
-                (keep[r.read], keep[r.opens]),
-                carriers[r.name],
-            ),
-        )
+        ends = keep[r.read], keep[r.opens]
+        known = cases[r.name], consts[r.name], needed[r.read]
+        _swap(model, r.name, cut_reader(r, *known, ends, carriers[r.name]))
     for name, (m, s, factor) in plan.along.items():
         _swap(model, name, cut_along(m, keep[plan.spaces.find(s)].repeat_interleave(factor)))
+
+def _at_least_one(needed):
+    return needed if needed.any() else torch.arange(len(needed), device=needed.device) == 0

@@ -11,52 +11,45 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from fastcore.basics import patch
 
-# %% ../nbs/14c_comparison.ipynb #289b6678
+# %% ../nbs/14c_comparison.ipynb #780e127d
 class Entry(NamedTuple):
     "One place of a comparison"
     published:float|None   # None is the paper's dash
     ours:tuple=()          # our values, one per seed
+    printed:bool=True      # False: the paper has no such place at all
 
     @property
     def mean(self): return statistics.fmean(self.ours) if self.ours else None
 
-    def texts(self, digits=2):
-        "What the three rows say: published, ours, difference"
-        spread = f' ± {statistics.stdev(self.ours):.{digits}f}' if len(self.ours) > 1 else ''
-        return (
-            '–' if self.published is None else f'{self.published:.{digits}f}',
-            f'{self.mean:.{digits}f}{spread} ({len(self.ours)})' if self.ours else '',
-            (
-                f'{self.mean - self.published:+.{digits}f}'
-                if self.ours and self.published is not None
-                else ''
-            ),
-        )
+    @property
+    def spread(self): return statistics.stdev(self.ours) if len(self.ours) > 1 else None
 
-# %% ../nbs/14c_comparison.ipynb #faa98226
-LABELS = dict(
-    cifar100='CIFAR-100',
-    tiny_imagenet='Tiny-ImageNet',
-    all='all networks',
-    dense='dense',
-    mobilenet_v2='MobileNetV2',
-    resnet18='ResNet-18',
-    vgg16_tiny='VGG16',
-    erk='ERK',
-    uniform='uni',
-    set='SET',
-    rigl='RigL',
-    dsr='DSR',
-    ggr='GGR',
-    static='static',
-) | {'set+rigl': 'SET+RigL', 'ggr-set': 'GGR SET', 'ggr-rigl': 'GGR RigL'}
+# %% ../nbs/14c_comparison.ipynb #bf4b87b8
+@patch
+def texts(self:Entry,
+          digits:int=2  # decimals
+          )->tuple:     # of three texts; '' where there is nothing to say
+    "What the three rows say: published, ours, difference"
+    say = lambda v, form='': '' if v is None else f'{v:{form}.{digits}f}'
+    spread = f' ± {say(self.spread)}' if self.spread is not None else ''
+    ours = f'{say(self.mean)}{spread} ({len(self.ours)})' if self.ours else ''
+    apart = None if None in (self.mean, self.published) else self.mean - self.published
+    return (say(self.published) or '–' * self.printed), ours, say(apart, '+')
+
+# %% ../nbs/14c_comparison.ipynb #1ce0984a
+LABELS = dict(cifar100='CIFAR-100', tiny_imagenet='Tiny-ImageNet', all='all networks',
+              mobilenet_v2='MobileNetV2', resnet18='ResNet-18', vgg16_tiny='VGG16',
+              erk='ERK', uniform='uni', set='SET', rigl='RigL', dsr='DSR', ggr='GGR')
+LABELS |= {'set+rigl': 'SET+RigL', 'ggr-set': 'GGR SET', 'ggr-rigl': 'GGR RigL'}
 
 def label(name:str  # as this package spells it
-          ): return LABELS.get(name, name)
+          )->str: return LABELS.get(name, name)
 
 def net_label(data:str,  # data set
               model:str  # network
-              ): return label('all') if data == 'all' else f'{label(data)}, {label(model)}'
+              )->str:
+    "A data set and a network as a title; the averages of the paper are over all of them"
+    return label('all') if data == 'all' else f'{label(data)}, {label(model)}'
 
 # %% ../nbs/14c_comparison.ipynb #47c5323a
 class Block(NamedTuple):
@@ -65,7 +58,7 @@ class Block(NamedTuple):
     recipe:str   # of our runs; '' if there are none
     rows:dict    # {method: [Entry, or None where the table has no place]}
 
-# %% ../nbs/14c_comparison.ipynb #942add20
+# %% ../nbs/14c_comparison.ipynb #320b4bc8
 MARKS, SHADES = '¹²³', ('#7fb2e5', '#b3d1f0', '#deebf9')
 KINDS = ('published', 'ours', 'difference')
 
@@ -74,6 +67,10 @@ def ranks(values:list  # one column; None where there is no value
     "Who is first, second, third"
     order = sorted({v for v in values if v is not None}, reverse=True)[:3]
     return [order.index(v) if v in order else None for v in values]
+
+def _marked(text, rank):
+    "A text with the mark of its rank"
+    return text if rank is None else text + MARKS[rank]
 
 # %% ../nbs/14c_comparison.ipynb #8a1db755
 @dataclass
@@ -96,90 +93,85 @@ class Comparison:
             for n, kind in enumerate(KINDS):
                 yield m, kind, [(t[n], marks[i].get((m, kind))) for i, t in enumerate(texts)]
 
-# %% ../nbs/14c_comparison.ipynb #23f2bbfa
+# %% ../nbs/14c_comparison.ipynb #c9702504
 @patch
 def _ranks(self:Comparison, block, i):
     "Ranks in column `i`: `{(method, kind): rank}`; for accuracies only, the dense row apart"
-    if not self.ranked[i]: return {}
+    if not self.columns[i].startswith(('s=', 'top-1')): return {}
     rows = {m: e[i] for m, e in block.rows.items() if m != 'dense' and e[i]}
-    found = {
-        'published': [e.published for e in rows.values()],
-        'ours': [e.mean for e in rows.values()],
-    }
-    return {(m, kind): r for kind, values in found.items() for m, r in zip(rows, ranks(values))}
-
-Comparison.ranked = property(lambda self: [c.startswith(('s=', 'top-1')) for c in self.columns])
+    values = dict(published=[e.published for e in rows.values()],
+                  ours=[e.mean for e in rows.values()])
+    return {(m, kind): r for kind, v in values.items() for m, r in zip(rows, ranks(v))}
 
 def _recipe_line(block): return {'': 'no runs of ours', 'full': 'ours: full recipe'}.get(
     block.recipe, f'ours: REDUCED ({block.recipe}), not comparable with the published values')
 
-# %% ../nbs/14c_comparison.ipynb #7e183b3d
+# %% ../nbs/14c_comparison.ipynb #522e3828
+@patch
+def shown(self:Comparison,
+          block:Block  # one of `blocks`
+          ):           # yields (name, kind, [(text, rank)])
+    "The rows with something to say; the method's name stands before the first of its rows"
+    named = None
+    for m, kind, cells in self.rows(block):
+        if not any(text for text, _ in cells): continue
+        yield label(m) * (m != named), kind, cells
+        named = m
+
+# %% ../nbs/14c_comparison.ipynb #a6e5ae09
+@patch
+def _widths(self:Comparison):
+    "How wide each column has to be: for its title, and for its texts with their marks"
+    texts = [[t + ' ' for t, _ in cells] for b in self.blocks for _, _, cells in self.rows(b)]
+    return [max(map(len, column)) for column in zip(self.columns, *texts)]
+
+def _line(name, kind, texts, widths):
+    cells = '  '.join(text.rjust(w) for text, w in zip(texts, widths))
+    return f'{name:9} {kind:10} {cells}'.rstrip()
+
+# %% ../nbs/14c_comparison.ipynb #b6812741
 @patch
 def __str__(self:Comparison):
     "For the terminal"
-    widths = [
-        max(
-            [len(c)]
-            + [
-                len(t) + 1
-                for b in self.blocks
-                for _, _, ts in self.rows(b)
-                for t, _ in ts[i : i + 1]
-            ]
-        )
-        for i, c in enumerate(self.columns)
-    ]
-    line = (
-        lambda a, b, cells: f'{a:9} {b:10} '
-        + '  '.join(c.rjust(w) for c, w in zip(cells, widths)).rstrip()
-    )
-    out = [self.title]
+    out, widths = [self.title], self._widths()
     for b in self.blocks:
-        out += ['', f'{b.title} · {_recipe_line(b)}', line('', '', self.columns)]
-        for m, kind, cells in self.rows(b):
-            texts = [t + (MARKS[r] if r is not None else ' ' if t else '') for t, r in cells]
-            if kind == 'published' or any(t for t, _ in cells):
-                out.append(line(label(m) if kind == 'published' else '', kind, texts))
+        out += ['', f'{b.title} · {_recipe_line(b)}', _line('', '', self.columns, widths)]
+        for name, kind, cells in self.shown(b):
+            texts = [t + ' ' if t and r is None else _marked(t, r) for t, r in cells]
+            out.append(_line(name, kind, texts, widths))
     return '\n'.join(out + ['', self.notes])
 
-# %% ../nbs/14c_comparison.ipynb #9276fa01
+# %% ../nbs/14c_comparison.ipynb #b1340f47
 @patch
 def markdown(self:Comparison):
     "As Markdown tables, one for each block"
-    row = lambda cells: '| ' + ' | '.join(cells) + ' |'
-    out = [f'**{self.title}**']
+    row, out = lambda cells: '| ' + ' | '.join(cells) + ' |', [f'**{self.title}**']
     for b in self.blocks:
         out += ['', f'{b.title} · {_recipe_line(b)}', '', row(['', '', *self.columns]),
                 row(['---', '---'] + ['---:'] * len(self.columns))]
-        for m, kind, cells in self.rows(b):
-            texts = [f'**{t}**' if r == 0 else t + (MARKS[r] if r else '') for t, r in cells]
-            if kind == 'published' or any(texts):
-                out.append(row([label(m) * (kind == 'published'), kind, *texts]))
+        for name, kind, cells in self.shown(b):
+            texts = [f'**{t}**' if r == 0 else _marked(t, r) for t, r in cells]
+            out.append(row([name, kind, *texts]))
     return '\n'.join(out + ['', self.notes])
 
-# %% ../nbs/14c_comparison.ipynb #e1a9f28a
+# %% ../nbs/14c_comparison.ipynb #1670cc2f
 def _td(text, rank, kind):
-    style = f'background:{SHADES[rank]};color:#111;' if rank is not None else ''
-    weight = 'font-weight:600;' if kind == 'ours' else ''
-    return (
-        '<td '
-        f'style="text-align:right;white-space:nowrap;{style}{weight}">{text}{MARKS[rank] if rank is not None else ""}</td>'
-    )
+    style = 'text-align:right;white-space:nowrap;'
+    if rank is not None: style += f'background:{SHADES[rank]};color:#111;'
+    if kind == 'ours': style += 'font-weight:600;'
+    return f'<td style="{style}">{_marked(text, rank)}</td>'
 
+def _th(text, columns=1): return f'<th colspan="{columns}" style="text-align:left">{text}</th>'
+
+# %% ../nbs/14c_comparison.ipynb #bdfbdb50
 @patch
 def _repr_html_(self:Comparison):
     "For Jupyter and the documentation, best three in colour"
-    th = lambda s, n=1: f'<th colspan="{n}" style="text-align:left">{s}</th>'
     out = [f'<table><caption>{self.title}. {self.notes}</caption>']
     for b in self.blocks:
-        out.append(f'<tr>{th(f"{b.title} · {_recipe_line(b)}", len(self.columns) + 2)}</tr>')
-        out.append('<tr><th></th><th></th>' + ''.join(map(th, self.columns)) + '</tr>')
-        for m, kind, cells in self.rows(b):
-            head = label(m) if kind == 'published' else ''
-            if kind == 'published' or any(t for t, _ in cells):
-                out.append(
-                    f'<tr><th>{head}</th><td>{kind}</td>'
-                    + ''.join(_td(*c, kind) for c in cells)
-                    + '</tr>'
-                )
+        head = _th(f'{b.title} · {_recipe_line(b)}', len(self.columns) + 2)
+        out += [f'<tr>{head}</tr>', f'<tr>{"".join(map(_th, ["", "", *self.columns]))}</tr>']
+        for name, kind, cells in self.shown(b):
+            places = ''.join(_td(*cell, kind) for cell in cells)
+            out.append(f'<tr><th>{name}</th><td>{kind}</td>{places}</tr>')
     return '\n'.join(out + ['</table>'])

@@ -23,17 +23,15 @@ from torch import Tensor
 
 from .init import generator
 
-# %% ../nbs/11_data.ipynb #e9f70a03
+# %% ../nbs/11_data.ipynb #00b65ed4
 def _need(ok, message):
     if not ok: raise ValueError(message)
 
 def _check_labels(split, y, classes):
     low, high = y.min().item(), y.max().item()
-    _need(
-        0 <= low and high < classes,
-        f'{split} split: labels run from {low} to {high}; with {classes} classes they must lie in '
-        f'0 … {classes - 1}: correct the labels or `classes`',
-    )
+    _need(0 <= low and high < classes,
+          f'{split} split: labels run from {low} to {high}; with {classes} classes they must lie '
+          f'in 0 … {classes - 1}: correct the labels or `classes`')
 
 def _check_split(split, x, y, classes):
     "Raise a ValueError that says what is wrong with the pictures `x` and labels `y` of a split."
@@ -69,27 +67,23 @@ class Data:
         return (f'{self.name}: {len(x)} training and {len(t)} test pictures of '
                 f'{"×".join(map(str, x.shape[1:]))}, {self.classes} classes')
 
-# %% ../nbs/11_data.ipynb #ab3da599
+# %% ../nbs/11_data.ipynb #695f048f
 def _check_rest(data):
     "Raise a ValueError if the parts of `data` do not fit together."
-    size, other, small = (
-        data.train[0].shape[1:],
-        data.test[0].shape[1:],
-        min(data.train[0].shape[2:]),
-    )
+    size, other = data.train[0].shape[1:], data.test[0].shape[1:]
+    small, names = min(size[1:]), len(data.names)
     for ok, what in (
         (size == other, f'training pictures are {tuple(size)}, test pictures {tuple(other)}'),
         (len(data.mean) == len(data.std) == size[0] and min(data.std) > 0,
          f'mean {data.mean} and std {data.std}: give one per channel ({size[0]}), std above 0'),
         (0 <= data.pad < small, f'pad {data.pad} must lie in 0 … {small - 1}'),
         (0 <= data.rotate <= 180, f'rotate {data.rotate} must lie in 0 … 180 degrees'),
-        (len(data.names) in (0, data.classes), f'{len(data.names)} names for {data.classes} '
-                                               'classes'),
+        (names in (0, data.classes), f'{names} names for {data.classes} classes'),
     ): _need(ok, f'{data.name}: {what}')
 
-# %% ../nbs/11_data.ipynb #4e40ffa1
+# %% ../nbs/11_data.ipynb #4d79baf2
 def _per_class(y, count, seed):
-    "Sorted indices of `count(n)` randomly chosen members of each class of size n; the same for one seed."
+    "Sorted indices of `count(n)` random members of each class of size n; the same for one seed."
     gen = generator(seed, 'stratify')
     members = [(y == c).nonzero().flatten() for c in y.unique()]
     picks = [m[torch.randperm(len(m), generator=gen)[:count(len(m))]] for m in members]
@@ -369,7 +363,7 @@ def _cifar_open(place):
         raise ValueError(f'CIFAR-100 is damaged (missing or wrong MD5 sum): {bad}. Delete the '
                          f'folder and fetch it again, e.g. with cifar100(download=True)') from None
 
-# %% ../nbs/11_data.ipynb #ca33ff5c
+# %% ../nbs/11_data.ipynb #a6ce004f
 def _cifar_fetch(place):
     "Download CIFAR-100 into `place`; an archive that is already there is only unpacked."
     from torchvision.datasets import CIFAR100
@@ -378,6 +372,7 @@ def _cifar_fetch(place):
         raise OSError(f'CIFAR-100 could not be fetched from {CIFAR100.url} into {place}: {e}. '
                       f'Fetch the archive by hand and put it there') from e
 
+# %% ../nbs/11_data.ipynb #9ab49cca
 def _with(places, name):
     "The first of the places that has a file or folder of this name, or None."
     return next((p for p in places if (p / name).exists()), None)
@@ -480,16 +475,13 @@ def _class_of(name, notes):
     folder, *_, last = name.split('/')
     return name.split('/')[1] if folder == 'train' else notes.get(last)
 
-# %% ../nbs/11_data.ipynb #79ddc0c2
+# %% ../nbs/11_data.ipynb #098128d4
 def _labelled(source, part, label, notes):
     "[(name, label)] of the pictures of 'train' or 'val', in the order of their numbers."
     names = [n for n in source.files if n.startswith(part + '/') and n.endswith('.JPEG')]
     ids = {n: _class_of(n, notes) for n in names}
-    for n, w in ids.items():
-        _need(
-            w in label,
-            f'{source.place}: {n} has class {w}, which is not among the {len(label)} of wnids.txt',
-        )
+    for n, w in ids.items(): _need(w in label, f'{source.place}: {n} has class {w}, which is not '
+                                               f'among the {len(label)} of wnids.txt')
     return [(n, label[ids[n]]) for n in sorted(names, key=_number)]
 
 def _listing(source):
@@ -497,11 +489,8 @@ def _listing(source):
     ids, notes = sorted(_text(source, 'wnids.txt').split()), _notes(source)
     label = {w: i for i, w in enumerate(ids)}
     train, val = (_labelled(source, part, label, notes) for part in ('train', 'val'))
-    bare = sorted(set(label.values()) - {c for _, c in train})
-    _need(
-        not bare,
-        f'{source.place}: no training pictures of class {", ".join(ids[c] for c in bare[:5])}',
-    )
+    bare = ', '.join(ids[c] for c in sorted(set(label.values()) - {c for _, c in train})[:5])
+    _need(not bare, f'{source.place}: no training pictures of class {bare}')
     return ids, train, val
 
 # %% ../nbs/11_data.ipynb #d1d50e01
@@ -565,7 +554,15 @@ def _store(stem, note, pictures):
     crc = _replace_with(Path(f'{stem}.npy'), lambda f: _write(f, note['shape'], pictures))
     _replace_with(Path(f'{stem}.json'), lambda f: f.write(json.dumps(dict(note, crc=crc)).encode()))
 
-# %% ../nbs/11_data.ipynb #98a139b8
+# %% ../nbs/11_data.ipynb #4bca3bf5
+def _store_or_say(stem, note, pictures):
+    "`_store`, with an error that says how much room is needed, and where else it could be."
+    try: _store(stem, note, pictures)
+    except OSError as e: raise OSError(
+        e.errno, f'the cache {stem}.npy ({math.prod(note["shape"]) / 1e6:.0f} MB) cannot be '
+        f'written: {e.strerror}; free some space, or name another folder with cache= or '
+        '$GGR_CACHE') from e
+
 def cached(
     stem: Path,        # the files are stem.npy and stem.json
     fingerprint: str,  # of everything the pictures depend on
@@ -578,16 +575,6 @@ def cached(
     if x is None: _store_or_say(stem, note, make()); x = _load(stem, note)
     if x is None: raise OSError(f'the cache {stem}.npy does not read back as it was written')
     return x
-
-def _store_or_say(stem, note, pictures):
-    "`_store`, with an error that says how much room is needed, and where else it could be."
-    try: _store(stem, note, pictures)
-    except OSError as e:
-        raise OSError(
-            e.errno,
-            f'the cache {stem}.npy ({math.prod(note["shape"]) / 1e6:.0f} MB) cannot be written: '
-            f'{e.strerror}; free some space, or name another folder with cache= or $GGR_CACHE',
-        ) from e
 
 # %% ../nbs/11_data.ipynb #ed488c88
 def _writable(folder):
@@ -608,13 +595,13 @@ def _cache_folder(beside, cache=None):
     raise OSError(f'no cache can be written in {" or ".join(map(str, places))}: '
                   f'name a folder you may write to with cache= or $GGR_CACHE')
 
-# %% ../nbs/11_data.ipynb #a245cb18
+# %% ../nbs/11_data.ipynb #50c46b2d
 def tiny_imagenet(
     root=None,  # the zip, the folder, or where one of them lies; default: first of `roots()`
     cache=None,           # folder for the decoded pictures; default: $GGR_CACHE, or beside the data
     rotate: float = 15.,  # training pictures are turned by up to so many degrees
 ) -> Data:
-    "Tiny-ImageNet: 64×64 colour pictures of 200 classes; its validation pictures are the test split."
+    "Tiny-ImageNet: 64×64 colour pictures of 200 classes; its validation split is the test split."
     source = _tiny_source(root)
     ids, train, val = _listing(source)
     names, labels = zip(*train + val)

@@ -27,7 +27,12 @@ def uniform_ratio(shape, # weight shape, not looked at
     "Every layer the same density."
     return 1.0
 
-# %% ../nbs/01_density.ipynb #b5071b4b
+# %% ../nbs/01_density.ipynb #462ca081
+def _epsilon(ratios, sizes, budget, full):
+    "The ε that spends on the other layers what the full ones leave."
+    left = budget - sum(sizes[n] for n in full)
+    return left / sum(ratios[n] * sizes[n] for n in sizes if n not in full)
+
 def saturation_rounds(ratios, # {name: r_l}
                       sizes, # {name: N_l}
                       density, # target density of the whole network
@@ -36,7 +41,7 @@ def saturation_rounds(ratios, # {name: r_l}
     "Solve for ε, saturate the layers with the largest ratio if ε·r > 1, repeat."
     full, budget = set(dense), density * sum(sizes.values())
     while rest := [n for n in sizes if n not in full]:
-        eps = (budget - sum(sizes[n] for n in full)) / sum(ratios[n] * sizes[n] for n in rest)
+        eps = _epsilon(ratios, sizes, budget, full)
         top = max(ratios[n] for n in rest)
         joins = {n for n in rest if ratios[n] == top} if eps * top > 1 else set()
         yield eps, joins
@@ -54,27 +59,31 @@ def solve_epsilon(ratios, # {name: r_l}
     for eps, joins in saturation_rounds(ratios, sizes, density, dense): full |= joins
     return eps, full
 
-# %% ../nbs/01_density.ipynb #7e6969bb
+# %% ../nbs/01_density.ipynb #b6289158
+def _sizes(shapes): return {n: math.prod(s) for n, s in shapes.items()}
+
+def _least(sizes, dense):
+    "The fewest active weights there can be: dense layers whole, one weight in every other."
+    return sum(N if n in dense else 1 for n, N in sizes.items())
+
 def _check(sizes, density, dense):
     "Refuse densities that cannot be reached, and say which can."
     if not 0 < density <= 1: raise ValueError(f'density must be in (0, 1], got {density}')
     if unknown := set(dense) - set(sizes):
         raise ValueError(f'no such layers to keep dense: {sorted(unknown)}; layers: {list(sizes)}')
-    least = sum(N if n in dense else 1 for n, N in sizes.items())
-    if round(density * sum(sizes.values())) < least:
-        raise ValueError(
-            f'density {density} cannot be reached: dense layers {sorted(dense)} and one '
-            f'weight in each of the others are already {least / sum(sizes.values()):.6g}'
-        )
+    least, total = _least(sizes, dense), sum(sizes.values())
+    if round(density * total) < least:
+        raise ValueError(f'density {density} cannot be reached: dense layers {sorted(dense)} and '
+                         f'one weight in each of the others are already {least / total:.6g}')
 
-# %% ../nbs/01_density.ipynb #d3ef53c5
+# %% ../nbs/01_density.ipynb #1be62d36
 def spread(shapes:dict, # {name: weight shape}
            density:float, # Σn / ΣN to reach, in (0, 1]
            ratio, # shape -> r_l, e.g. `erk_ratio`
            dense=(), # names kept dense; they count in the budget
            )->dict: # {name: d_l}
     "d_l = min(1, ε · r_l) with the ε that meets the budget."
-    sizes = {n: math.prod(s) for n, s in shapes.items()}
+    sizes = _sizes(shapes)
     _check(sizes, density, dense)
     ratios = {n: ratio(s) for n, s in shapes.items()}
     eps, full = solve_epsilon(ratios, sizes, density, dense)
@@ -106,19 +115,28 @@ def erk(shapes:dict, # {name: weight shape}
 
 DENSITIES = {'uniform': uniform, 'er': er, 'erk': erk}
 
-# %% ../nbs/01_density.ipynb #289ec9a3
+# %% ../nbs/01_density.ipynb #6ead24cd
+def _ideal(shares, total):
+    "`total` in proportion to the shares, evenly if nobody has one."
+    weight = sum(shares.values())
+    return {n: total * (s / weight if weight else 1 / len(shares)) for n, s in shares.items()}
+
+def _violated(ideal, caps, floors):
+    "{name: bound} of those under their floor or of those over their cap, whichever is worse."
+    low = {n: floors[n] for n in ideal if ideal[n] < floors[n]}
+    high = {n: caps[n] for n in ideal if ideal[n] > caps[n]}
+    missing = sum(floors[n] - ideal[n] for n in low)
+    excess = sum(ideal[n] - caps[n] for n in high)
+    return low if missing >= excess else high
+
 def _pour(shares, total, caps, floors):
     "Real-valued shares of `total`, in proportion to `shares` and within [floor, cap]."
     fixed = {}
-    while rest := [n for n in shares if n not in fixed]:
-        left, weight = total - sum(fixed.values()), sum(shares[n] for n in rest)
-        ideal = {n: left * (shares[n] / weight if weight else 1 / len(rest)) for n in rest}
-        low = {n: floors[n] for n in rest if ideal[n] < floors[n]}
-        high = {n: caps[n] for n in rest if ideal[n] > caps[n]}
-        if not low and not high: return fixed | ideal
-        missing = sum(floors[n] - ideal[n] for n in low)
-        excess = sum(ideal[n] - caps[n] for n in high)
-        fixed |= low if missing >= excess else high
+    while rest := {n: s for n, s in shares.items() if n not in fixed}:
+        ideal = _ideal(rest, total - sum(fixed.values()))
+        bound = _violated(ideal, caps, floors)
+        if not bound: return fixed | ideal
+        fixed |= bound
     return fixed
 
 # %% ../nbs/01_density.ipynb #79ceade1
@@ -131,7 +149,14 @@ def _refuse(shares, total, caps, floors):
         raise ValueError(f'cannot deal {total} weights to {len(shares)} layers: together they take '
                          f'at least {low} and at most {high}')
 
-# %% ../nbs/01_density.ipynb #cbb94780
+# %% ../nbs/01_density.ipynb #555c6b09
+def _round(ideal, total, caps):
+    "Whole parts, and one more for the largest remainders until they sum to `total`."
+    whole = {n: math.floor(x) for n, x in ideal.items()}
+    open_ = sorted((n for n in ideal if whole[n] < caps[n]), key=lambda n: whole[n] - ideal[n])
+    for n in open_[:total - sum(whole.values())]: whole[n] += 1
+    return whole
+
 def largest_remainder(shares:dict, # {name: share ≥ 0}, need not sum to anything
                       total:int, # what is dealt out, exactly
                       caps:dict=None, # {name: most a layer can take}; default: no limit
@@ -142,18 +167,15 @@ def largest_remainder(shares:dict, # {name: share ≥ 0}, need not sum to anythi
     floors = dict.fromkeys(shares, 0) if floors is None else floors
     _refuse(shares, total, caps, floors)
     ideal = _pour(shares, total, caps, floors)
-    whole = {n: math.floor(ideal[n]) for n in shares}
-    open_ = sorted((n for n in shares if whole[n] < caps[n]), key=lambda n: whole[n] - ideal[n])
-    for n in open_[:total - sum(whole.values())]: whole[n] += 1
-    return whole
+    return _round({n: ideal[n] for n in shares}, total, caps)
 
-# %% ../nbs/01_density.ipynb #14b83915
+# %% ../nbs/01_density.ipynb #bc4b799b
 def budgets(shapes:dict, # {name: weight shape}
             densities:dict, # {name: d_l}, e.g. from `erk`
             total:int=None, # Σ n_l; default: Σ d_l·N_l rounded once
             )->dict: # {name: n_l}, 1 ≤ n_l ≤ N_l
     "Integer budgets whose sum is exact."
-    sizes = {n: math.prod(s) for n, s in shapes.items()}
+    sizes = _sizes(shapes)
     ideal = {n: densities[n] * sizes[n] for n in shapes}
     total = round(math.fsum(ideal.values())) if total is None else total
     return largest_remainder(ideal, total, caps=sizes, floors=dict.fromkeys(shapes, 1))

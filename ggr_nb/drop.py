@@ -72,16 +72,10 @@ def set_score(w, g=None, gen=None): # w: [n] active weights
     for side in (w >= 0, w < 0): score[side] = _relative_rank(w[side].abs())
     return score
 
-# %% ../nbs/03_drop.ipynb #4e3df4be
-CRITERIA = {
-    'magnitude': magnitude,
-    'random': random_score,
-    'set': set_score,
-    'mest': mest,
-    'snip': snip,
-    'sensitivity': sensitivity,
-    'reciprocal_sensitivity': reciprocal_sensitivity,
-}
+# %% ../nbs/03_drop.ipynb #c642dd7a
+CRITERIA = {'magnitude': magnitude, 'random': random_score, 'set': set_score, 'mest': mest,
+            'snip': snip, 'sensitivity': sensitivity,
+            'reciprocal_sensitivity': reciprocal_sensitivity}
 
 def score_active(snap:Snapshot, # the state
                  name:str, # layer
@@ -118,10 +112,10 @@ def adjust(threshold:float, # H, used in this update
     return threshold
 
 # %% ../nbs/03_drop.ipynb #ee6ef653
-def drop_threshold(snap:Snapshot, # `memory['next_threshold']` holds H and is moved for the next update
+def drop_threshold(snap:Snapshot, # `memory['next_threshold']` holds H, and is moved for the next
                    start:float=1e-3, # H of the first update
                    )->dict: # {name: flat positions}
-    "DSR: every active weight with |w| < H, in all layers; one per layer stays (Mostafa & Wang 2019)."
+    "DSR: all active weights with |w| < H go; one per layer stays (Mostafa & Wang 2019)."
     H, dropped = snap.memory.get('next_threshold', start), {}
     for name in snap.masks:
         places, score = score_active(snap, name)

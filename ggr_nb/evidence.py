@@ -43,10 +43,10 @@ class Estimate(NamedTuple):
     def __str__(self): return f'{self}'
 
 # %% ../nbs/14d_evidence.ipynb #8415b368
-def estimate(values, # numbers, one for each run
+def estimate(values, # numbers, one for each run, or {seed: number}
              )->Estimate:
     "Mean, standard error and number."
-    values = [float(v) for v in values]
+    values = [float(v) for v in (values.values() if isinstance(values, dict) else values)]
     if not values:
         raise ValueError('no values to estimate from: are these runs in the results file?')
     se = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan

@@ -13,7 +13,9 @@ import torch
 from .drop import highest
 from .init import sample
 
-# %% ../nbs/06_grow.ipynb #837d846e
+# %% ../nbs/06_grow.ipynb #643e151f
+def _up(x): return math.ceil(round(x, 6))   # 0.1 · 30 is 3, not 3.0000000000000004
+
 def pick_random(free:torch.Tensor, # [N] bool: places that may be taken
                 q:int, # how many
                 gen:torch.Generator, # CPU generator
@@ -31,7 +33,7 @@ def pick_top(scores:torch.Tensor, # [N], any real dtype
     places = free.nonzero().flatten()
     return places[highest(scores[places], q)]
 
-# %% ../nbs/06_grow.ipynb #83788e59
+# %% ../nbs/06_grow.ipynb #53d316af
 def pick_hybrid(scores:torch.Tensor, # [N], e.g. |g|
                 free:torch.Tensor, # [N] bool
                 q:int, # how many
@@ -39,11 +41,13 @@ def pick_hybrid(scores:torch.Tensor, # [N], e.g. |g|
                 share:float=0.5, # part that goes by score
                 )->torch.Tensor: # [q] int64 flat positions, all different
     "ceil(share·q) places by score, the others at random among what remains free."
-    first = pick_top(scores, free, math.ceil(round(share * q, 6)))
+    first = pick_top(scores, free, _up(share * q))
     rest = free.index_fill(0, first, False)
     return torch.cat([first, pick_random(rest, q - len(first), gen)])
 
-# %% ../nbs/06_grow.ipynb #9883be99
+# %% ../nbs/06_grow.ipynb #5d91937e
+def _magnitude(x): return x.flatten().abs()
+
 def random(snap, # Snapshot
            name:str, # layer
            free:torch.Tensor, # [N] bool
@@ -54,28 +58,28 @@ def random(snap, # Snapshot
 
 def gradient(snap, name, free, q): # as for `random`
     "Where |g| is largest (RigL)."
-    return pick_top(snap.grads[name].flatten().abs(), free, q)
+    return pick_top(_magnitude(snap.grads[name]), free, q)
 
 def momentum(snap, name, free, q): # as for `random`
     "Where |momentum| is largest (SNFS)."
-    return pick_top(snap.momenta[name].flatten().abs(), free, q)
+    return pick_top(_magnitude(snap.momenta[name]), free, q)
 
-# %% ../nbs/06_grow.ipynb #d6bdf989
+# %% ../nbs/06_grow.ipynb #e8acebe1
 def hybrid(share:float=0.5, # part of the quota that goes by gradient
            ): # a growth rule
     "A rule between random (0) and gradient (1); 0.5 is GGR's."
     if not 0 <= share <= 1: raise ValueError(f'share must be in [0, 1], got {share}')
     def rule(snap, name, free, q): # as for `random`
-        return pick_hybrid(snap.grads[name].flatten().abs(), free, q, snap.gen('grow', name), share)
+        return pick_hybrid(_magnitude(snap.grads[name]), free, q, snap.gen('grow', name), share)
     return rule
 
-# %% ../nbs/06_grow.ipynb #355e8478
+# %% ../nbs/06_grow.ipynb #8dfbc1d8
 def sampled(times:float=2.0, # candidates per weight to grow
             ): # a growth rule
     "Draw `times`·q free places at random, keep the q with the largest |g| (as GSE does)."
     def rule(snap, name, free, q): # as for `random`
-        n = min(int(free.count_nonzero()), math.ceil(round(times * q, 6)))
+        n = min(int(free.count_nonzero()), _up(times * q))
         some = pick_random(free, n, snap.gen('candidates', name))
         candidates = torch.zeros_like(free).index_fill(0, some, True)
-        return pick_top(snap.grads[name].flatten().abs(), candidates, q)
+        return pick_top(_magnitude(snap.grads[name]), candidates, q)
     return rule

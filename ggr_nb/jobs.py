@@ -65,22 +65,16 @@ def size(job:Job):  # full or reduced
     epochs = job.epochs or max(4, round(RECIPES[job.data].epochs * job.scale))
     return epochs, job.width or max(1, round(16 * job.scale ** .5)) / 16
 
-# %% ../nbs/14b_jobs.ipynb #7cb08350
+# %% ../nbs/14b_jobs.ipynb #0d0f6055
 def recipe_of(job:Job,  # full or reduced
               steps:int # optimiser steps per epoch
               )->Recipe:
     "The paper's recipe, or the reduced one"
     recipe, epochs = RECIPES[job.data], size(job)[0]
-    # in proportion, parts of epochs included
-    to = lambda e: round(e * epochs / recipe.epochs, 3)
-    given = dict(
-        epochs=epochs,
-        milestones=tuple(map(to, recipe.milestones)),
-        update_until=to(recipe.update_until),
-        warmup=min(recipe.warmup, epochs / 10),
-        batch=job.batch,
-        fraction=job.fraction,
-    )
+    to = lambda e: round(e * epochs / recipe.epochs, 3)    # in proportion, parts of epochs included
+    given = dict(epochs=epochs, milestones=tuple(map(to, recipe.milestones)),
+                 update_until=to(recipe.update_until), warmup=min(recipe.warmup, epochs / 10),
+                 batch=job.batch, fraction=job.fraction)
     if job.updates: given['every'] = max(1, int(given['update_until'] * steps / (job.updates + 1)))
     return replace(recipe, **{k: v for k, v in given.items() if v is not None})
 
@@ -97,43 +91,38 @@ def load_data(name:str,    # in `DATASETS`
 
 def _first_conv(net): return next(m for m in net.modules() if isinstance(m, torch.nn.Conv2d))
 
-# %% ../nbs/14b_jobs.ipynb #0421866a
+# %% ../nbs/14b_jobs.ipynb #331bc1af
 def emptiness_of(run:Run,  # finished
                  net,      # its network, trained or not
                  data:Data # for the size of an image
                  )->dict:
     "The measures of the paper's Table 4, as it counts them and propagated"
     masks, image = run.masks, tuple(data.train[0].shape[1:])
-    kinds = dict(emptiness=emptiness(masks, net), emptiness_propagated=emptiness(masks, net, image))
+    kinds = dict(emptiness=emptiness(masks), emptiness_propagated=emptiness(masks, net, image))
     return {k: dict(empty_neurons=100 * e.neuron_share, empty_inputs=100 * e.input_share,
                     dense_parameters=e.left / 1e6) for k, e in kinds.items()}
 
-# %% ../nbs/14b_jobs.ipynb #8fa25345
+# %% ../nbs/14b_jobs.ipynb #6679f637
 def record_of(job:Job,  # what was asked for
               run:Run,  # what came of it
               **more    # further entries
               )->dict:
     "One line of results"
     config = {k: v for k, v in run.config.items() if k not in ('model', 'seed')}
-    return dict(
-        key=job.key,
-        job=asdict(job),
-        reduced=job.reduced,
-        accuracy=run.accuracy,
-        **more,
-        curve=[h['accuracy'] for h in run.history],
-        flops=run.history[-1].get('flops'),
-        counts_start={n: int(m.sum()) for n, m in run.masks_start.items()},
-        counts={n: int(m.sum()) for n, m in run.masks.items()},
-        sizes={n: m.numel() for n, m in run.masks.items()},
-        config=config,
-        versions=run.versions,
-        hardware=run.hardware,
-        commit=run.commit,
-        seconds=run.seconds
-    )
+    count = lambda masks: {n: int(m.sum()) for n, m in masks.items()}
+    where = {k: getattr(run, k) for k in ('versions', 'hardware', 'commit', 'seconds')}
+    return dict(key=job.key, job=asdict(job), reduced=job.reduced, accuracy=run.accuracy, **more,
+                curve=[h['accuracy'] for h in run.history], flops=run.history[-1].get('flops'),
+                counts_start=count(run.masks_start), counts=count(run.masks),
+                sizes={n: m.numel() for n, m in run.masks.items()}, config=config, **where)
 
-# %% ../nbs/14b_jobs.ipynb #76ab3bcd
+# %% ../nbs/14b_jobs.ipynb #612474d7
+def _network(job, data, width):
+    "The job's network for its data, thinned and strided as asked."
+    net = build(job.model, data, job.seed, width)
+    if job.stem: _first_conv(net).stride = (job.stem, job.stem)
+    return net
+
 def run_job(job:Job,        # what to train
             out=None,       # folder of checkpoints and finished runs, each job in its own
             device=None,    # None: a GPU if there is one
@@ -143,20 +132,8 @@ def run_job(job:Job,        # what to train
     if threads: torch.set_num_threads(threads)
     data, (epochs, width) = load_data(job.data, job.images, job.augment), size(job)
     recipe = recipe_of(job, data.steps('train', job.batch or RECIPES[job.data].batch))
-    net = build(job.model, data, job.seed, width)
-    if job.stem: _first_conv(net).stride = (job.stem, job.stem)
-    run = fit(
-        net,
-        data,
-        job.method,
-        job.density,
-        job.init,
-        recipe,
-        job.seed,
-        device,
-        out and Path(out) / job.key,
-        resume=out is not None,
-        progress=False,
-        each_epoch=lambda record, _: report(share=(record['epoch'] + 1) / epochs),
-    )
+    net, folder = _network(job, data, width), out and Path(out) / job.key
+    tell = lambda record, _: report(share=(record['epoch'] + 1) / epochs)
+    run = fit(net, data, job.method, job.density, job.init, recipe, job.seed, device, folder,
+              resume=out is not None, progress=False, each_epoch=tell)
     return record_of(job, run, **emptiness_of(run, net, data))

@@ -36,7 +36,7 @@ def _matrices(model):
 
 # %% ../nbs/00_masks.ipynb #4655d951
 def _match(names, patterns):
-    "The set of `names` that match any of the glob `patterns`; a pattern without a match is an error."
+    "The set of `names` that match any of the globs; a glob without a match is an error."
     patterns, found = [patterns] if isinstance(patterns, str) else list(patterns), set()
     for pattern in patterns:
         hit = {n for n in names if fnmatch(n, pattern)}

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['static', 'set_', 'rigl', 'dsr', 'snfs', 'ggr', 'ggr_set', 'ggr_rigl', 'set_rigl', 'deepr', 'deepr_global',
-           'set_original', 'gmp', 'chase', 'rigl_sg', 'rigl_sm', 'gse', 'dense', 'METHODS', 'Method', 'Update',
-           'free_places', 'redistribute', 'new_masks', 'no_allocation', 'random_sign_birth', 'get_method']
+           'set_original', 'gmp', 'chase', 'rigl_sg', 'rigl_sm', 'gse', 'dense', 'rigl_connect', 'ggr_connect', 'srigl',
+           'METHODS', 'Method', 'Update', 'free_places', 'redistribute', 'new_masks', 'no_allocation',
+           'random_sign_birth', 'full_masks', 'get_method']
 
-# %% ../nbs/08_methods.ipynb #d132f467
+# %% ../nbs/08_methods.ipynb #116ec41c
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -15,10 +16,11 @@ from functools import partial
 
 import torch
 
-from . import allocate, drop, grow
+from . import allocate, connect, drop, grow
 from .drop import Snapshot
+from .init import random_masks
 
-# %% ../nbs/08_methods.ipynb #caedb0e5
+# %% ../nbs/08_methods.ipynb #9f389cac
 @dataclass(frozen=True)
 class Method:
     "Three choices: which weights go, how many each layer gets, which places they take."
@@ -30,7 +32,7 @@ class Method:
     needs: tuple = () # 'grads', 'momenta' or 'targets', whatever the functions read
     birth: Callable = None # (Snapshot, name, positions) -> values of new weights; default 0
     every: int = None # steps between updates, where the method fixes it (DeepR: 1)
-    dense_start: bool = False # start from full masks (gradual pruning)
+    first_masks: Callable = random_masks # (shapes, budgets, seed) -> {name: mask} to start from
     l1: float = 0.0 # L1 pull towards zero in every step (DeepR)
     temperature: float = 0.0 # gradient noise √(2·lr·T) in every step (DeepR)
     source: str = '' # where it comes from
@@ -65,32 +67,37 @@ def _grow_layer(method, snap, name, dropped, q):
     again = torch.zeros_like(free).index_fill(0, dropped, True)
     return torch.cat([first, method.grow(snap, name, again, q - len(first))])
 
-# %% ../nbs/08_methods.ipynb #6e250066
+# %% ../nbs/08_methods.ipynb #91ca3ca7
+def _copied(memory):
+    return {k: dict(v) if isinstance(v, dict) else v for k, v in memory.items()}
+
+def _room(mask, dropped, again):
+    "How many a layer could take: its free places, and the just-dropped if they may come again."
+    return mask.numel() - int(mask.count_nonzero()) + dropped * again
+
 def redistribute(method:Method, # the three choices
                  snap:Snapshot, # the state; not changed
                  )->Update: # the decision
     "Drop, allocate, grow: one update of any method."
-    snap = replace(
-        snap, memory={k: dict(v) if isinstance(v, dict) else v for k, v in snap.memory.items()}
-    )
+    snap = replace(snap, memory=_copied(snap.memory))
     dropped = method.drop(snap)
-    free = lambda n: free_places(snap.masks[n], dropped[n], method.regrow_dropped)
     number = {n: len(d) for n, d in dropped.items()}
-    room = {n: m.numel() - int(m.count_nonzero()) + number[n] * method.regrow_dropped
-            for n, m in snap.masks.items()}
+    room = {n: _room(m, number[n], method.regrow_dropped) for n, m in snap.masks.items()}
+    free = lambda n: free_places(snap.masks[n], dropped[n], method.regrow_dropped)
     quotas = method.allocate(snap, number, room, free)
     grown = {n: _grow_layer(method, snap, n, dropped[n], q) for n, q in quotas.items()}
     values = {n: method.birth(snap, n, p) if method.birth else 0.0 for n, p in grown.items()}
     return Update(dropped, quotas, grown, values, snap.memory)
 
-# %% ../nbs/08_methods.ipynb #d4023cb9
+# %% ../nbs/08_methods.ipynb #1735207f
+def _changed(mask, gone, new):
+    return mask.flatten().index_fill(0, gone, False).index_fill(0, new, True).view_as(mask)
+
 def new_masks(masks:dict, # {name: bool mask}
               update:Update, # a decision
               )->dict: # {name: bool mask}, new tensors
     "The masks after an update."
-    changed = lambda n, m: m.flatten().index_fill(0, update.dropped[n], False).index_fill(
-        0, update.grown[n], True).view_as(m)
-    return {n: changed(n, m) for n, m in masks.items()}
+    return {n: _changed(m, update.dropped[n], update.grown[n]) for n, m in masks.items()}
 
 # %% ../nbs/08_methods.ipynb #7f0a98b5
 def no_allocation(snap, dropped, room, free): # nothing is given back
@@ -104,14 +111,13 @@ dsr = Method('dsr', drop=drop.drop_threshold, allocate=allocate.survivors, regro
 snfs = Method('snfs', allocate=allocate.mean_momentum, grow=grow.momentum, needs=('momenta',),
               source='Dettmers & Zettlemoyer 2019')
 
-# %% ../nbs/08_methods.ipynb #24056b57
+# %% ../nbs/08_methods.ipynb #8fd017c4
 ggr = Method('ggr', allocate=allocate.global_topk, grow=grow.hybrid(0.5), needs=('grads',),
              source='Parger et al. 2022')
 ggr_set = replace(ggr, name='ggr-set', grow=grow.random, source='Parger et al. 2022, Table 3')
 ggr_rigl = replace(ggr, name='ggr-rigl', grow=grow.gradient, source='Parger et al. 2022, Table 3')
-set_rigl = replace(
-    rigl, name='set+rigl', grow=grow.hybrid(0.5), source='Parger et al. 2022, Table 3'
-)
+set_rigl = replace(ggr, name='set+rigl', allocate=allocate.local,
+                   source='Parger et al. 2022, Table 3')
 
 # %% ../nbs/08_methods.ipynb #b92cbcac
 def random_sign_birth(snap, # Snapshot
@@ -131,49 +137,37 @@ deepr = Method('deepr', drop=drop.drop_sign, birth=random_sign_birth, every=1, l
 deepr_global = replace(deepr, name='deepr-global', allocate=allocate.random_places,
                        source='Bellec et al. 2018, count over the network')
 
-# %% ../nbs/08_methods.ipynb #539c56f4
+# %% ../nbs/08_methods.ipynb #4dd347b3
+def full_masks(shapes, budgets, seed=0): # as `random_masks`; pruning begins with every weight
+    return {n: torch.ones(s, dtype=torch.bool) for n, s in shapes.items()}
+
 set_original = Method('set-original', drop=partial(drop.drop_local, criterion='set'),
                       source='Mocanu et al. 2018, the original removal by sign')
 gmp = Method('gmp', drop=drop.drop_to_schedule, allocate=no_allocation, needs=('targets',),
-             dense_start=True, source='Zhu & Gupta 2018')
+             first_masks=full_masks, source='Zhu & Gupta 2018')
 chase = Method('chase', drop=drop.drop_global, allocate=allocate.global_topk, grow=grow.gradient,
                needs=('grads',), source='Chase 2023: global removal and global growth')
 rigl_sg = replace(rigl, name='rigl-sg', allocate=allocate.mean_gradient, source='share by mean |g|')
 rigl_sm = replace(rigl, name='rigl-sm', allocate=allocate.mean_weight, source='share by mean |w|')
 gse = replace(rigl, name='gse', grow=grow.sampled(2.0), source='GSE 2024: growth from a sample')
-dense = Method('dense', drop=drop.drop_nothing, dense_start=True, source='the reference')
+dense = Method('dense', drop=drop.drop_nothing, first_masks=full_masks, source='the reference')
 
-# %% ../nbs/08_methods.ipynb #ed057f54
-METHODS = {
-    m.name: m
-    for m in (
-        dense,
-        static,
-        set_,
-        rigl,
-        dsr,
-        ggr,
-        set_rigl,
-        ggr_set,
-        ggr_rigl,
-        snfs,
-        deepr,
-        deepr_global,
-        set_original,
-        gmp,
-        chase,
-        rigl_sg,
-        rigl_sm,
-        gse,
-    )
-}
+# %% ../nbs/08_methods.ipynb #cbdbf199
+rigl_connect = replace(rigl, name='rigl-connect', drop=connect.drop_keep_units,
+                       first_masks=connect.connected_masks, source='this package, Connected masks')
+ggr_connect = replace(rigl_connect, name='ggr-connect', allocate=ggr.allocate, grow=ggr.grow)
+srigl = replace(rigl, name='srigl', grow=connect.grow_even, first_masks=connect.even_masks,
+                source='Lasby et al. 2023: constant fan-in, without its ablation of units')
+
+# %% ../nbs/08_methods.ipynb #feb36a45
+METHODS = {m.name: m for m in (
+    dense, static, set_, rigl, dsr, ggr, set_rigl, ggr_set, ggr_rigl, snfs, deepr, deepr_global,
+    set_original, gmp, chase, rigl_sg, rigl_sm, gse, rigl_connect, ggr_connect, srigl)}
 
 def get_method(method, # a `Method` or a key of `METHODS`
                )->Method:
     "Look a method up; an unknown name is an error that names the nearest."
     if isinstance(method, Method): return method
     if method in METHODS: return METHODS[method]
-    near = get_close_matches(str(method), METHODS, n=3, cutoff=.3)
-    raise ValueError(
-        f'unknown method {method!r}; did you mean {near or "one of"}? all: {list(METHODS)}'
-    )
+    near = get_close_matches(str(method), METHODS, n=3, cutoff=.3) or 'one of'
+    raise ValueError(f'unknown method {method!r}; did you mean {near}? all: {list(METHODS)}')

@@ -47,17 +47,15 @@ def initialise_(
 def _named(**layers): return nn.Sequential(OrderedDict(layers))
 def _channels(n, width): return max(1, round(n * width))
 
-# %% ../nbs/10_models.ipynb #8ad4b415
+# %% ../nbs/10_models.ipynb #b23be87e
 def _checked(num_classes, width, input_size, least):
     if num_classes < 1 or width <= 0:
         raise ValueError(f'num_classes={num_classes} and width={width}: both must be positive')
-    if len(input_size) != 3 or min(input_size[1:]) < least:
-        raise ValueError(
-            f'input_size={tuple(input_size)}: give (channels, height, width), {least}×{least} or '
-            'larger'
-        )
+    if len(input_size) != 3 or min(input_size[1:]) < least: raise ValueError(
+        f'input_size={tuple(input_size)}: give (channels, height, width), {least}×{least} or '
+        'larger')
 
-# %% ../nbs/10_models.ipynb #bf11ce2d
+# %% ../nbs/10_models.ipynb #6561809f
 def mlp(
     sizes:tuple=(64, 300, 100, 10), # units per layer, input and output included
     num_classes:int=None, # replaces the last size
@@ -69,12 +67,11 @@ def mlp(
     if len(sizes) < 2: raise ValueError(f'sizes={sizes}: an input and an output size are the least')
     first, last = prod(input_size) if input_size else sizes[0], num_classes or sizes[-1]
     _checked(last, width, (1, first, 1), 1)
-    sizes = [first, *(_channels(n, width) for n in sizes[1:-1]), last]
-    pairs = enumerate(zip(sizes, sizes[1:]), 1)
-    layers = [
-        x for k, (i, o) in pairs for x in ((f'fc{k}', nn.Linear(i, o)), (f'relu{k}', nn.ReLU()))
-    ]
-    return initialise_(_named(flatten=nn.Flatten(), **dict(layers[:-1])), weights)
+    sizes, layers = [first, *(_channels(n, width) for n in sizes[1:-1]), last], {}
+    for k, (i, o) in enumerate(zip(sizes, sizes[1:]), 1):
+        layers |= {f'fc{k}': nn.Linear(i, o), f'relu{k}': nn.ReLU()}
+    layers.popitem()                                       # no ReLU after the last layer
+    return initialise_(_named(flatten=nn.Flatten(), **layers), weights)
 
 # %% ../nbs/10_models.ipynb #96f0fc65
 def _same(size, expected): return 2 if size < expected else 0
@@ -84,7 +81,7 @@ def _sides(side):
     second = _same(middle, 14)
     return first, second, (middle + 2*second - 4) // 2
 
-# %% ../nbs/10_models.ipynb #9086be1d
+# %% ../nbs/10_models.ipynb #b172a3da
 def lenet(
     num_classes:int=10, # outputs
     width:float=1.0, # multiplies 6, 16, 120 and 84
@@ -95,32 +92,19 @@ def lenet(
     _checked(num_classes, width, input_size, 4)
     a, b, c, d = (_channels(n, width) for n in (6, 16, 120, 84))
     first, second, side = _sides(min(input_size[1:]))
-    return initialise_(
-        _named(
-            conv1=nn.Conv2d(input_size[0], a, 5, padding=first),
-            relu1=nn.ReLU(),
-            pool1=nn.MaxPool2d(2),
-            conv2=nn.Conv2d(a, b, 5, padding=second),
-            relu2=nn.ReLU(),
-            pool2=nn.MaxPool2d(2),
-            flatten=nn.Flatten(),
-            fc1=nn.Linear(b * side * side, c),
-            relu3=nn.ReLU(),
-            fc2=nn.Linear(c, d),
-            relu4=nn.ReLU(),
-            fc3=nn.Linear(d, num_classes),
-        ),
-        weights,
-    )
+    return initialise_(_named(
+        conv1=nn.Conv2d(input_size[0], a, 5, padding=first), relu1=nn.ReLU(), pool1=nn.MaxPool2d(2),
+        conv2=nn.Conv2d(a, b, 5, padding=second), relu2=nn.ReLU(), pool2=nn.MaxPool2d(2),
+        flatten=nn.Flatten(), fc1=nn.Linear(b * side * side, c), relu3=nn.ReLU(),
+        fc2=nn.Linear(c, d), relu4=nn.ReLU(), fc3=nn.Linear(d, num_classes)), weights)
 
-# %% ../nbs/10_models.ipynb #d43c2f6d
+# %% ../nbs/10_models.ipynb #d5d87bd0
 def _conv(k, i, o):
-    return {
-        f'conv{k}': nn.Conv2d(i, o, 3, padding=1, bias=False),
-        f'norm{k}': nn.BatchNorm2d(o),
-        f'relu{k}': nn.ReLU(),
-    }
+    "A 3×3 convolution with BatchNorm and ReLU, the k-th of a network."
+    conv = nn.Conv2d(i, o, 3, padding=1, bias=False)
+    return {f'conv{k}': conv, f'norm{k}': nn.BatchNorm2d(o), f'relu{k}': nn.ReLU()}
 
+# %% ../nbs/10_models.ipynb #3943c2eb
 def digits_net(
     num_classes:int=10, # outputs
     width:float=1.0, # multiplies 16, 32, 64 and 256
@@ -131,20 +115,10 @@ def digits_net(
     _checked(num_classes, width, input_size, 4)
     a, b, c, d = (_channels(n, width) for n in (16, 32, 64, 256))
     flat = c * (input_size[1]//4) * (input_size[2]//4)
-    return initialise_(
-        _named(
-            **_conv(1, input_size[0], a),
-            **_conv(2, a, b),
-            pool2=nn.MaxPool2d(2),
-            **_conv(3, b, c),
-            pool3=nn.MaxPool2d(2),
-            flatten=nn.Flatten(),
-            fc1=nn.Linear(flat, d),
-            relu4=nn.ReLU(),
-            fc2=nn.Linear(d, num_classes)
-        ),
-        weights,
-    )
+    return initialise_(_named(
+        **_conv(1, input_size[0], a), **_conv(2, a, b), pool2=nn.MaxPool2d(2),
+        **_conv(3, b, c), pool3=nn.MaxPool2d(2), flatten=nn.Flatten(),
+        fc1=nn.Linear(flat, d), relu4=nn.ReLU(), fc2=nn.Linear(d, num_classes)), weights)
 
 # %% ../nbs/10_models.ipynb #0c1efa6e
 def _deepest(config): return [c for c in config if c != 'M'][-1]
@@ -155,14 +129,11 @@ def _features(config, width, channels, batch_norm):
     if channels != 3: layers[0] = nn.Conv2d(channels, config[0], 3, padding=1)
     return layers, _deepest(config)
 
-# %% ../nbs/10_models.ipynb #8a85ea68
+# %% ../nbs/10_models.ipynb #a3f01755
 def _hidden(i, o, dropout): return nn.Linear(i, o), nn.ReLU(True), nn.Dropout(dropout)
 def _classifier(flat, hidden, num_classes, dropout):
-    return nn.Sequential(
-        *_hidden(flat, hidden, dropout),
-        *_hidden(hidden, hidden, dropout),
-        nn.Linear(hidden, num_classes)
-    )
+    first, second = _hidden(flat, hidden, dropout), _hidden(hidden, hidden, dropout)
+    return nn.Sequential(*first, *second, nn.Linear(hidden, num_classes))
 
 def _vgg(features, pool, flat, width, num_classes, dropout, weights):
     parts = dict(features=features, avgpool=pool, flatten=nn.Flatten(),
@@ -209,7 +180,7 @@ def _stage(i, o, stride):
 def _stages(c):
     return {f'layer{k+1}': _stage(c[max(k-1, 0)], c[k], 1 if k == 0 else 2) for k in range(4)}
 
-# %% ../nbs/10_models.ipynb #0ad8195d
+# %% ../nbs/10_models.ipynb #9cf225c7
 def resnet18(
     num_classes:int=100, # outputs
     width:float=1.0, # multiplies 64, 128, 256 and 512
@@ -219,17 +190,13 @@ def resnet18(
     "ResNet-18 with the CIFAR stem: 3×3, stride 1, no max-pool."
     _checked(num_classes, width, input_size, 1)
     c = [_channels(64 * 2**k, width) for k in range(4)]
-    stem = dict(
-        conv1=nn.Conv2d(input_size[0], c[0], 3, padding=1, bias=False),
-        bn1=nn.BatchNorm2d(c[0]),
-        relu=nn.ReLU(True),
-    )
-    head = dict(
-        avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(c[3], num_classes)
-    )
+    stem = dict(conv1=nn.Conv2d(input_size[0], c[0], 3, padding=1, bias=False),
+                bn1=nn.BatchNorm2d(c[0]), relu=nn.ReLU(True))
+    head = dict(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(),
+                fc=nn.Linear(c[3], num_classes))
     return initialise_(_named(**stem, **_stages(c), **head), weights)
 
-# %% ../nbs/10_models.ipynb #ce009e19
+# %% ../nbs/10_models.ipynb #f932a48b
 # expansion, channels, blocks
 _STAGES = [(1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1)]
 _STRIDES = (1, 1, 1, 2, 2, 1, 2, 1)                                # the stem's and one per stage
@@ -245,12 +212,10 @@ def mobilenet_v2(
     _checked(num_classes, width, input_size, 1)
     rows = [[*row, s] for row, s in zip(_STAGES, _STRIDES[1:])]
     net = MobileNetV2(num_classes, width, rows, dropout=dropout)
-    net.features[0][0] = nn.Conv2d(
-        input_size[0], net.features[0][0].out_channels, 3, _STRIDES[0], 1, bias=False
-    )
+    channels = net.features[0][0].out_channels
+    net.features[0][0] = nn.Conv2d(input_size[0], channels, 3, _STRIDES[0], 1, bias=False)
     return initialise_(net, weights)
 
-# %% ../nbs/10_models.ipynb #81884d0f
-MODELS = Registry(
-    (f.__name__, f) for f in (mobilenet_v2, resnet18, vgg16, vgg16_tiny, lenet, mlp, digits_net)
-)
+# %% ../nbs/10_models.ipynb #a82185c7
+MODELS = Registry((f.__name__, f) for f in
+                  (mobilenet_v2, resnet18, vgg16, vgg16_tiny, lenet, mlp, digits_net))

@@ -30,11 +30,12 @@ class Cell(NamedTuple):
     @property
     def density(self): return round(1 - self.sparsity, 9)
 
-# %% ../nbs/15_paper.ipynb #6925f562
+# %% ../nbs/15_paper.ipynb #656313d8
 COLUMNS = tuple(product((.9, .97, .99), ('erk', 'uniform')))   # the six columns of Tables 1 to 3
 DENSE = (0., 'dense')                                          # sparsity and start of a dense run
 
-def number(printed:str): return None if printed == '–' else float(printed)
+def number(printed:str # as in the paper
+          ): return None if printed == '–' else float(printed)
 
 def read_table(text:str):  # a table typed in as printed
     "The numbers of a table of accuracies: `{Cell: float or None}`"
@@ -165,10 +166,10 @@ def disagreements(table:int  # 2 or 3
             found[cell] = printed, round(computed, 4)
     return found
 
-# %% ../nbs/15_paper.ipynb #b29a443f
+# %% ../nbs/15_paper.ipynb #887ccfd0
 def winners(cells:dict  # accuracies, {Cell: float or None}
             ):
-    "The best method of every network and column where one works: `{(data, model, sparsity, init): method}`"
+    "The best method wherever one works: `{(data, model, sparsity, init): method}`"
     best = {}
     for net, column in product(NETS, COLUMNS):
         row = {m: cells.get(Cell(*net, m, *column)) for m in METHODS_1}
@@ -181,22 +182,19 @@ def winners(cells:dict  # accuracies, {Cell: float or None}
 def cell(self:Job):
     return Cell(self.data, self.model, self.method, round(1 - self.density, 9), self.init)
 
-# %% ../nbs/15_paper.ipynb #7824bc1a
+# %% ../nbs/15_paper.ipynb #1aeee031
 ROWS = {1: ('dense',) + METHODS_1, 3: tuple(dict.fromkeys(c.method for c in PUBLISHED[3]))}
 
 def _select(what, offered, wanted):
     "The wanted ones among those offered; all of them for None"
-    wanted = (
-        offered if wanted is None else [wanted] if isinstance(wanted, (str, float, int)) else wanted
-    )
-    unknown = [w for w in wanted if w not in offered]
-    if unknown:
-        raise ValueError(
-            f'{what} {unknown[0]!r} is not in the paper’s grid; choose from {list(offered)}'
-        )
-    return list(wanted)
+    if wanted is None: return list(offered)
+    wanted = [wanted] if isinstance(wanted, (str, float, int)) else list(wanted)
+    for w in wanted:
+        if w not in offered: raise ValueError(
+            f'{what} {w!r} is not in the paper’s grid; choose from {list(offered)}')
+    return wanted
 
-# %% ../nbs/15_paper.ipynb #92069a5e
+# %% ../nbs/15_paper.ipynb #2b72d01b
 def grid(tables=(1,),      # 1, 3 or both: whose rows to train
          data=None,        # data sets, default both
          models=None,      # networks, default all
@@ -204,47 +202,52 @@ def grid(tables=(1,),      # 1, 3 or both: whose rows to train
          sparsities=None,  # default .9, .97, .99
          inits=None,       # 'erk', 'uniform', default both
          seeds=(0, 1, 2),  # one run for each
-         **smaller         # scale, epochs, width, images, stem of a reduced grid
+         **smaller,        # scale, epochs, width, images, stem of a reduced grid
          )->list:          # of `Job`
     "The paper's runs, or any part of them, seeds varying slowest"
     rows = dict.fromkeys(m for t in _select('table', ROWS, tables) for m in ROWS[t])
-    rows = _select('method', rows, methods)
-    nets = [n for n in NETS if n[0] in _select('data set', dict.fromkeys(n[0] for n in NETS), data)
-                           and n[1] in _select('model', dict.fromkeys(n[1] for n in NETS), models)]
-    columns = product(
-        _select('sparsity', (0.9, 0.97, 0.99), sparsities),
-        _select('init', ('erk', 'uniform'), inits),
-    )
-    places = _places(nets, rows, list(columns))
+    columns = product(_select('sparsity', (.9, .97, .99), sparsities),
+                      _select('init', ('erk', 'uniform'), inits))
+    places = _places(_nets(data, models), _select('method', rows, methods), list(columns))
     return [Job(*c[:3], c.density, c.init, s, **smaller) for s in seeds for c in places]
 
-def _places(nets, rows, columns):
-    return [
-        Cell(*n, m, *c) for n in nets for m in rows for c in ([DENSE] if m == 'dense' else columns)
-    ]
+# %% ../nbs/15_paper.ipynb #197ef619
+def _nets(data, models):
+    "The paper's networks on these data sets."
+    data = _select('data set', dict.fromkeys(n[0] for n in NETS), data)
+    models = _select('model', dict.fromkeys(n[1] for n in NETS), models)
+    found = [n for n in NETS if n[0] in data and n[1] in models]
+    if not found: raise ValueError(f'the paper trains no {" or ".join(models)} on '
+                                   f'{" or ".join(data)}; its networks are {list(NETS)}')
+    return found
 
-# %% ../nbs/15_paper.ipynb #a654663b
+def _places(nets, rows, columns):
+    "Every network with every row in every column; a dense one has no columns"
+    return [Cell(*n, m, *c) for n in nets for m in rows
+            for c in ([DENSE] if m == 'dense' else columns)]
+
+# %% ../nbs/15_paper.ipynb #204dd05a
 def our_mean(ours:dict,       # {Cell: {seed: accuracy}}
              method:str,      # row
              sparsity:float,  # column
-             init:str         # column
+             init:str,        # column
              )->tuple:        # one mean per seed; empty if a run is missing or the method fails
     "Table 2's rule applied to our runs, seed by seed"
     places = [Cell(*net, method, sparsity, init) for net in NETS]
     if not all(ours.get(c) for c in places): return ()
-    if method != 'dense':
-        rivals = {c: [ours.get(c._replace(method=m)) for m in METHODS_1] for c in places}
-        if any(not _works(ours[c]) and not all(rivals[c]) for c in places): return ()
-        places = [c for c in places if _works(ours[c]) or any(map(_works, rivals[c]))]
-    seeds = (
-        set.intersection(*(set(ours[c]) for c in places))
-        if all(_works(ours[c]) for c in places)
-        else ()
-    )
-    return tuple(statistics.fmean(ours[c][s] for c in places) for s in sorted(seeds) if places)
+    counting = places if method == 'dense' else _that_count(ours, places)
+    if not counting or not all(_works(ours[c]) for c in counting): return ()
+    seeds = set.intersection(*(set(ours[c]) for c in counting))
+    return tuple(statistics.fmean(ours[c][s] for c in counting) for s in sorted(seeds))
 
 def _works(values):
     return bool(values) and statistics.fmean(values.values()) >= 5   # "below 5 %" is a failure
+
+def _that_count(ours, places):
+    "The networks that some method can train; none if that is not known of one of them"
+    rivals = {c: [ours.get(c._replace(method=m)) for m in METHODS_1] for c in places}
+    if any(not _works(ours[c]) and not all(rivals[c]) for c in places): return []
+    return [c for c in places if _works(ours[c]) or any(map(_works, rivals[c]))]
 
 # %% ../nbs/15_paper.ipynb #5f745236
 def main_recipe(jobs:list):  # our jobs that may go into the block
@@ -280,31 +283,44 @@ def _averages(number, runs, recipe):
         rows.setdefault(cell.method, []).append(Entry(printed, our_mean(ours, *cell[2:])))
     yield Block(net_label('all', 'all'), chosen, rows)
 
-# %% ../nbs/15_paper.ipynb #c74f2aae
-def _table_4(runs, recipe, propagated):
+# %% ../nbs/15_paper.ipynb #1e06ef93
+def _measured(runs, recipe, propagated):
+    "Table 4's measures of our runs: the recipe chosen, and a function (cell, measure) -> values"
     kind = 'emptiness_propagated' if propagated else 'emptiness'
-    values = lambda runs, k: tuple(
-        r['accuracy'] if k == 'accuracy' else r[kind][k] for _, r in sorted(runs.items())
-    )
+    runs = [(j, r) for j, r in runs if kind in r]
+    chosen = recipe or main_recipe([j for j, _ in runs])
+    ours, take = by_cell(runs, chosen), lambda r, k: r[k] if k == 'accuracy' else r[kind][k]
+    return chosen, lambda cell, k: tuple(take(r, k) for _, r in sorted(ours.get(cell, {}).items()))
+
+# %% ../nbs/15_paper.ipynb #e4f754c4
+def _printed_4(runs, recipe, propagated):
     for model in dict.fromkeys(c.model for c in PUBLISHED[4]):
-        chosen = recipe or main_recipe(
-            [j for j, _ in runs if (j.data, j.model) == ('tiny_imagenet', model)]
-        )
-        ours = by_cell(runs, chosen)
+        here = [(j, r) for j, r in runs if (j.data, j.model) == ('tiny_imagenet', model)]
+        chosen, values = _measured(here, recipe, propagated)
         cell = lambda m, init: Cell('tiny_imagenet', model, m, .97, init)
-        entry = lambda m, k, init: Entry(
-            PUBLISHED[4][cell(m, init)][k], values(ours.get(cell(m, init), {}), k)
-        )
+        entry = lambda m, k, init: Entry(PUBLISHED[4][cell(m, init)][k], values(cell(m, init), k))
         yield Block(label(model), chosen, {m: [entry(m, *c) for c in COLUMNS_4] for m in METHODS_1})
 
-# %% ../nbs/15_paper.ipynb #a8ddb09e
+# %% ../nbs/15_paper.ipynb #0c235797
+def _unprinted_4(runs, recipe, propagated):
+    places = dict.fromkeys((j.data, j.model, j.cell.sparsity) for j, _ in runs)
+    printed = {(c.data, c.model, c.sparsity) for c in PUBLISHED[4]}
+    for data, model, s in sorted(p for p in places if p[2] and p not in printed):
+        here = [(j, r) for j, r in runs if (j.data, j.model, j.cell.sparsity) == (data, model, s)]
+        chosen, values = _measured(here, recipe, propagated)
+        entry = lambda m, k, init: Entry(None, values(Cell(data, model, m, s, init), k), False)
+        rows = {m: [entry(m, *c) for c in COLUMNS_4] for m in METHODS_1}
+        if any(e.ours for row in rows.values() for e in row):
+            yield Block(f'{net_label(data, model)}, s={s:g}', chosen, rows)
+
+# %% ../nbs/15_paper.ipynb #59f17507
 TITLES = {
     1: 'top-1 accuracy in percent on the test set',
     2: 'top-1 accuracy averaged over all networks',
     3: 'the ablation, top-1 accuracy averaged over all networks',
-    4: 'empty neurons and inputs after training on Tiny-ImageNet at s=0.97',
+    4: 'empty neurons and inputs after training; the paper prints Tiny-ImageNet at s=0.97',
 }
-NOTES = (f'published: {SOURCE}, – is below 5 %. ours: mean ± standard deviation (number of seeds). '
+NOTES = (f'published: {SOURCE}, – is below 5 %. ours: mean ± standard deviation (seeds). '
          'difference: ours − published. ¹ ² ³ mark the best three sparse methods.')
 
 def _columns(number):
@@ -312,7 +328,14 @@ def _columns(number):
     if number != 4: return [f's={s:g} {label(i)}' for s, i in COLUMNS], [2] * 6
     return [f'{MEASURES[m]} {label(i)}' for m, i in COLUMNS_4], [2, 2, 1, 1, 1, 1, 2, 2]
 
-# %% ../nbs/15_paper.ipynb #ab5563cc
+# %% ../nbs/15_paper.ipynb #ed1e5f55
+def _blocks(number, runs, recipe, propagated):
+    if number == 1: yield from _table_1(runs, recipe)
+    elif number == 4:
+        yield from _printed_4(runs, recipe, propagated)
+        yield from _unprinted_4(runs, recipe, propagated)
+    else: yield from _averages(number, runs, recipe)
+
 def table(number:int,                      # 1, 2, 3 or 4
           results='results/paper.jsonl',   # a file, or records as `Results.load` gives them
           recipe=None,  # compare runs of this recipe; default: the full one where there is one
@@ -323,10 +346,6 @@ def table(number:int,                      # 1, 2, 3 or 4
         raise ValueError(f'the paper has no Table {number}; choose 1, 2, 3 or 4')
     records = results if isinstance(results, dict) else Results(results).load()
     runs = [(Job(**r['job']), r) for r in records.values()]
-    blocks = {1: _table_1, 4: lambda r, c: _table_4(r, c, propagated)}.get(
-        number, lambda r, c: _averages(number, r, c)
-    )
-    columns, digits = _columns(number)
-    return Comparison(
-        f'Table {number}: {TITLES[number]}', columns, list(blocks(runs, recipe)), digits, NOTES
-    )
+    title, (columns, digits) = f'Table {number}: {TITLES[number]}', _columns(number)
+    blocks = list(_blocks(number, runs, recipe, propagated))
+    return Comparison(title, columns, blocks, digits, NOTES)

@@ -116,16 +116,17 @@ def _not_written(e, path, temp):
         'untouched. Make room or choose another folder, then go on with resume=True',
     ) from e
 
-# %% ../nbs/11a_runs.ipynb #2e35d9aa
+# %% ../nbs/11a_runs.ipynb #145a84df
 MAGIC = b'ggr_nb 1\n'
 _HEAD = len(MAGIC) + 32
 
 def _unseal(data, path):
     "The state in the bytes of a checkpoint, if they are what was written."
     data = memoryview(data)
-    if data[:len(MAGIC)] != MAGIC or hashlib.sha256(data[_HEAD:]).digest() != data[len(MAGIC):_HEAD]:
+    magic, digest, body = data[:len(MAGIC)], data[len(MAGIC):_HEAD], data[_HEAD:]
+    if magic != MAGIC or hashlib.sha256(body).digest() != digest:
         raise ValueError(f'{path} is damaged: its {len(data):,} bytes do not match their checksum')
-    return torch.load(io.BytesIO(data[_HEAD:]), map_location='cpu', weights_only=True)
+    return torch.load(io.BytesIO(body), map_location='cpu', weights_only=True)
 
 # %% ../nbs/11a_runs.ipynb #56da3f14
 def save_checkpoint(path:Path, # file to write

@@ -16,7 +16,7 @@ def inverse(t, power=3): return (1 - t) ** power   # power: 3 in RigL's comparis
 
 SCHEDULES = {'cosine': cosine, 'constant': constant, 'linear': linear, 'inverse': inverse}
 
-# %% ../nbs/07_schedule.ipynb #9963fba3
+# %% ../nbs/07_schedule.ipynb #7a256737
 def drop_fraction(update:int, # number of the update, the first is 1
                   last:int, # number at which the fraction would reach the end of the curve
                   start:float=0.1, # fraction of the first update
@@ -25,9 +25,8 @@ def drop_fraction(update:int, # number of the update, the first is 1
     "f = start · schedule((update - 1) / (last - 1))."
     if not 0 <= start <= 1: raise ValueError(f'the drop fraction must be in [0, 1], got {start}')
     if not callable(schedule) and schedule not in SCHEDULES:
-        raise ValueError(
-            f'unknown schedule {schedule!r}: choose from {list(SCHEDULES)} or give a function'
-        )
+        raise ValueError(f'unknown schedule {schedule!r}: choose from {list(SCHEDULES)}, '
+                         'or give a function')
     curve = schedule if callable(schedule) else SCHEDULES[schedule]
     return start * curve(progress(update, last))
 
@@ -42,13 +41,12 @@ def gmp_density(t:float, # progress in [0, 1]
     "Zhu & Gupta's cubic: fast while much can be spared, slow at the end."
     return end + (start - end) * (1 - t) ** 3
 
-# %% ../nbs/07_schedule.ipynb #5b22124d
+# %% ../nbs/07_schedule.ipynb #070aadb9
 def step_lr(epoch:float, # zero-based, fractional inside an epoch
             milestones=(60, 120, 160), # epochs at which the rate is divided
             divide:float=5.0, # by how much
             warmup:float=1.0, # epochs of linear rise from 0
             )->float: # factor on the peak learning rate
     "The paper's learning rate: warm up in epoch 0, then divide at every milestone."
-    return min(1.0, epoch / warmup if warmup else 1.0) / divide ** sum(
-        epoch >= m for m in milestones
-    )
+    rise = min(1., epoch / warmup) if warmup else 1.
+    return rise / divide ** sum(epoch >= m for m in milestones)

@@ -22,11 +22,18 @@ def snip_masks(model, # nn.Module, dense; not changed
     "Keep the `total` weights with the largest |w·∂L/∂w| (Lee et al. 2019)."
     weights = sparse_parameters(model)
     _check_total(total, weights)
-    grads = torch.autograd.grad(loss(model(x), y), list(weights.values()))
-    scores = {n: (p.detach() * g).abs().flatten() for (n, p), g in zip(weights.items(), grads)}
+    best = _best(_scores(weights, loss(model(x), y)), total)
+    return {n: m.view_as(weights[n]) for n, m in best.items()}
+
+def _scores(weights, loss):
+    "{name: |w·g|}, flat."
+    grads = torch.autograd.grad(loss, list(weights.values()))
+    return {n: (p.detach() * g).abs().flatten() for (n, p), g in zip(weights.items(), grads)}
+
+def _best(scores, total):
+    "The highest of all layers together, and of each layer the highest in any case."
     pool = torch.cat([s.masked_fill(highest(s, 1), torch.inf) for s in scores.values()])
-    parts = highest(pool, total).split([len(s) for s in scores.values()])
-    return {n: m.view_as(weights[n]) for n, m in zip(scores, parts)}
+    return dict(zip(scores, highest(pool, total).split([len(s) for s in scores.values()])))
 
 # %% ../nbs/03a_snip.ipynb #227e2e39
 def _check_total(total, weights):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['write_', 'plan', 'Sparsifier']
 
-# %% ../nbs/09_sparsify.ipynb #81c45cb4
+# %% ../nbs/09_sparsify.ipynb #5181887a
 import math
 import weakref
 
@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from .density import DENSITIES, budgets
 from .drop import Snapshot
 from .init import generator, random_masks, rescale_
-from .masks import apply_masks_, as_bool, counts, sparse_parameters
+from .masks import apply_masks_, as_bool, counts as count, sparse_parameters
 from .methods import get_method, new_masks, redistribute
 from .schedule import drop_fraction
 
@@ -45,7 +45,7 @@ def _given(densities, shapes, dense):
         f'init gives densities for {sorted(densities)}, the sparse layers are {want}')
     return densities | dict.fromkeys(dense, 1.0)
 
-# %% ../nbs/09_sparsify.ipynb #dd1ea3cb
+# %% ../nbs/09_sparsify.ipynb #756bc491
 def plan(model, # nn.Module
          density:float, # of all conv and linear weights, in (0, 1]
          init='erk', # key of `DENSITIES`, a rule, or {name: density}
@@ -54,20 +54,15 @@ def plan(model, # nn.Module
          count_excluded:bool=True, # do the dense ones count in `density`?
          )->tuple: # ({name: Parameter}, {name: n_l})
     "Which tensors are sparse, and how many active weights each gets."
-    everything, sparse = sparse_parameters(model, include), sparse_parameters(
-        model, include, exclude
-    )
-    counted = everything if count_excluded else sparse
+    sparse = sparse_parameters(model, include, exclude)
+    counted = sparse_parameters(model, include) if count_excluded else sparse
     shapes = {n: tuple(p.shape) for n, p in counted.items()}
-    kept = [n for n in counted if n not in sparse]
-    wanted = _rule(init)(shapes, density, kept)
-    total = (
-        None if isinstance(init, dict) else round(density * sum(map(math.prod, shapes.values())))
-    )
-    n = budgets(shapes, wanted, total)
+    wanted = _rule(init)(shapes, density, [n for n in counted if n not in sparse])
+    size = sum(map(math.prod, shapes.values()))
+    n = budgets(shapes, wanted, None if isinstance(init, dict) else round(density * size))
     return sparse, {k: n[k] for k in sparse}
 
-# %% ../nbs/09_sparsify.ipynb #2270d569
+# %% ../nbs/09_sparsify.ipynb #3ba573dc
 _OWNERS = weakref.WeakKeyDictionary()   # optimiser -> its sparsifier
 
 class Sparsifier:
@@ -86,7 +81,7 @@ class Sparsifier:
                  include=None, # globs: which weights to consider (default: conv and linear)
                  exclude=None, # globs: which of them stay dense
                  count_excluded:bool=True, # do these count in `density`?
-                 masks:dict=None, # {layer: mask}: start from these instead of random ones
+                 masks:dict=None, # {layer: mask}: start from these, not from the method's own
                  weights:str='keep', # 'keep' the values, or rescale them by 'unit' or 'layer'
                  grad_batches:int=1, # gradients of so many batches are averaged for growth
                  new_value:float=0.0, # value of new weights (the GGR paper uses 1e-10)
@@ -96,15 +91,20 @@ class Sparsifier:
         self.every, self.until = self.method.every or every, until
         self.fraction, self.schedule, self.new_value = fraction, schedule, new_value
         self.grad_batches, self.skip_update = 1 if self.method.every else grad_batches, skip_update
-        self.steps, self.history, self.memory, self._sums = 0, [], {}, {}
-        self._batches, self._updated_at, self._collected_at, self._real = 0, None, None, True
-        self._check()
-        self.weights, self.targets = plan(model, 1.0 if self._is_dense else density,
-                                          'uniform' if self._is_dense else init, include,
-                                          exclude, count_excluded)
+        self._forget(); self._check()
+        wanted = (1., 'uniform') if self._is_dense else (density, init)
+        self.weights, self.targets = plan(model, *wanted, include, exclude, count_excluded)
         self._check_optimizer()
         self._masks = self._working(self._first_masks(masks))
         self._start(weights)
+
+# %% ../nbs/09_sparsify.ipynb #27064fb8
+@patch
+def _forget(self:Sparsifier):
+    "No step, no update, no gradients kept for the next one."
+    self.steps, self.history, self.memory = 0, [], {}
+    self._sums, self._batches, self._real = {}, 0, True
+    self._updated_at = self._collected_at = None
 
 # %% ../nbs/09_sparsify.ipynb #c55aa311
 @patch(as_prop=True)
@@ -134,17 +134,15 @@ def _check_optimizer(self:Sparsifier):
     if isinstance(self.optimizer, torch.optim.LBFGS): raise ValueError(
         'LBFGS evaluates many gradients per step; use SGD, Adam or another one-gradient optimiser')
 
-# %% ../nbs/09_sparsify.ipynb #6e5d66d1
+# %% ../nbs/09_sparsify.ipynb #aa30fa1b
 @patch
 def _first_masks(self:Sparsifier, given):
-    "Random masks with the budgets, full ones, or the ones given."
+    "The ones given, or the method's own with the planned budgets."
     if given is not None: return self._checked(given)
     shapes = {n: tuple(p.shape) for n, p in self.weights.items()}
-    if self.method.dense_start:
-        return {n: torch.ones(s, dtype=torch.bool) for n, s in shapes.items()}
-    return random_masks(shapes, self.targets, self.seed)
+    return self.method.first_masks(shapes, self.targets, self.seed)
 
-# %% ../nbs/09_sparsify.ipynb #e3b0ac3a
+# %% ../nbs/09_sparsify.ipynb #74cd055f
 @patch
 def _checked(self:Sparsifier, masks):
     "Masks from outside must fit the layers, one for one."
@@ -152,20 +150,17 @@ def _checked(self:Sparsifier, masks):
     if want != got:
         raise ValueError(f'masks do not fit the model; differing layers (model, masks): '
             f'{ {n: (want.get(n), got.get(n)) for n in want | got if want.get(n) != got.get(n)} }')
-    if empty := [n for n, c in counts(masks).items() if not c]:
-        raise ValueError(
-            f'masks without any active weight: {empty}; every layer keeps at least one'
-        )
+    if empty := [n for n, c in count(masks).items() if not c]:
+        raise ValueError(f'masks without any active weight: {empty}; each layer keeps at least one')
     return masks
 
 @patch
 def _working(self:Sparsifier, masks):
     "Masks as the multiplication wants them: dtype, layout and device of the weights."
-    return {
-        n: torch.empty_like(p, requires_grad=False).copy_(masks[n]) for n, p in self.weights.items()
-    }
+    like = {n: torch.empty_like(p, requires_grad=False) for n, p in self.weights.items()}
+    return {n: m.copy_(masks[n]) for n, m in like.items()}
 
-# %% ../nbs/09_sparsify.ipynb #9353c62d
+# %% ../nbs/09_sparsify.ipynb #777fc5c5
 @patch
 def _start(self:Sparsifier, weights):
     "Mask weights and optimiser state, then listen to the optimiser's steps."
@@ -178,7 +173,7 @@ def _start(self:Sparsifier, weights):
     self._hooks = [self.optimizer.register_step_pre_hook(self._before),
                    self.optimizer.register_step_post_hook(self._after)]
 
-# %% ../nbs/09_sparsify.ipynb #157b8303
+# %% ../nbs/09_sparsify.ipynb #382835b0
 @patch
 def _state(self:Sparsifier, name):
     "Optimiser state of a layer that has the weight's shape: momentum, Adam's moments, …"
@@ -186,39 +181,7 @@ def _state(self:Sparsifier, name):
     return {k: s for k, s in self.optimizer.state.get(p, {}).items()
             if torch.is_tensor(s) and s.shape == p.shape and p.ndim}
 
-@patch
-def remove(self:Sparsifier):
-    "Stop listening. Weights stay as they are."
-    for hook in self._hooks: hook.remove()
-    _OWNERS.pop(self.optimizer, None)
-
-# %% ../nbs/09_sparsify.ipynb #09fc0afe
-@patch(as_prop=True)
-def masks(self:Sparsifier):
-    "Boolean copies of the masks, {name: bool tensor}."
-    return as_bool(self._masks)
-
-@patch
-def counts(self:Sparsifier):
-    "Active weights per layer, {name: n_l}."
-    return counts(self._masks)
-
-@patch
-def densities(self:Sparsifier):
-    "Density per layer, {name: d_l}."
-    return {n: c / self.weights[n].numel() for n, c in self.counts().items()}
-
-@patch(as_prop=True)
-def density(self:Sparsifier):
-    "Share of active weights in the sparse layers."
-    return sum(self.counts().values()) / sum(p.numel() for p in self.weights.values())
-
-@patch(as_prop=True)
-def updates(self:Sparsifier):
-    "Number of updates made."
-    return len(self.history)
-
-# %% ../nbs/09_sparsify.ipynb #c78f6dbe
+# %% ../nbs/09_sparsify.ipynb #4d58414d
 @patch
 def due(self:Sparsifier):
     "Is the coming step one that updates the masks?"
@@ -228,26 +191,28 @@ def due(self:Sparsifier):
 @patch
 def _gradients(self:Sparsifier):
     "{name: dense gradient}, averaged over the last `grad_batches` batches."
-    now = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in self.weights.items()}
-    return (
-        {n: (g + self._sums[n]) / (self._batches + 1) for n, g in now.items()}
-        if self._batches
-        else now
-    )
+    now = self._dense_gradients()
+    if not self._batches: return now
+    return {n: (g + self._sums[n]) / (self._batches + 1) for n, g in now.items()}
 
+@patch
+def _dense_gradients(self:Sparsifier):
+    "{name: gradient of this batch}; zero for a layer that took no part in it."
+    return {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in self.weights.items()}
+
+# %% ../nbs/09_sparsify.ipynb #53c81494
 @patch
 def _collect(self:Sparsifier):
     "Keep the dense gradient if it belongs to the average of the coming update."
     to_go = -self.steps % self.every
     if not 0 < to_go < self.grad_batches or self.steps + to_go >= (self.until or 0): return
-    grads = {n: p.grad for n, p in self.weights.items() if p.grad is not None}
+    grads = self._dense_gradients()
     if self._collected_at == self.steps or not all(g.isfinite().all() for g in grads.values()):
         return
-    for n, p in self.weights.items():
-        self._sums[n] = self._sums.get(n, 0) + grads.get(n, torch.zeros_like(p))
+    self._sums = {n: self._sums.get(n, 0) + g for n, g in grads.items()}
     self._batches, self._collected_at = self._batches + 1, self.steps
 
-# %% ../nbs/09_sparsify.ipynb #e011323b
+# %% ../nbs/09_sparsify.ipynb #4b375f4a
 @patch
 def _momenta(self:Sparsifier):
     "{name: momentum}, for methods that read it."
@@ -264,26 +229,17 @@ def snapshot(self:Sparsifier):
     "The state as a method sees it at an update."
     u, last = self.steps // self.every, self.until / self.every
     return Snapshot(
-        {n: p.detach() for n, p in self.weights.items()},
-        self._gradients(),
-        self.masks,
-        self._momenta(),
-        self.targets,
-        drop_fraction(u, last, self.fraction, self.schedule),
-        u / max(1, math.ceil(last) - 1),
-        self.seed,
-        u,
-        self.memory,
-    )
+        {n: p.detach() for n, p in self.weights.items()}, self._gradients(), self.masks,
+        self._momenta(), self.targets, drop_fraction(u, last, self.fraction, self.schedule),
+        progress=u / max(1, math.ceil(last) - 1), seed=self.seed, update=u, memory=self.memory)
 
-# %% ../nbs/09_sparsify.ipynb #c05c6622
+# %% ../nbs/09_sparsify.ipynb #acd668fd
 def _refuse_broken(grads, step):
     "A gradient with NaN or inf must not decide anything."
     broken = [n for n, g in grads.items() if not g.isfinite().all()]
     if broken: raise FloatingPointError(
-        f'step {step}: the gradient of {broken[:5]} is NaN or infinite, so the masks were not '
-        'updated '
-        'and nothing was changed. Lower the learning rate, clip gradients, or use a GradScaler')
+        f'step {step}: the gradient of {broken[:5]} is NaN or infinite, so nothing was changed, '
+        'the masks were not updated. Lower the learning rate, clip gradients, or use a GradScaler')
 
 @patch
 def update(self:Sparsifier):
@@ -291,49 +247,49 @@ def update(self:Sparsifier):
     snap = self.snapshot()
     _refuse_broken(snap.grads, self.steps)
     decision = redistribute(self.method, snap)
-    for n, p in self.weights.items():
-        for t in (*self._state(n).values(), self._masks[n], p): write_(t, decision.dropped[n], 0)
-        for t in self._state(n).values(): write_(t, decision.grown[n], 0)
-        write_(self._masks[n], decision.grown[n], 1)
-        write_(p, decision.grown[n], decision.values[n] if self.method.birth else self.new_value)
+    self._carry_out(decision)
     self.memory, self._sums, self._batches = decision.memory, {}, 0
     self._updated_at = self.steps
     self._record(snap, decision); self._agree()
 
-# %% ../nbs/09_sparsify.ipynb #402be81a
+# %% ../nbs/09_sparsify.ipynb #b2b437b6
+@patch
+def _carry_out(self:Sparsifier, decision):
+    "Write a decision into weights, masks and optimiser state."
+    for n, p in self.weights.items():
+        gone, new, state = decision.dropped[n], decision.grown[n], [*self._state(n).values()]
+        for t in (*state, self._masks[n], p): write_(t, gone, 0)
+        for t in state: write_(t, new, 0)
+        write_(self._masks[n], new, 1)
+        write_(p, new, decision.values[n] if self.method.birth else self.new_value)
+
+# %% ../nbs/09_sparsify.ipynb #60e4013f
 @patch
 def _record(self:Sparsifier, snap, decision):
     "One line of history: what was dropped, granted and grown in every layer."
-    number = self.counts()
+    number, k = count(self._masks), sum(map(len, decision.dropped.values()))
     layers = {n: dict(dropped=len(decision.dropped[n]), quota=decision.quotas[n],
                       grown=len(decision.grown[n]), count=number[n]) for n in self.weights}
-    self.history.append(
-        dict(
-            step=self.steps,
-            update=snap.update,
-            fraction=snap.fraction,
-            k=sum(v['dropped'] for v in layers.values()),
-            threshold=decision.memory.get('threshold'),
-            layers=layers,
-        )
-    )
+    self.history.append(dict(step=self.steps, update=snap.update, fraction=snap.fraction, k=k,
+                             threshold=decision.memory.get('threshold'), layers=layers))
 
-# %% ../nbs/09_sparsify.ipynb #84d18809
+# %% ../nbs/09_sparsify.ipynb #fdb69f86
+def _fingerprint(mask):
+    "Two numbers that change when a place moves."
+    places = mask.flatten().nonzero().flatten()
+    return torch.stack([places.sum(), (places * places % 1000003).sum()])
+
 @patch
 def _agree(self:Sparsifier):
     "With several processes: all must have the same masks. One small all-reduce."
     dist = torch.distributed
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1): return
-    places = [m.flatten().nonzero().flatten() for m in self._masks.values()]
-    marks = torch.stack(
-        [f(p) for p in places for f in (torch.sum, lambda p: (p * p % 1000003).sum())]
-    )
-    both = torch.cat([marks, -marks])
+    marks = torch.cat([_fingerprint(m) for m in self._masks.values()])
+    both = torch.cat([marks, -marks])      # the maximum and, behind it, minus the minimum
     dist.all_reduce(both, op=dist.ReduceOp.MAX)
     if not torch.equal(both[:len(marks)], -both[len(marks):]): raise RuntimeError(
-        f'step {self.steps}: the masks of the processes differ. Do all use the same seed and '
-        'batch order, '
-        'and does DDP average the gradients before the optimiser steps?')
+        f'step {self.steps}: the masks of the processes differ. Do all use the same seed and order '
+        'of batches, and does DDP average the gradients before the optimiser steps?')
 
 # %% ../nbs/09_sparsify.ipynb #f50ca05b
 @patch
@@ -349,7 +305,7 @@ def _finite(self:Sparsifier):
     "Are the gradients finite? (A GradScaler will skip this step if not.)"
     return all(math.isfinite(g.sum(dtype=torch.float32)) for g in self._gradients().values())
 
-# %% ../nbs/09_sparsify.ipynb #07af767f
+# %% ../nbs/09_sparsify.ipynb #f879e0a6
 @patch
 def _prepare(self:Sparsifier):
     "The gradients are there and the step is real."
@@ -360,7 +316,7 @@ def _prepare(self:Sparsifier):
     if self.skip_update and self._updated_at == self.steps:
         self.optimizer.zero_grad(set_to_none=True)
 
-# %% ../nbs/09_sparsify.ipynb #c9e33435
+# %% ../nbs/09_sparsify.ipynb #ccf0ef78
 @patch
 def _before(self:Sparsifier, optimizer, args, kwargs):
     "Runs before every optimiser step; a closure is wrapped, since it makes the gradients."
@@ -370,11 +326,8 @@ def _before(self:Sparsifier, optimizer, args, kwargs):
     if closure is None: return self._prepare() if self._real else None
     def wrapped():
         loss = closure(); self._prepare(); return loss
-    return (
-        ((args[0], wrapped, *args[2:]), kwargs)
-        if len(args) > 1
-        else (args, kwargs | {'closure': wrapped})
-    )
+    if len(args) > 1: return (args[0], wrapped, *args[2:]), kwargs
+    return args, kwargs | {'closure': wrapped}
 
 @patch
 def _after(self:Sparsifier, optimizer, args, kwargs):
@@ -383,7 +336,7 @@ def _after(self:Sparsifier, optimizer, args, kwargs):
     if 'momenta' in self.method.needs: apply_masks_(self.weights, self._masks)
     self.steps += 1
 
-# %% ../nbs/09_sparsify.ipynb #5024fcd9
+# %% ../nbs/09_sparsify.ipynb #7b48c3a4
 @patch
 def _perturb(self:Sparsifier):
     "DeepR's L1 pull and temperature, as part of the gradient: g + α·sign(w) + √(2T/η)·ν."
@@ -391,15 +344,74 @@ def _perturb(self:Sparsifier):
     rates = {id(p): group['lr'] for group in self.optimizer.param_groups for p in group['params']}
     for n, p in self.weights.items():
         if p.grad is None: continue
-        noise = torch.randn(p.shape, generator=generator(self.seed, 'noise', self.steps, n)).to(p)
         size = (2 * self.method.temperature / max(float(rates[id(p)]), 1e-12)) ** .5
-        with torch.no_grad(): p.grad += self.method.l1 * p.sign() + size * noise
+        with torch.no_grad(): p.grad += self.method.l1 * p.sign() + size * self._noise(n)
+
+@patch
+def _noise(self:Sparsifier, name):
+    "ν: of variance 1, and the same on every device and after a restart."
+    p, gen = self.weights[name], generator(self.seed, 'noise', self.steps, name)
+    return torch.randn(p.shape, generator=gen).to(p)
 
 @patch
 def _follow_device(self:Sparsifier):
     "If the model has moved to another device, the masks move too."
     n, p = next(iter(self.weights.items()))
     if self._masks[n].device != p.device: self._masks = self._working(self._masks)
+
+# %% ../nbs/09_sparsify.ipynb #6a3c3ade
+@patch(as_prop=True)
+def masks(self:Sparsifier):
+    "Boolean copies of the masks, {name: bool tensor}."
+    return as_bool(self._masks)
+
+@patch
+def counts(self:Sparsifier):
+    "Active weights per layer, {name: n_l}."
+    return count(self._masks)
+
+# %% ../nbs/09_sparsify.ipynb #030662f4
+@patch
+def densities(self:Sparsifier):
+    "Density per layer, {name: d_l}."
+    return {n: c / self.weights[n].numel() for n, c in self.counts().items()}
+
+@patch(as_prop=True)
+def density(self:Sparsifier):
+    "Share of active weights in the sparse layers."
+    return sum(self.counts().values()) / sum(p.numel() for p in self.weights.values())
+
+@patch(as_prop=True)
+def updates(self:Sparsifier):
+    "Number of updates made."
+    return len(self.history)
+
+# %% ../nbs/09_sparsify.ipynb #a395db2c
+@patch
+def __repr__(self:Sparsifier):
+    active, size = sum(self.counts().values()), sum(p.numel() for p in self.weights.values())
+    return (f'Sparsifier({self.method.name}: {active:,} of {size:,} weights active in '
+            f'{len(self.weights)} layers, density {self.density:.4g}, '
+            f'{self.updates} updates in {self.steps} steps)')
+
+def _row(cells, tag='td'): return '<tr>' + ''.join(f'<{tag}>{c}</{tag}>' for c in cells) + '</tr>'
+
+@patch
+def _repr_html_(self:Sparsifier):
+    "A table of the layers, as Jupyter shows it."
+    n, d = self.counts(), self.densities()
+    rows = [_row((k, ' × '.join(map(str, p.shape)), f'{n[k]:,}', f'{d[k]:.4f}'))
+            for k, p in self.weights.items()]
+    head = _row(('layer', 'shape', 'active', 'density'), 'th')
+    return (f'<table><caption>{self!r}</caption><thead>{head}</thead>'
+            f'<tbody>{"".join(rows)}</tbody></table>')
+
+# %% ../nbs/09_sparsify.ipynb #ef46766e
+@patch
+def remove(self:Sparsifier):
+    "Stop listening. Weights stay as they are."
+    for hook in self._hooks: hook.remove()
+    _OWNERS.pop(self.optimizer, None)
 
 # %% ../nbs/09_sparsify.ipynb #95e5496a
 @patch
@@ -408,40 +420,17 @@ def state_dict(self:Sparsifier):
     return dict(method=self.method.name, seed=self.seed, steps=self.steps, masks=self.masks,
                 memory=self.memory, sums=self._sums, batches=self._batches, history=self.history)
 
-# %% ../nbs/09_sparsify.ipynb #7481123b
+# %% ../nbs/09_sparsify.ipynb #794ba20c
 @patch
-def load_state_dict(self:Sparsifier, state):
+def load_state_dict(self:Sparsifier,
+                    state:dict # what `state_dict` returned
+                   ):
     "Continue where `state` was saved."
     if state['method'] != self.method.name: raise ValueError(
         f"the state was saved by {state['method']!r}, this sparsifier runs {self.method.name!r}")
-    self._masks = self._working(self._checked(state['masks']))
-    self.seed, self.steps, self._updated_at, self._collected_at = (
-        state['seed'],
-        state['steps'],
-        None,
-        None,
-    )
+    masks = self._checked(state['masks'])
+    self._forget()
+    self._masks, self.seed, self.steps = self._working(masks), state['seed'], state['steps']
     self.memory, self._sums = dict(state['memory']), dict(state['sums'])
     self._batches, self.history = state['batches'], list(state['history'])
     apply_masks_(self.weights, self._masks)
-
-# %% ../nbs/09_sparsify.ipynb #08a39b75
-@patch
-def __repr__(self:Sparsifier):
-    return (
-        f'Sparsifier({self.method.name}: {sum(self.counts().values()):,} of '
-        f'{sum(p.numel() for p in self.weights.values()):,} weights active in {len(self.weights)} '
-        f'layers, density {self.density:.4g}, {self.updates} updates in {self.steps} steps)'
-    )
-
-@patch
-def _repr_html_(self:Sparsifier):
-    "A table of the layers, as Jupyter shows it."
-    row = lambda cells, t='td': '<tr>' + ''.join(f'<{t}>{c}</{t}>' for c in cells) + '</tr>'
-    n, d = self.counts(), self.densities()
-    rows = [
-        row((k, ' × '.join(map(str, p.shape)), f'{n[k]:,}', f'{d[k]:.4f}'))
-        for k, p in self.weights.items()
-    ]
-    head = row(('layer', 'shape', 'active', 'density'), 'th')
-    return f'<table><caption>{self!r}</caption><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'

@@ -111,7 +111,7 @@ class Outcome(NamedTuple):
     result:object=None   # what `work` returned
     error:str=''         # or why there is no result
 
-# %% ../nbs/14a_sweep.ipynb #cd6f21c7
+# %% ../nbs/14a_sweep.ipynb #4689f06f
 class Worker:
     "A process that works on one job at a time"
     def __init__(self, work, place):
@@ -123,6 +123,7 @@ class Worker:
     def give(self,
              job  # (number, job)
              ):
+        "Send a job; the number is kept here"
         self.job = job
         try: self.pipe.send(job[1])
         except OSError: pass              # it died while it waited; `hear` will say so
@@ -133,7 +134,9 @@ class Worker:
         except (EOFError, ConnectionError): self.process.join(5)
         return 'died', f'worker ended with {self.process.exitcode}'
 
-    def end(self): self.process.terminate(); self.process.join(); self.pipe.close()
+    def end(self):
+        if self.job: self.process.terminate()   # an idle one goes by itself: nobody is at the pipe
+        self.pipe.close(); self.process.join()
 
 # %% ../nbs/14a_sweep.ipynb #7bec3622
 class Pool:
@@ -222,7 +225,7 @@ def run(self:RayPool,
         try: yield Outcome(job, self.ray.get(ref))
         except self.ray.exceptions.RayError as e: yield Outcome(job, error=str(e))
 
-# %% ../nbs/14a_sweep.ipynb #1c2b4426
+# %% ../nbs/14a_sweep.ipynb #9a0a6f8a
 def sweep(jobs:list,          # anything with a `key`
           results:Results,    # the file
           pool,               # a `Pool` or `RayPool`; its work returns a record
@@ -232,7 +235,8 @@ def sweep(jobs:list,          # anything with a `key`
     "Do what is not yet in the file, and append it"
     jobs, have, errors = {j.key: j for j in jobs}, results.load(), {}
     todo = [j for k, j in jobs.items() if k not in have]
-    with tqdm(total=len(jobs), initial=len(jobs) - len(todo), disable=not progress, unit='run') as bar:
+    form = dict(total=len(jobs), initial=len(jobs) - len(todo), unit='run')
+    with tqdm(disable=not progress, **form) as bar:
         pool.listen = lambda news: _show(bar, bar.done, news)
         bar.done = bar.n
         for o in pool.run(todo):
@@ -243,9 +247,9 @@ def sweep(jobs:list,          # anything with a `key`
             if after and o.result: after(o.result, bar)
     return errors
 
-# %% ../nbs/14a_sweep.ipynb #fb57b136
+# %% ../nbs/14a_sweep.ipynb #1dcb9e3a
 def _show(bar, done, news, pause=None):
-    "Set the bar to what is finished and the shares of what is running; rarely where it becomes a log"
+    "Set the bar to what is done and the shares of what is running; rarely where it is a log"
     if pause is None: pause = .5 if sys.stderr.isatty() or 'ipykernel' in sys.modules else 20
     if time.monotonic() - getattr(bar, 'shown', 0) < pause: return
     bar.n, bar.shown = (

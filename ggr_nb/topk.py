@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['CHUNK', 'StreamingTopK']
 
-# %% ../nbs/04_topk.ipynb #f3231fa9
+# %% ../nbs/04_topk.ipynb #744688a5
 import math
+from itertools import repeat
 
 import torch
+from fastcore.basics import patch
 
 from .drop import highest
 
-# %% ../nbs/04_topk.ipynb #6f2fd15a
+# %% ../nbs/04_topk.ipynb #ccaf2e80
 CHUNK = 1 << 18   # scores looked at in one go: 1 MB in float32, small enough for a CPU's cache
 
 def _refuse_broken(name, scores):
@@ -24,7 +26,7 @@ def _refuse_broken(name, scores):
         'rate or clip gradients; with float16 use a GradScaler, which skips such steps'
     )
 
-# %% ../nbs/04_topk.ipynb #3675bf57
+# %% ../nbs/04_topk.ipynb #e258e495
 class StreamingTopK:
     "The k best scores of many layers, seen one layer at a time."
     def __init__(self,
@@ -34,11 +36,47 @@ class StreamingTopK:
                 ):
         if k < 0: raise ValueError(f'k must be ≥ 0, got {k}')
         self.k, self.key, self.threshold = k, key, above if k else math.inf
-        self.names, self.values, self.layers = [], [], []   # kept chunks, in order of arrival
-        self.held = 0
+        self.names, self.values, self.layers, self.held = [], [], [], 0   # in order of arrival
 
-# %% ../nbs/04_topk.ipynb #8cd99e23
-from fastcore.basics import patch
+# %% ../nbs/04_topk.ipynb #e774a45a
+@patch
+def _better(self:StreamingTopK, chunk, where):
+    "The scores of a chunk that beat the current k-th best."
+    score = chunk if self.key is None else self.key(chunk)
+    better = score > self.threshold
+    if where is not None: better &= where
+    return score[better].float()
+
+@patch
+def _let_in(self:StreamingTopK, found):
+    "Keep scores of the present layer."
+    self.values.append(found)
+    self.layers.append(torch.full((len(found),), len(self.names) - 1, dtype=torch.int16))
+    self.held += len(found)
+    if self.held >= 3 * self.k: self._tighten()
+
+# %% ../nbs/04_topk.ipynb #4fb2a50c
+@patch
+def _arrivals(self:StreamingTopK):
+    "The buffer as two tensors: scores, and the numbers of their layers."
+    if not self.values: return torch.empty(0), torch.empty(0, dtype=torch.int16)
+    return torch.cat(self.values), torch.cat(self.layers)
+
+@patch
+def _tighten(self:StreamingTopK):
+    "Raise the threshold to the k-th best and let go of what lies below."
+    values, layers = self._arrivals()
+    cut = values.kthvalue(len(values) - self.k + 1).values
+    keep = values >= cut
+    self.values, self.layers, self.threshold = [values[keep]], [layers[keep.cpu()]], cut.item()
+    self.held = len(self.values[0])
+
+# %% ../nbs/04_topk.ipynb #22593fd0
+def _chunks(scores, where):
+    "Pieces of the scores and of the places that count; a GPU wants few, large ones."
+    flat = scores.detach().flatten()
+    size = CHUNK if flat.device.type == 'cpu' else 32 * CHUNK
+    return zip(flat.split(size), repeat(None) if where is None else where.flatten().split(size))
 
 @patch
 def update(self:StreamingTopK,
@@ -48,44 +86,16 @@ def update(self:StreamingTopK,
           ):
     "Merge one layer, a chunk at a time; returns self."
     self.names.append(name)
-    flat = scores.detach().flatten()
-    mask = None if where is None else where.flatten()
-    size = CHUNK if flat.device.type == 'cpu' else 32 * CHUNK   # a GPU wants few, large pieces
-    for i in range(0, len(flat), size):
-        _refuse_broken(name, flat[i:i + size])
-        self._merge(flat[i:i + size], None if mask is None else mask[i:i + size])
+    for chunk, counting in _chunks(scores, where):
+        _refuse_broken(name, chunk)
+        if len(found := self._better(chunk, counting)): self._let_in(found)
     return self
 
-# %% ../nbs/04_topk.ipynb #fc14dc91
-@patch
-def _merge(self:StreamingTopK, chunk, where):
-    "Let in what beats the current k-th best."
-    score = chunk if self.key is None else self.key(chunk)
-    better = score > self.threshold
-    if where is not None: better &= where
-    found = score[better].float()
-    if not len(found): return
-    self.values.append(found)
-    self.layers.append(torch.full((len(found),), len(self.names) - 1, dtype=torch.int16))
-    self.held += len(found)
-    if self.held >= 3 * self.k: self._tighten()
-
-# %% ../nbs/04_topk.ipynb #491db573
-@patch
-def _tighten(self:StreamingTopK):
-    "Raise the threshold to the k-th best and let go of what lies below."
-    values, layers = torch.cat(self.values), torch.cat(self.layers)
-    cut = values.kthvalue(len(values) - self.k + 1).values
-    keep = values >= cut
-    self.values, self.layers, self.threshold = [values[keep]], [layers[keep.cpu()]], cut.item()
-    self.held = len(self.values[0])
-
-# %% ../nbs/04_topk.ipynb #216695b3
+# %% ../nbs/04_topk.ipynb #a5d629eb
 @patch
 def counts(self:StreamingTopK)->dict: # {name: how many of the k best lie in this layer}
     "The answer so far; of equal scores the one that came first counts."
     if self.held >= self.k > 0: self._tighten()
-    values = torch.cat(self.values or [torch.empty(0)])
-    layers = torch.cat(self.layers or [torch.empty(0, dtype=torch.int16)])
+    values, layers = self._arrivals()
     best = layers[highest(values, self.k).cpu()].long()
     return dict(zip(self.names, best.bincount(minlength=len(self.names)).tolist()))

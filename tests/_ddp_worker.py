@@ -2,7 +2,7 @@
 
     torchrun … _ddp_worker.py FOLDER HOW    HOW: kill:STEP | term:STEP | whole:FOLDERS-TO-RESUME
 """
-import os, signal, sys
+import os, signal, sys, time
 from dataclasses import replace
 
 import torch
@@ -34,7 +34,9 @@ def killer(how, step):
     def hook(training):
         if training.position != step: return
         if how == 'kill' and training.rank == 1: os.kill(os.getpid(), signal.SIGKILL)
-        if how == 'term' and training.rank == 0: os.kill(os.getppid(), signal.SIGTERM)
+        if how == 'term' and training.rank == 0:
+            os.kill(os.getppid(), signal.SIGTERM)
+            while not training.asked: time.sleep(.01)      # the launcher passes the signal on, sooner or later
     return hook
 
 
@@ -57,6 +59,8 @@ if __name__ == '__main__':
         train.train_main('mlp', 'digits', 'set', .1, epochs=1, quiet=True, out=f'{folder}/command', device='cpu')
         try: fit(net(), 'digits', **settings() | dict(recipe=replace(recipe(), batch=65)))
         except ValueError as e: print('refused:', e)
+        try: fit(net(), 'digits', **settings() | dict(seed=5 + dist.get_rank()))
+        except RuntimeError as e: print('apart:', e)
     else:
         hook = killer(how, int(step))
         fit(net(), 'digits', out=f'{folder}/{how}', save_every=0 if how == 'kill' else 1e9, each_step=hook, **settings())

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ggr_nb.cli import demo_jobs, demo_table, verdict
+from ggr_nb.demo import demo_jobs, demo_table, verdict
 from ggr_nb.data import cifar100
 from ggr_nb.jobs import Job, run_job
 from ggr_nb.sweep import Pool, Results, sweep
@@ -63,7 +63,7 @@ def test_demo_interrupted_and_started_again(start, command, tmp_path):
     after = file.read_text().splitlines()
     assert after[:len(before)] == before
     assert Counter(json.loads(line)['key'] for line in after) == Counter(j.key for j in demo_jobs(seeds=1, epochs=2))
-    assert out.count(' is best with ') == 2 and '98% of 91,' in out
+    assert out.count(' is best with ') == 2 and '98 % of 91,' in out
     for name in ('accuracy.png', 'density.png'): assert (file.parent/name).stat().st_size > 5000
 
 
@@ -96,11 +96,34 @@ def test_a_record_is_enough_to_run_it_again():
     (('ggr_sweep', '--methods', 'gggr', '--dry'), "method 'gggr' is not in the paper’s grid"),
     (('ggr_sweep', '--scale', 3, '--dry'), 'at most 1'),
     (('ggr_table', 7), 'choose 1, 2, 3 or 4'),
+    (('ggr_sweep', '--data', 'tiny_imagenet', '--models', 'resnet18', '--dry'), 'the paper trains no resnet18 on tiny_imagenet'),
     (('ggr_train', '--data', 'mnist'), 'mnist'),
+    (('ggr_train', '--model', 'digits_net', '--data', 'digits', '--amp', 'fast'), 'There are: auto, on, off'),
+    (('ggr_train', '--model', 'digits_net', '--data', 'digits', '--batch_limit', 'few'), 'invalid int value'),
 ])
 def test_wrong_words_are_answered(command, line, says):
     status, out, err = command(*line)
     assert status != 0 and says in err and 'Traceback' not in err
+
+
+def test_every_switch_of_a_training_from_the_terminal(command, tmp_path):
+    "Words in, a run with these values out, and nothing on stderr: no warning of a library either."
+    status, out, err = command('ggr_train', '--model', 'digits_net', '--data', 'digits', '--epochs', 2, '--density', .2, '--amp', 'on', '--channels_last', 'off',
+                               '--compile', 'off', '--fused', 'off', '--weights', 'unit', '--exclude', 'conv1*,fc2*', '--grad_batches', 2, '--batch_limit', 3, '--save_every', 5,
+                               '--device', 'cpu', '--quiet', '--out', 'here')
+    assert (status, err) == (0, '') and 'Written to here' in out
+    config = json.loads((tmp_path/'here/run.json').read_text())['config']
+    assert config['switches'] == dict(device='cpu', amp=True, channels_last=False, fused=False, compile=False)
+    assert (config['weights'], config['exclude'], config['grad_batches'], config['batch_limit']) == ('unit', ['conv1*', 'fc2*'], 2, 3)
+    assert config['recipe']['epochs'] == 2 and config['density'] == .2
+
+
+def test_help_explains_every_parameter_of_a_training(command):
+    status, out, _ = command('ggr_train', '--help')
+    assert status == 0
+    for name, word in dict(amp='on, off, auto', channels_last='on, off, auto', compile='torch.compile', fused='one kernel', weights='layer, unit', exclude='dense',
+                           grad_batches='averaged', batch_limit='trial', save_every='checkpoints').items():
+        assert f'--{name}' in out and word in ' '.join(out.split()), name
 
 
 def test_table_as_text_and_markdown(command, tmp_path):

@@ -4,7 +4,7 @@ import math
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 
-from ggr_nb.connect import connected_masks, covering_budgets, covering_masks, drop_keep_units
+from ggr_nb.connect import connected_masks, covering_budgets, covering_masks, drop_keep_units, even_masks, pick_even
 from ggr_nb.drop import Snapshot, drop_local
 from ggr_nb.init import fan_in
 
@@ -58,3 +58,31 @@ def test_a_unit_that_is_cut_off_already_stays_so_and_the_rest_drops_as_ever():
 
 def test_too_few_weights_are_refused_with_the_reason():
     with pytest.raises(ValueError, match='at least 12'): covering_budgets({'a': (8, 3), 'b': (4, 8)}, {'a': 5, 'b': 5})
+
+
+@settings(max_examples=80, deadline=None)
+@given(network, st.floats(0, 1), st.integers(0, 99))
+def test_even_masks_have_exact_counts_and_equal_units(shapes, share, seed):
+    wanted = budget(shapes, share)
+    masks = even_masks(shapes, wanted, seed)
+    for n, m in masks.items():
+        assert tuple(m.shape) == shapes[n] and m.dtype == torch.bool and int(m.sum()) == wanted[n]
+        assert fan_in(m).max() - fan_in(m).min() <= 1
+    assert all(torch.equal(m, even_masks(shapes, wanted, seed)[n]) for n, m in masks.items())
+
+
+@settings(max_examples=80, deadline=None)
+@given(layer, st.floats(0, 1), st.floats(0, 1), st.integers(0, 99))
+def test_even_growth_lifts_the_lowest_units_first(shape, share, more, seed):
+    gen = torch.Generator().manual_seed(seed)
+    mask, score = torch.rand(shape, generator=gen) < share, (torch.randn(shape, generator=gen) * 2).round()
+    free = ~mask; q = round(more * int(free.sum()))
+    new = pick_even(score, free, q)
+    assert len(new) == len(new.unique()) == q and free.flatten()[new].all()
+    after = mask.flatten().index_fill(0, new, True).view(shape)
+    before_, after_, room = fan_in(mask), fan_in(after), math.prod(shape[1:])
+    grew, could = after_ > before_, after_ < room
+    if grew.any() and could.any(): assert after_[grew].max() <= after_[could].min() + 1   # nobody is lifted past one that could still grow
+    for u in range(shape[0]):   # inside a unit the largest scores were taken
+        taken, left = after[u] & ~mask[u], ~after[u]
+        if taken.any() and left.any(): assert score[u][taken].min() >= score[u][left].max()

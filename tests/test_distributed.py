@@ -58,6 +58,11 @@ def test_two_processes_follow_one(two, method):
 def test_uneven_batch_is_refused(two): assert 'batch 65' in two[0].stdout and 'multiple of 2' in two[0].stdout
 
 
+def test_masks_that_differ_are_noticed_at_the_first_update(two):
+    said = [line for line in two[0].stdout.splitlines() if 'apart:' in line]
+    assert len(said) == 2 and all('step 11: the masks of the processes differ' in line for line in said)
+
+
 def test_the_command_speaks_once(two, folder):
     assert two[0].stdout.count('Written to') == 1 and Run.load(folder/'command/run.pt').hardware['processes'] == 2
 
@@ -65,7 +70,7 @@ def test_the_command_speaks_once(two, folder):
 def test_killed_and_asked_to_stop(ended):
     for done, files in ended.values():
         assert done.returncode != 0 and 'checkpoint.pt' in files and 'run.pt' not in files, (files, done.stderr[-2000:])
-    assert 'Stopped in epoch 1 of 3' in ended['term'][0].stderr
+    assert 'Stopped in epoch 1 of 3, after step 17 of 22' in ended['term'][0].stderr
 
 
 @pytest.mark.parametrize('how', ['kill', 'term'])

@@ -52,6 +52,13 @@ def test_transposed_reused_and_wrapped_layers():
     net = mlp(); assert flops(torch.compile(net), (1, 8, 8)) == flops(nn.DataParallel(net), (1, 8, 8)) == flops(net, (1, 8, 8))
 
 
+def test_positions_of_grouped_shared_and_strided_layers():
+    conv = nn.Conv2d(4, 4, 3, stride=2, padding=1, groups=4)
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), conv, conv, nn.Flatten(), nn.Linear(16, 5))
+    assert positions(net, (3, 8, 8)) == {'0.weight': 64, '1.weight': 16 + 4, '4.weight': 1}
+    assert net.training and not any(m._forward_hooks for m in net.modules())
+
+
 def test_counting_leaves_no_trace():
     net = resnet18(width=.1); net.layer1.eval(); modes = [m.training for m in net.modules()]; state = {k: v.clone() for k, v in net.state_dict().items()}
     positions(net, (3, 32, 32))

@@ -163,6 +163,21 @@ def test_every_cell_of_table_1_and_its_averages():
             elif n == 2 and e.published is None: assert e.ours == ()
 
 
+def test_table_4_has_a_block_for_what_only_we_have():
+    "CIFAR-100 is not in the paper's Table 4: our runs stand there with nothing under 'published', not with a dash."
+    jobs = grid(**RESNET, methods=['set', 'dense'], sparsities=[.9, .99], inits='erk', seeds=[0, 1])
+    filled = lambda j: dict(emptiness=dict(empty_neurons=31. + j.seed, empty_inputs=4., dense_parameters=.5),
+                            emptiness_propagated=dict(empty_neurons=44. + j.seed, empty_inputs=5., dense_parameters=.4))
+    runs = {j.key: dict(key=j.key, job=asdict(j), accuracy=60., **filled(j)) for j in jobs}
+    found = table(4, runs)
+    ours = [b for b in found.blocks if b.recipe]
+    assert [b.title for b in ours] == ['CIFAR-100, ResNet-18, s=0.9', 'CIFAR-100, ResNet-18, s=0.99'] and len(found.blocks) == 4
+    rows = list(found.shown(ours[0]))
+    assert [(name, kind) for name, kind, _ in rows] == [('SET', 'ours')] and rows[0][2][2][0] == '31.5 ± 0.7 (2)'
+    assert '44.5 ± 0.7 (2)' in str(table(4, runs, propagated=True)) and '44.5' not in str(found)
+    assert table(4, {k: {n: v for n, v in r.items() if 'empt' not in n} for k, r in runs.items()}).blocks == table(4, {}).blocks
+
+
 def test_table_4_reads_both_definitions():
     jobs = grid(data='tiny_imagenet', models='vgg16_tiny', methods='set', sparsities=.97, inits='erk', seeds=[0])
     runs = records(jobs, lambda j: 57.)

@@ -74,6 +74,12 @@ def test_readme_shows_the_two_commands_first():
     assert re.search(r'^make test VENV=', (ROOT / '.ci' / 'run').read_text(encoding='utf-8'), re.M), '.ci/run does not call the README\'s test command'
 
 
+def test_the_map_on_the_index_page_is_complete():
+    page = (NBS / 'index.ipynb').read_text(encoding='utf-8')
+    missing = [n for n in IDS if n != 'index' and f']({n}.ipynb)' not in page]
+    assert not missing, f'not on the map of notebooks in index.ipynb: {missing}'
+
+
 def test_readme_links_resolve():
     for url in re.findall(r'\]\(([^)\s]+)\)', (ROOT / 'README.md').read_text(encoding='utf-8')):
         if not re.match(r'https?:|#', url): assert (ROOT / url.split('#')[0]).exists(), f'README.md links to {url}, which is not there'
@@ -120,7 +126,7 @@ def inside_long_strings(source):
     return {line for n in found for line in range(n.lineno, n.end_lineno + 1)}
 
 
-WIDE_LINES_LEFT = 115   # mostly docstrings a word too long, and drawing code that would break into columns; may only fall
+WIDE_LINES_LEFT = 62   # mostly docstrings a word too long, and drawing code that would break into columns; may only fall
 
 
 def test_code_is_narrow():
@@ -191,9 +197,9 @@ def symbols_explained_used_and_tested(path):
 
 # STYLE's targets for one notebook are places to look, not verdicts; what may not happen is that they get worse.
 # Lower these numbers whenever the notebooks allow it.
-GAPS_LEFT = 75          # prose, exercises, symbols without a word or a use near by
-EXPORTED_LINES = 12     # median over all exported cells; the target is 8
-FUNCTION_LINES = 7      # median over all functions; the target is 6
+GAPS_LEFT = 4           # prose, exercises, symbols without a word or a use near by
+EXPORTED_LINES = 11     # median over all exported cells; the target is 8
+FUNCTION_LINES = 6      # median over all functions; the target is 6
 
 
 def test_notebooks_keep_their_shape():
@@ -203,7 +209,7 @@ def test_notebooks_keep_their_shape():
     exports, functions = sum((s[1] for s in shapes), []), sum((s[2] for s in shapes), [])
     assert len(gaps) <= GAPS_LEFT, f'{len(gaps)} gaps, {GAPS_LEFT} before:\n' + '\n'.join(gaps)
     assert statistics.median(exports) <= EXPORTED_LINES and statistics.median(functions) <= FUNCTION_LINES
-    assert sorted(exports)[int(.9 * len(exports))] <= 21      # the target is 20
+    assert sorted(exports)[int(.9 * len(exports))] <= 18      # the target is 20
 
 
 def test_every_notebook_is_in_the_sidebar():

@@ -10,8 +10,9 @@ from ggr_nb.data import cifar100, digits, tiny_imagenet
 from ggr_nb.masks import counts
 from ggr_nb.methods import METHODS
 from ggr_nb.models import MODELS
-from ggr_nb.runs import load_checkpoint, previous, save_checkpoint
-from ggr_nb.train import RECIPES, Recipe, Run, Stopped, fit, gradient_norm, reuse, switches, train_main
+from ggr_nb.runs import commit, load_checkpoint, previous, save_checkpoint
+from ggr_nb.probe import gradient_flow, positions
+from ggr_nb.train import RECIPES, Recipe, Run, Stopped, fit, switches, train_main
 
 HERE = Path(__file__).parent
 RECIPE = replace(RECIPES['digits'], epochs=3, batch=64, milestones=(2,), update_until=3, every=11)      # 22 steps an epoch
@@ -188,8 +189,9 @@ def test_the_seed_matters(whole):
 
 
 def test_measuring_changes_nothing(whole):
-    def look(record, training): record['again'] = gradient_norm(training.model, training.sparsifier.masks, *training.held_out()); training.evaluate()
-    def peek(training): gradient_norm(training.model, {}, *training.held_out()) if training.step % 5 == 0 else None
+    def norm(t, masks=None): return math.sqrt(gradient_flow(t.model, *t.held_out(), masks))
+    def look(record, training): record['again'] = norm(training, training.sparsifier.masks); training.evaluate()
+    def peek(training): norm(training) if training.step % 5 == 0 else None
     run = fit(*SET, each_epoch=look, each_step=peek, **SHORT)
     assert all(torch.equal(v, whole.state[k]) for k, v in run.state.items())
     assert [h['again'] for h in run.history] == [h['gradient_norm'] for h in whole.history]
@@ -209,6 +211,33 @@ def test_history_against_a_count_by_hand(whole):
     assert explored == sorted(explored) and explored[-1] >= sum(int((m | whole.masks_start[n]).sum()) for n, m in whole.masks.items()) / sum(size.values())
     for n, m in whole.masks.items(): assert torch.equal(whole.state[n] != 0, m & (whole.state[n] != 0)), n
     assert all(h['gradient_norm'] > 0 and math.isfinite(h['gradient_norm']) for h in whole.history)
+
+
+def test_a_run_tells_all_that_it_may_depend_on(whole):
+    assert set(vars(whole)) == {'config', 'history', 'updates', 'masks_start', 'masks', 'state', 'versions', 'hardware', 'commit', 'seconds'}
+    assert set(whole.config) >= {'model', 'width', 'method', 'density', 'init', 'seed', 'weights', 'recipe', 'data', 'images', 'augment', 'batch_limit', 'switches'}
+    assert all(set(h) == {'epoch', 'loss', 'train_accuracy', 'test_loss', 'accuracy', 'lr', 'density', 'counts', 'flops', 'exploration', 'gradient_norm', 'seconds'}
+               for h in whole.history)
+    assert set(whole.versions) == {'ggr_nb', 'python', 'torch', 'torchvision'} and set(whole.hardware) == {'device', 'threads', 'processes'}
+    assert 0 < whole.seconds == whole.history[-1]['seconds']
+
+
+def test_the_commit_is_that_of_the_library():
+    head = subprocess.run(['git', '-C', str(HERE.parent), 'rev-parse', 'HEAD'], capture_output=True, text=True)
+    import ggr_nb
+    if head.returncode or Path(ggr_nb.__file__).parent.parent != HERE.parent: pytest.skip('the library is not a file of this repository')
+    assert commit().removesuffix('-dirty') == head.stdout.strip()
+
+
+def test_a_disk_that_is_full_at_the_end_costs_no_checkpoint(tmp_path, monkeypatch, whole):
+    "The finished run cannot be written: the last checkpoint stays, and the same call goes on once there is room."
+    sound = Run.save
+    def full(self, path): monkeypatch.setattr(os, 'fsync', lambda handle: (_ for _ in ()).throw(OSError(28, 'No space left on device'))); sound(self, path)
+    monkeypatch.setattr(Run, 'save', full)
+    with pytest.raises(OSError, match='run.pt was not written: No space left.*resume=True'): fit(*SET, out=tmp_path, save_every=0, **SHORT)
+    monkeypatch.undo()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['checkpoint.previous.pt', 'checkpoint.pt']
+    assert same(whole, fit(*SET, out=tmp_path, resume=True, **SHORT))
 
 
 def test_accuracy_is_that_of_the_saved_weights(whole):
@@ -242,11 +271,16 @@ def test_own_module_is_trained_in_place_and_named():
     assert torch.equal(run.state['1.weight'], net[1].weight) and run.accuracy > 60
 
 
-def test_reuse_counts_grouped_shared_and_strided_layers():
-    conv = nn.Conv2d(4, 4, 3, stride=2, padding=1, groups=4)
-    net = nn.Sequential(nn.Conv2d(3, 4, 1), conv, conv, nn.Flatten(), nn.Linear(16, 5))
-    assert reuse(net, torch.zeros(2, 3, 8, 8)) == {'0.weight': 64, '1.weight': 16 + 4, '4.weight': 1}
-    assert net.training and not any(m._forward_hooks for m in net.modules())
+def test_the_gradient_norm_is_the_length_that_backward_finds():
+    "One definition for the trainer and the measures: the length over active weights and all that is dense."
+    net, seen = MODELS['digits_net'](), {}
+    def last(record, training): seen.update(masks=training.masks(), at=training.held_out(), state={k: v.clone() for k, v in training.model.state_dict().items()})
+    run = fit(net, 'digits', 'ggr', .05, each_epoch=last, **SHORT)
+    net.load_state_dict(seen['state']); net.eval(); net.zero_grad()
+    x, y = seen['at']
+    nn.functional.cross_entropy(net(x), y).backward()
+    square = sum((p.grad * seen['masks'].get(n, 1)).double().square().sum().item() for n, p in net.named_parameters())
+    assert run.history[-1]['gradient_norm'] == pytest.approx(math.sqrt(square), rel=1e-5)
 
 
 # ---------------------------------------------------------------- faults
@@ -348,6 +382,58 @@ def test_train_main_says_what_is_wrong_in_one_line(tmp_path, capsys):
     assert e.value.code == 130 and 'resume' in capsys.readouterr().out
 
 
+COMMAND = dict(model='digits_net', data='digits', method='set', density=.1, epochs=1, quiet=True, device='cpu')
+
+
+@pytest.mark.parametrize('words, found', [
+    (dict(amp='on'), dict(switches=dict(amp=True))), (dict(amp='off'), dict(switches=dict(amp=False))), (dict(amp=True), dict(switches=dict(amp=True))),
+    (dict(channels_last='off'), dict(switches=dict(channels_last=False))), (dict(channels_last='auto'), dict(switches=dict(channels_last=True))),
+    (dict(fused='off'), dict(switches=dict(fused=False))), (dict(fused='auto'), dict(switches=dict(fused=True))),
+    (dict(compile='on'), dict(switches=dict(compile=True))), (dict(compile='auto'), dict(switches=dict(compile=False))),
+    (dict(weights='unit'), dict(weights='unit')), (dict(batch_limit=3), dict(batch_limit=3)), (dict(grad_batches=2), dict(grad_batches=2)),
+    (dict(exclude='conv1*,fc2*'), dict(exclude=['conv1*', 'fc2*'])), (dict(width=.5), dict(width=.5)), (dict(seed=4), dict(seed=4)),
+    (dict(batch=32, lr=.01), dict(recipe=dict(batch=32, lr=.01))), (dict(device=None, exclude=None), dict(switches=dict(device='cpu')))])
+def test_what_a_command_asks_for_reaches_the_run(tmp_path, monkeypatch, words, found):
+    compiled = []
+    monkeypatch.setattr(torch, 'compile', lambda net, **how: compiled.append(how) or net)
+    if 'device' in words: monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    config = train_main(**COMMAND | words, out=str(tmp_path/'run')).config
+    for key, value in found.items():
+        assert {k: config[key][k] for k in value} == value if isinstance(value, dict) else config[key] == value
+    assert bool(compiled) == config['switches']['compile']
+
+
+def test_a_command_that_asks_for_nothing_gets_the_defaults(tmp_path):
+    "What `fit` would have chosen: no word of the terminal is in the way."
+    run = train_main(**COMMAND, out=str(tmp_path/'a'))
+    own = fit('digits_net', 'digits', 'set', .1, recipe=RECIPES['digits'].scaled(1), device='cpu', progress=False)
+    assert run.config == own.config and same(run, own)
+
+
+def test_weights_and_dense_layers_of_a_command_are_real(tmp_path):
+    run = train_main(**COMMAND, weights='unit', exclude='conv1*', out=str(tmp_path/'a'))
+    plain = train_main(**COMMAND, exclude='conv1*', out=str(tmp_path/'b'))
+    assert 'conv1.weight' not in run.masks and not torch.equal(run.state['fc1.weight'], plain.state['fc1.weight'])
+    assert run.masks_start['fc1.weight'].equal(plain.masks_start['fc1.weight'])
+
+
+@pytest.mark.parametrize('seconds, least, most', [(0, 22, 23), (1e9, 0, 0)])
+def test_save_every_sets_the_pace_of_checkpoints(tmp_path, monkeypatch, seconds, least, most):
+    import ggr_nb.train as module
+    written = []
+    monkeypatch.setattr(module, 'save_checkpoint', lambda path, state: written.append(state['step']))
+    train_main(**COMMAND, save_every=seconds, out=str(tmp_path/'a'))
+    assert least <= len(written) <= most
+
+
+@pytest.mark.parametrize('words, message', [(dict(amp='fast'), "unknown amp 'fast'.*auto, on, off"), (dict(compile='onn'), "did you mean 'on'"),
+    (dict(channels_last='1'), 'channels_last'), (dict(weights='units'), 'unit'), (dict(batch_limit=0), 'batch_limit=0'), (dict(save_every=-1.), 'save_every=-1'),
+    (dict(save_every=float('nan')), 'save_every=nan'), (dict(exclude='fc9*'), 'fc9'), (dict(grad_batches=0), 'grad_batches'), (dict(width=-1.), 'width'), (dict(device='tpu'), 'tpu')])
+def test_wrong_switches_are_one_line(tmp_path, words, message):
+    with pytest.raises(SystemExit, match=message) as e: train_main(**COMMAND | words, out=str(tmp_path/'a'))
+    assert str(e.value).startswith('ggr_train: ')
+
+
 def test_progress_says_what_matters(capsys):
     fit(*SET, **SHORT | dict(progress=True, recipe=replace(RECIPE, epochs=2)))
     said = capsys.readouterr().err
@@ -371,6 +457,9 @@ def test_layout_and_fusing_change_nothing_but_rounding():
     b = fit(*SET, **SHORT | dict(channels_last=True, batch_limit=3))
     assert a.config['switches']['channels_last'] is False and b.config['switches']['channels_last'] is True
     for n in a.state: torch.testing.assert_close(a.state[n], b.state[n], rtol=1e-2, atol=2e-3)
+    c = fit(*SET, **SHORT | dict(fused=False, batch_limit=3))
+    assert b.config['switches']['fused'] is True and c.config['switches']['fused'] is False
+    for n in b.state: torch.testing.assert_close(b.state[n], c.state[n], rtol=1e-2, atol=2e-3)
 
 
 # ---------------------------------------------------------------- real images
