@@ -221,6 +221,12 @@ def test_every_notebook_is_in_the_sidebar():
     assert sorted(listed) == sorted(there), f'_quarto.yml lacks {sorted(set(there) - set(listed))} and lists {sorted(set(listed) - set(there))}, which are not there'
 
 
+def test_the_index_is_a_map_of_all_notebooks():
+    text = '\n'.join(body for kind, _, body, _ in cells(NBS / 'index.ipynb') if kind == 'markdown')
+    missing = [i for i in IDS if i != 'index' and f']({i}.ipynb)' not in text]
+    assert not missing, f'the index does not lead to {missing}'
+
+
 # --- the library ----------------------------------------------------------------------------------------------------
 
 ORDER = {m[1]: p.stem for p in NOTEBOOKS for m in [next((re.search(r'#\|\s*default_exp\s+(\S+)', ''.join(c['source'])) for _, _, _, c in cells(p)
