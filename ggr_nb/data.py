@@ -113,7 +113,7 @@ def digits(
     return Data('digits', (x[~held], y[~held]), (x[held], y[held]), 10, *_moments(x[~held]),
                 pad=1, names=tuple('0123456789'))
 
-# %% ../nbs/11_data.ipynb #c75aa652
+# %% ../nbs/11_data.ipynb #b451e247
 _UNIT = 14                                        # cos and sin are integers in units of 2^-14
 
 def _centred(n, device):
@@ -141,7 +141,7 @@ def _straight(size, flip):
     y, x = torch.arange(size[0], device=flip.device), torch.arange(size[1], device=flip.device)
     return y[:, None], torch.where(flip[:, None, None], size[1] - 1 - x, x), None
 
-# %% ../nbs/11_data.ipynb #a33ddbc2
+# %% ../nbs/11_data.ipynb #06a09dbf
 def sources(
     size: tuple,          # (H, W) of the pictures
     margin: int,  # black pixels around the picture, at least 1 and at least the largest shift
@@ -344,7 +344,7 @@ def _missing(what, sign, places, how):
     looked = '\n'.join(f'  {p}' + ('' if p.exists() else '  (does not exist)') for p in places)
     return FileNotFoundError(f'{what}: no {sign} in\n{looked}\n{how}')
 
-# %% ../nbs/11_data.ipynb #a5e961d4
+# %% ../nbs/11_data.ipynb #1f8e4867
 def _cifar_files(place):
     "The three files of CIFAR-100, each with whether its MD5 sum is right."
     from torchvision.datasets import CIFAR100 as C
@@ -405,7 +405,7 @@ def _colour_first(held):
     x = torch.from_numpy(held.data).permute(0, 3, 1, 2).contiguous()
     return x, torch.tensor(held.targets, dtype=torch.int64)
 
-# %% ../nbs/11_data.ipynb #8b0cab86
+# %% ../nbs/11_data.ipynb #530a9928
 class _Source(NamedTuple):
     "A tree of files in a folder or in a zip."
     place: Path      # the folder or the zip
@@ -439,7 +439,7 @@ def _zip(place):
     files = {n[len(top):]: stamp for n, stamp in names.items() if n.startswith(top)}
     return _Source(place, files, lambda name: z.read(top + name))
 
-# %% ../nbs/11_data.ipynb #07c32796
+# %% ../nbs/11_data.ipynb #efd5e2ba
 def _tiny_source(root):
     "The first Tiny-ImageNet found: a folder, else a zip (the one with the shortest name)."
     for place in roots(root):
@@ -454,7 +454,7 @@ def _tiny_source(root):
         f'Fetch {_TINY_URL} (248 MB) into one of them, or name it with root= or $GGR_DATA',
     )
 
-# %% ../nbs/11_data.ipynb #979ddf0c
+# %% ../nbs/11_data.ipynb #6009e280
 def _number(name): return [int(n) for n in re.findall(r'\d+', name)]
 
 def _text(source, name):
@@ -493,7 +493,7 @@ def _listing(source):
     _need(not bare, f'{source.place}: no training pictures of class {bare}')
     return ids, train, val
 
-# %% ../nbs/11_data.ipynb #d1d50e01
+# %% ../nbs/11_data.ipynb #ef663342
 def _picture(source, name):
     "One JPEG as uint8 [3, H, W]; a grey-scale one gets three equal channels."
     from PIL import Image
@@ -513,7 +513,7 @@ def _decoded(source, names, size=64):
         )
         yield x
 
-# %% ../nbs/11_data.ipynb #44b74542
+# %% ../nbs/11_data.ipynb #90888e74
 _VERSION = 1  # of the cache's layout: raise it to invalidate all
 
 def _fingerprint(source, listed):
@@ -530,7 +530,7 @@ def _replace_with(path, write):
         return done
     finally: part.unlink(missing_ok=True)
 
-# %% ../nbs/11_data.ipynb #51a2ab6a
+# %% ../nbs/11_data.ipynb #10e12a65
 def _load(stem, note):
     "The array of a cache, memory-mapped, or None if it is missing, damaged or not the one noted."
     try:
@@ -595,7 +595,7 @@ def _cache_folder(beside, cache=None):
     raise OSError(f'no cache can be written in {" or ".join(map(str, places))}: '
                   f'name a folder you may write to with cache= or $GGR_CACHE')
 
-# %% ../nbs/11_data.ipynb #50c46b2d
+# %% ../nbs/11_data.ipynb #2fbc7196
 def tiny_imagenet(
     root=None,  # the zip, the folder, or where one of them lies; default: first of `roots()`
     cache=None,           # folder for the decoded pictures; default: $GGR_CACHE, or beside the data

@@ -32,11 +32,11 @@ from .runs import RECIPES, Recipe, Run, commit, hardware, load_checkpoint, pack,
 from .runs import save_checkpoint, unpack, versions, write_atomically
 from .sparsify import Sparsifier
 
-# %% ../nbs/12_train.ipynb #e9503b3b
+# %% ../nbs/12_train.ipynb #a7f23bc3
 # at home elsewhere, offered here as well
 _all_ = ['RECIPES', 'Recipe', 'Run', 'Stopped', 'switches']
 
-# %% ../nbs/12_train.ipynb #629844a4
+# %% ../nbs/12_train.ipynb #802cf38c
 def build(model, # name in `MODELS`, or a module, returned as it is
           data:Data, # for classes and image size
           seed:int=0, # of the initial weights
@@ -217,7 +217,7 @@ def _wishes(self:Training):
     mine = mine.to(self.device); dist.all_reduce(mine, dist.ReduceOp.MAX)
     return mine.tolist()
 
-# %% ../nbs/12_train.ipynb #af1b17d4
+# %% ../nbs/12_train.ipynb #e3d962f6
 @patch
 def _pause(self:Training):
     "Save if it is time, stop if somebody asked."
@@ -356,7 +356,7 @@ def run(self:Training,
         if self.epoch < self.recipe.epochs: self._pause()
     return self._finish()
 
-# %% ../nbs/12_train.ipynb #5ec0c6c7
+# %% ../nbs/12_train.ipynb #a8dd8110
 @patch
 def _check_finite(self:Training, record):
     if not math.isfinite(record['loss']): raise FloatingPointError(
@@ -403,7 +403,7 @@ def _config(data, recipe, chosen, **others):
     "All that decides the run, as plain values."
     return _plain(others | dict(recipe=asdict(recipe), switches=asdict(chosen)) | _pictures(data))
 
-# %% ../nbs/12_train.ipynb #fa9ac781
+# %% ../nbs/12_train.ipynb #a0424721
 def _same_run(now, then, out):
     "Raise a ValueError if the run in `out` is another one."
     other = [f'{k}: {then.get(k)!r} there, {now.get(k)!r} here' for k in sorted(now | then)
