@@ -271,7 +271,7 @@ def _floats(v): return np.asarray([float(x) for x in v])
 def _log_ticks(axis):
     low, high = np.sort(axis.get_view_interval())
     decades = np.log10(high / low)
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.7 else (1,)))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,)))
     axis.set_minor_locator(NullLocator())
 
 def _numbers(*axes):
