@@ -126,7 +126,7 @@ PUBLISHED = {1: read_table(TABLE_1_CIFAR) | read_table(TABLE_1_TINY),   # {table
 NETS = tuple(dict.fromkeys((c.data, c.model) for c in PUBLISHED[1]))    # the paper's four networks
 METHODS_1 = ('set', 'rigl', 'dsr', 'ggr')                               # the rows of Table 1
 
-# %% ../nbs/15_paper.ipynb #7658bc8e
+# %% ../nbs/15_paper.ipynb #b9d5472b
 SOURCE = 'Parger et al. 2022, arXiv 2210.14012'
 
 def cite(table:int, cell:Cell):  # a table of the paper, an address in it
@@ -177,7 +177,7 @@ def winners(cells:dict  # accuracies, {Cell: float or None}
         if row: best[net + column] = max(row, key=row.get)
     return best
 
-# %% ../nbs/15_paper.ipynb #856fb8fb
+# %% ../nbs/15_paper.ipynb #d47e6bae
 @patch(as_prop=True)
 def cell(self:Job):
     return Cell(self.data, self.model, self.method, round(1 - self.density, 9), self.init)

@@ -120,7 +120,7 @@ def test_says_what_it_shows(name):
 CALLS = dict(layer_plot=({'a': {'x': 1.}},), curve_plot=({'a': ([0, 1], [1, 2])},), bar_plot=({'a': 1},), heat_plot=([[1.]], ['r'], ['c']),
     mask_plot=({'a': torch.eye(3)},), timeline_plot=([('l', 'a', 0, 1)],), method_plot=({('ggr', 'erk'): [1.]},),
     density_before_after=({'ggr': ({'x': .1}, {'x': .2})},), density_over_time=(history(FIVE),), quota_over_time=(history(FIVE),),
-    figure1=update(), figure2=({'a': {'x': 1.}}, {'a': {'x': 1.}}), figure3=({'a': torch.eye(3)},))
+    interval_plot=({('a', 'p'): (1., .5)},), figure1=update(), figure2=({'a': {'x': 1.}}, {'a': {'x': 1.}}), figure3=({'a': torch.eye(3)},))
 
 
 @pytest.mark.parametrize('name', CALLS)
