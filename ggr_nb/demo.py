@@ -27,12 +27,15 @@ def demo_jobs(density:float=.02,         # share of weights that are active
     return [j for s in range(seeds) for j in
             [job('dense', 1., 'dense', s)] + [job(m, density, i, s) for i in inits for m in SPARSE]]
 
-# %% ../nbs/17b_demo.ipynb #a02f9185
+# %% ../nbs/17b_demo.ipynb #09997257
 def cores():
     "Processors this process may use"
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
-def digits_job(job): return run_job(job, device='cpu', threads=1)   # job: a `Job`
+def digits_job(job:Job, # what to train
+               )->dict: # its record
+    "One run on one thread of the processor"
+    return run_job(job, device='cpu', threads=1)
 
 # %% ../nbs/17b_demo.ipynb #c6b4e828
 def accuracies(records:list  # of finished runs
