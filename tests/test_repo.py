@@ -74,12 +74,6 @@ def test_readme_shows_the_two_commands_first():
     assert re.search(r'^make test VENV=', (ROOT / '.ci' / 'run').read_text(encoding='utf-8'), re.M), '.ci/run does not call the README\'s test command'
 
 
-def test_the_map_on_the_index_page_is_complete():
-    page = (NBS / 'index.ipynb').read_text(encoding='utf-8')
-    missing = [n for n in IDS if n != 'index' and f']({n}.ipynb)' not in page]
-    assert not missing, f'not on the map of notebooks in index.ipynb: {missing}'
-
-
 def test_readme_links_resolve():
     for url in re.findall(r'\]\(([^)\s]+)\)', (ROOT / 'README.md').read_text(encoding='utf-8')):
         if not re.match(r'https?:|#', url): assert (ROOT / url.split('#')[0]).exists(), f'README.md links to {url}, which is not there'
@@ -126,18 +120,38 @@ def inside_long_strings(source):
     return {line for n in found for line in range(n.lineno, n.end_lineno + 1)}
 
 
-WIDE_LINES_LEFT = 62   # mostly docstrings a word too long, and drawing code that would break into columns; may only fall
+# STYLE's bounds hold for every notebook. These do not keep them yet, and by how much is written here: the number may only
+# fall, and whoever brings a notebook within the bound has to take it off the list.
+WIDE_LINES = {'08_methods': 1, '12_train': 1, '16a_panels': 37, '16b_script': 1, '16c_explorer': 5, '16d_rehearsal': 2, '17_explore':
+              2, '17a_dashboard': 1, '17b_demo': 2, 'fantastic_weights': 2, 'half_by_gradient': 1, 'reproduction': 2,
+              'where_the_papers_meet': 1}
+EXPORTED_MEDIANS = {'01_density': 8.5, '02_init': 9, '03_drop': 10, '03a_snip': 12, '04_topk': 11.5, '06_grow': 8.5, '06a_connect': 9,
+                    '08_methods': 8.5, '09_sparsify': 11.5, '10a_probe': 12, '10b_small_dense': 16, '11_data': 14, '11a_runs': 10.5,
+                    '11b_machine': 9, '12_train': 13, '13_measure': 9, '14_compact': 12, '14a_sweep': 13.5, '14b_jobs': 11.5,
+                    '14c_comparison': 10, '14d_evidence': 10, '15_paper': 10, '16_plots': 13, '16_plots_sparse': 14, '16a_panels': 14.5,
+                    '16b_script': 13, '16c_explorer': 9, '16d_rehearsal': 12.5, '17_explore': 12.5, '17a_dashboard': 13, '17b_demo': 10,
+                    '18_cli': 14.5}
+FUNCTION_MEDIANS = {'10a_probe': 7, '10b_small_dense': 8, '11_data': 8, '11b_machine': 7.5, '14a_sweep': 8, '15_paper': 7, '17b_demo': 7,
+                    '18_cli': 10}
+OTHER_GAPS = {'14a_sweep': 1, '16a_panels': 1, '18_cli': 2}
 
 
-def test_code_is_narrow():
+def held(known, path, value, bound):
+    "Is the bound kept, or the exception that is written down, exactly?"
+    exception = known.get(path.stem)
+    if exception is None: assert value <= bound, f'{path.name}: {value}, allowed are {bound}'
+    else: assert bound < value <= exception, f'{path.name}: {value}; its exception of {exception} (bound {bound}) is to be lowered or taken away, never raised'
+
+
+@each_notebook
+def test_code_is_narrow(path):
     wide = []
-    for path in NOTEBOOKS:
-        for kind, _, _, cell in cells(path):
-            if kind != 'code': continue
-            source = ''.join(cell['source']); free = inside_long_strings(source)
-            wide += [f'{path.name}, {len(l)} columns: {l.strip()}' for i, l in enumerate(source.splitlines(), 1)
-                     if len(l) > 100 and i not in free]
-    assert len(wide) <= WIDE_LINES_LEFT, '\n'.join(wide)
+    for kind, _, _, cell in cells(path):
+        if kind != 'code': continue
+        source = ''.join(cell['source']); free = inside_long_strings(source)
+        wide += [f'{len(l)} columns: {l.strip()}' for i, l in enumerate(source.splitlines(), 1) if len(l) > 100 and i not in free]
+    print(*wide, sep='\n')      # pytest shows it where the test fails
+    held(WIDE_LINES, path, len(wide), 0)
 
 
 def shape_of_a_lesson(path):
@@ -195,21 +209,14 @@ def symbols_explained_used_and_tested(path):
     return [f'{path.name}: {g}' for g in gaps]
 
 
-# STYLE's targets for one notebook are places to look, not verdicts; what may not happen is that they get worse.
-# Lower these numbers whenever the notebooks allow it.
-GAPS_LEFT = 4           # prose, exercises, symbols without a word or a use near by
-EXPORTED_LINES = 11     # median over all exported cells; the target is 8
-FUNCTION_LINES = 6      # median over all functions; the target is 6
-
-
-def test_notebooks_keep_their_shape():
-    "The gaps to STYLE that can be counted, over all notebooks, only ever fall."
-    shapes = [shape_of_a_lesson(p) for p in NOTEBOOKS]
-    gaps = sum((s[0] for s in shapes), []) + sum(map(symbols_explained_used_and_tested, NOTEBOOKS), [])
-    exports, functions = sum((s[1] for s in shapes), []), sum((s[2] for s in shapes), [])
-    assert len(gaps) <= GAPS_LEFT, f'{len(gaps)} gaps, {GAPS_LEFT} before:\n' + '\n'.join(gaps)
-    assert statistics.median(exports) <= EXPORTED_LINES and statistics.median(functions) <= FUNCTION_LINES
-    assert sorted(exports)[int(.9 * len(exports))] <= 18      # the target is 20
+@each_notebook
+def test_notebook_has_the_shape_of_a_lesson(path):
+    gaps, exports, functions = shape_of_a_lesson(path)
+    gaps += symbols_explained_used_and_tested(path)
+    print(*gaps, sep='\n')
+    held(OTHER_GAPS, path, len(gaps), 0)
+    held(EXPORTED_MEDIANS, path, statistics.median(exports or [0]), 8)
+    held(FUNCTION_MEDIANS, path, statistics.median(functions or [0]), 6)
 
 
 def test_every_notebook_is_in_the_sidebar():
