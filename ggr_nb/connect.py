@@ -20,7 +20,8 @@ def covering_budgets(shapes:dict, # {name: weight shape}
                      budgets:dict, # {name: n_l}
                      )->dict: # {name: n_l}, the same sum, n_l ≥ number of units
     "At least one weight per output unit; the rest in proportion to `budgets`."
-    sizes, units = ({k: f(s) for k, s in shapes.items()} for f in (math.prod, lambda s: s[0]))
+    sizes = {k: math.prod(s) for k, s in shapes.items()}
+    units = {k: s[0] for k, s in shapes.items()}
     return largest_remainder(budgets, sum(budgets.values()), caps=sizes, floors=units)
 
 # %% ../nbs/06a_connect.ipynb #95282bde
@@ -79,14 +80,19 @@ def _safe(places, score, shape, sides):
     return safe if sides == 1 else safe | strongest(column % shape[1], score)
 
 # %% ../nbs/06a_connect.ipynb #79ff2af3
+def _levels(score, free):
+    "The how-manieth input of its unit each free place would be, the best place first."
+    turn = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return (~free).sum(1, keepdim=True) + turn
+
+# %% ../nbs/06a_connect.ipynb #438b9fc5
 def pick_even(score:torch.Tensor, # [n_out, n_in, *kernel]; within a unit the highest goes first
               free:torch.Tensor, # bool, same shape
               q:int, # how many
               )->torch.Tensor: # [q] int64 flat positions
     "The free places that make the units' numbers of inputs as equal as they can be."
     score, free = score.flatten(1).masked_fill(~free.flatten(1), -torch.inf), free.flatten(1)
-    turn = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    level = ((~free).sum(1, keepdim=True) + turn).flatten()
+    level = _levels(score, free).flatten()
     order = score.flatten().argsort(descending=True, stable=True)
     order = order[level[order].argsort(stable=True)]
     return order[free.flatten()[order]][:q]

@@ -154,7 +154,7 @@ dense = Method('dense', drop=drop.drop_nothing, first_masks=full_masks, source='
 
 # %% ../nbs/08_methods.ipynb #cbdbf199
 rigl_connect = replace(rigl, name='rigl-connect', drop=connect.drop_keep_units,
-                       first_masks=connect.connected_masks, source='this package: see Connected masks')
+                       first_masks=connect.connected_masks, source='this package, Connected masks')
 ggr_connect = replace(rigl_connect, name='ggr-connect', allocate=ggr.allocate, grow=ggr.grow)
 srigl = replace(rigl, name='srigl', grow=connect.grow_even, first_masks=connect.even_masks,
                 source='Lasby et al. 2023: constant fan-in, without its ablation of units')

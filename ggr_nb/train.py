@@ -43,7 +43,9 @@ def build(model, # name in `MODELS`, or a module, returned as it is
           width:float=1., # factor on the channels of a named model
          )->nn.Module:
     "The model, its weights from `seed` alone."
-    if isinstance(model, nn.Module): return sparse_parameters(model) and model   # or refused
+    if isinstance(model, nn.Module):
+        sparse_parameters(model)      # refuses a model that has nothing to make sparse
+        return model
     make, image = pick('model', model, MODELS), tuple(data.train[0].shape[1:])
     with torch.random.fork_rng():
         torch.manual_seed(generator(seed, 'model').initial_seed())
