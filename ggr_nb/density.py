@@ -33,6 +33,7 @@ def _epsilon(ratios, sizes, budget, full):
     left = budget - sum(sizes[n] for n in full)
     return left / sum(ratios[n] * sizes[n] for n in sizes if n not in full)
 
+# %% ../nbs/01_density.ipynb #39cb30ce
 def saturation_rounds(ratios, # {name: r_l}
                       sizes, # {name: N_l}
                       density, # target density of the whole network
@@ -66,6 +67,7 @@ def _least(sizes, dense):
     "The fewest active weights there can be: dense layers whole, one weight in every other."
     return sum(N if n in dense else 1 for n, N in sizes.items())
 
+# %% ../nbs/01_density.ipynb #0d1b3bf2
 def _check(sizes, density, dense):
     "Refuse densities that cannot be reached, and say which can."
     if not 0 < density <= 1: raise ValueError(f'density must be in (0, 1], got {density}')
@@ -129,6 +131,7 @@ def _violated(ideal, caps, floors):
     excess = sum(ideal[n] - caps[n] for n in high)
     return low if missing >= excess else high
 
+# %% ../nbs/01_density.ipynb #efe2501c
 def _pour(shares, total, caps, floors):
     "Real-valued shares of `total`, in proportion to `shares` and within [floor, cap]."
     fixed = {}
@@ -157,6 +160,7 @@ def _round(ideal, total, caps):
     for n in open_[:total - sum(whole.values())]: whole[n] += 1
     return whole
 
+# %% ../nbs/01_density.ipynb #3ea6b50a
 def largest_remainder(shares:dict, # {name: share ≥ 0}, need not sum to anything
                       total:int, # what is dealt out, exactly
                       caps:dict=None, # {name: most a layer can take}; default: no limit

@@ -66,6 +66,7 @@ def _relative_rank(x):
     rank[x.argsort(stable=True)] = torch.arange(len(x), device=x.device).float()
     return (rank + .5) / max(1, len(x))
 
+# %% ../nbs/03_drop.ipynb #4fdbe45a
 def set_score(w, g=None, gen=None): # w: [n] active weights
     "SET's rule: rank positives and negatives among themselves, each by |w|."
     score = torch.empty(w.shape, device=w.device)
@@ -77,6 +78,7 @@ CRITERIA = {'magnitude': magnitude, 'random': random_score, 'set': set_score, 'm
             'snip': snip, 'sensitivity': sensitivity,
             'reciprocal_sensitivity': reciprocal_sensitivity}
 
+# %% ../nbs/03_drop.ipynb #52da2f58
 def score_active(snap:Snapshot, # the state
                  name:str, # layer
                  criterion:str='magnitude', # key of `CRITERIA`

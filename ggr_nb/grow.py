@@ -56,6 +56,7 @@ def random(snap, # Snapshot
     "Anywhere (SET, DSR, DeepR)."
     return pick_random(free, q, snap.gen('grow', name))
 
+# %% ../nbs/06_grow.ipynb #626c3de3
 def gradient(snap, name, free, q): # as for `random`
     "Where |g| is largest (RigL)."
     return pick_top(_magnitude(snap.grads[name]), free, q)

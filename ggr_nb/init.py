@@ -30,6 +30,7 @@ def sample(n:int, # places to choose from
     found = _distinct(n, k, gen)
     return found[torch.randperm(len(found), generator=gen)[:k]]
 
+# %% ../nbs/02_init.ipynb #cd4f1528
 def _distinct(n, k, gen):
     "At least k different numbers below n."
     found = torch.empty(0, dtype=torch.int64)
@@ -43,6 +44,7 @@ def _random_mask(shape, active, gen):
     mask[sample(len(mask), active, gen)] = True
     return mask.view(shape)
 
+# %% ../nbs/02_init.ipynb #328fe73f
 def random_masks(shapes:dict, # {name: weight shape}
                  budgets:dict, # {name: n_l}, the exact number of active places
                  seed:int=0, # the run's seed
@@ -80,6 +82,7 @@ def _noise(shape, distribution, gen):
 
 def _per_unit(x, weight): return x.view(-1, *[1] * (weight.ndim - 1))
 
+# %% ../nbs/02_init.ipynb #eb4574c0
 def sparse_init_(weight:torch.Tensor, # [n_out, n_in, *kernel], overwritten
                  mask:torch.Tensor, # same shape, bool or 0/1
                  scaling:str='unit', # which fan-in: 'unit', 'layer' or 'dense'

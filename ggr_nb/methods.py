@@ -75,6 +75,7 @@ def _room(mask, dropped, again):
     "How many a layer could take: its free places, and the just-dropped if they may come again."
     return mask.numel() - int(mask.count_nonzero()) + dropped * again
 
+# %% ../nbs/08_methods.ipynb #168ba786
 def redistribute(method:Method, # the three choices
                  snap:Snapshot, # the state; not changed
                  )->Update: # the decision

@@ -47,6 +47,7 @@ def _better(self:StreamingTopK, chunk, where):
     if where is not None: better &= where
     return score[better].float()
 
+# %% ../nbs/04_topk.ipynb #0c06f0b3
 @patch
 def _let_in(self:StreamingTopK, found):
     "Keep scores of the present layer."
@@ -62,6 +63,7 @@ def _arrivals(self:StreamingTopK):
     if not self.values: return torch.empty(0), torch.empty(0, dtype=torch.int16)
     return torch.cat(self.values), torch.cat(self.layers)
 
+# %% ../nbs/04_topk.ipynb #d8987d45
 @patch
 def _tighten(self:StreamingTopK):
     "Raise the threshold to the k-th best and let go of what lies below."
@@ -78,6 +80,7 @@ def _chunks(scores, where):
     size = CHUNK if flat.device.type == 'cpu' else 32 * CHUNK
     return zip(flat.split(size), repeat(None) if where is None else where.flatten().split(size))
 
+# %% ../nbs/04_topk.ipynb #be0914c0
 @patch
 def update(self:StreamingTopK,
            name:str, # layer
