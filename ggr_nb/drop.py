@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from .init import generator
+from .masks import counts
 
 # %% ../nbs/03_drop.ipynb #cbdacdfb
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ def highest(scores:torch.Tensor, # [n], any real dtype
 def magnitude(w, g, gen=None): return w.abs()   # w: [n] active weights, g: [n] their gradients
 def random_score(w, g, gen=None): return torch.rand(w.shape, generator=gen).to(w.device)   # control
 def mest(w, g, gen=None, lam=1.0): return w.abs() + lam * g.abs()   # lam: weight of the gradient
+
+# %% ../nbs/03_drop.ipynb #a7ae95d5
 def snip(w, g, gen=None): return (w * g).abs()   # first-order change of the loss
 def sensitivity(w, g, gen=None): return g.abs() / w.abs()   # relative speed
 def reciprocal_sensitivity(w, g, gen=None): return w.abs() / g.abs()   # settledness
@@ -90,6 +93,11 @@ def score_active(snap:Snapshot, # the state
     score = CRITERIA[criterion](w, g, snap.gen('drop', name))
     return places, score.nan_to_num(nan=0.0, posinf=torch.inf)
 
+# %% ../nbs/03_drop.ipynb #03some01
+def _some_of(places, score, k):
+    "The k places with the lowest score; one place always stays."
+    return places[lowest(score, min(k, len(places) - 1))]
+
 # %% ../nbs/03_drop.ipynb #a2f6f10b
 def drop_local(snap:Snapshot, # the state
                criterion:str='magnitude', # key of `CRITERIA`
@@ -98,8 +106,7 @@ def drop_local(snap:Snapshot, # the state
     dropped = {}
     for name in snap.masks:
         places, score = score_active(snap, name, criterion)
-        k = min(round(snap.fraction * len(places)), len(places) - 1)
-        dropped[name] = places[lowest(score, k)]
+        dropped[name] = _some_of(places, score, round(snap.fraction * len(places)))
     return dropped
 
 # %% ../nbs/03_drop.ipynb #11a163f5
@@ -121,12 +128,11 @@ def drop_threshold(snap:Snapshot, # `memory['next_threshold']` holds H, and is m
     H, dropped = snap.memory.get('next_threshold', start), {}
     for name in snap.masks:
         places, score = score_active(snap, name)
-        dropped[name] = places[lowest(score, min(int((score < H).sum()), len(places) - 1))]
-    active, gone = (sum(map(len, d)) for d in (_active(snap), dropped.values()))
-    snap.memory.update(threshold=H, next_threshold=adjust(H, gone, snap.fraction * active))
+        dropped[name] = _some_of(places, score, int((score < H).sum()))
+    wanted = snap.fraction * sum(counts(snap.masks).values())
+    gone = sum(map(len, dropped.values()))
+    snap.memory.update(threshold=H, next_threshold=adjust(H, gone, wanted))
     return dropped
-
-def _active(snap): return [m.flatten().nonzero() for m in snap.masks.values()]
 
 # %% ../nbs/03_drop.ipynb #866fa649
 def drop_global(snap:Snapshot, # the state
@@ -148,10 +154,15 @@ def drop_sign(snap:Snapshot, # `memory['signs']`: {name: int8 tensor, 0 = not kn
         places, score = score_active(snap, name)
         now = snap.weights[name].flatten().sign().to(torch.int8)
         flipped = (now * signs.get(name, torch.zeros_like(now)))[places] < 0
-        k = min(int(flipped.sum()), len(places) - 1)
-        dropped[name] = places[lowest(score.masked_fill(~flipped, torch.inf), k)]
+        score = score.masked_fill(~flipped, torch.inf)      # the others are not up for choice
+        dropped[name] = _some_of(places, score, int(flipped.sum()))
         signs[name] = now.index_fill(0, dropped[name], 0)
     return dropped
+
+# %% ../nbs/03_drop.ipynb #03plan001
+def _planned(size, goal, t):
+    "How many of `size` weights are left at progress t: n + (N - n)(1 - t)³."
+    return goal + round((size - goal) * (1 - t) ** 3)
 
 # %% ../nbs/03_drop.ipynb #87d15808
 def drop_to_schedule(snap:Snapshot, # uses `targets` and `progress`
@@ -160,8 +171,7 @@ def drop_to_schedule(snap:Snapshot, # uses `targets` and `progress`
     dropped = {}
     for name, mask in snap.masks.items():
         places, score = score_active(snap, name)
-        goal = snap.targets[name]
-        stay = goal + round((mask.numel() - goal) * (1 - snap.progress) ** 3)
+        stay = _planned(mask.numel(), snap.targets[name], snap.progress)
         dropped[name] = places[lowest(score, max(0, len(places) - stay))]
     return dropped
 

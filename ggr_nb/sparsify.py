@@ -38,6 +38,7 @@ def _rule(init):
     raise ValueError(f'unknown initial density {init!r}: choose from {list(DENSITIES)}, '
                      'or give a function or a dict {layer: density}')
 
+# %% ../nbs/09_sparsify.ipynb #40ac8359
 def _given(densities, shapes, dense):
     "Densities by hand must name the sparse layers, all of them and no others."
     want = [n for n in shapes if n not in dense]
@@ -110,6 +111,7 @@ def _forget(self:Sparsifier):
 @patch(as_prop=True)
 def _is_dense(self:Sparsifier): return self.method.name == 'dense'
 
+# %% ../nbs/09_sparsify.ipynb #580dc916
 @patch
 def _check(self:Sparsifier):
     "Refuse settings that could only fail later."
@@ -154,6 +156,7 @@ def _checked(self:Sparsifier, masks):
         raise ValueError(f'masks without any active weight: {empty}; each layer keeps at least one')
     return masks
 
+# %% ../nbs/09_sparsify.ipynb #b7016f94
 @patch
 def _working(self:Sparsifier, masks):
     "Masks as the multiplication wants them: dtype, layout and device of the weights."
@@ -188,6 +191,7 @@ def due(self:Sparsifier):
     return (self.method.dynamic and 0 < self.steps < self.until
             and self.steps % self.every == 0 and self._updated_at != self.steps)
 
+# %% ../nbs/09_sparsify.ipynb #d0723d1e
 @patch
 def _gradients(self:Sparsifier):
     "{name: dense gradient}, averaged over the last `grad_batches` batches."
@@ -224,6 +228,7 @@ def _momenta(self:Sparsifier):
                          f'{missing[:3]}; use SGD with momentum > 0, or Adam')
     return momenta
 
+# %% ../nbs/09_sparsify.ipynb #610ac57d
 @patch
 def snapshot(self:Sparsifier):
     "The state as a method sees it at an update."
@@ -241,6 +246,7 @@ def _refuse_broken(grads, step):
         f'step {step}: the gradient of {broken[:5]} is NaN or infinite, so nothing was changed, '
         'the masks were not updated. Lower the learning rate, clip gradients, or use a GradScaler')
 
+# %% ../nbs/09_sparsify.ipynb #c8464b37
 @patch
 def update(self:Sparsifier):
     "One update of the masks, now, with the gradients as they are."
@@ -279,6 +285,7 @@ def _fingerprint(mask):
     places = mask.flatten().nonzero().flatten()
     return torch.stack([places.sum(), (places * places % 1000003).sum()])
 
+# %% ../nbs/09_sparsify.ipynb #6bd80db0
 @patch
 def _agree(self:Sparsifier):
     "With several processes: all must have the same masks. One small all-reduce."
@@ -300,6 +307,7 @@ def mask_gradients(self:Sparsifier):
     if 'momenta' not in self.method.needs and not self._is_dense:
         apply_masks_({n: p.grad for n, p in self.weights.items()}, self._masks)
 
+# %% ../nbs/09_sparsify.ipynb #6bcedaec
 @patch
 def _finite(self:Sparsifier):
     "Are the gradients finite? (A GradScaler will skip this step if not.)"
@@ -329,6 +337,7 @@ def _before(self:Sparsifier, optimizer, args, kwargs):
     if len(args) > 1: return (args[0], wrapped, *args[2:]), kwargs
     return args, kwargs | {'closure': wrapped}
 
+# %% ../nbs/09_sparsify.ipynb #5b1b11c7
 @patch
 def _after(self:Sparsifier, optimizer, args, kwargs):
     "Runs after every optimiser step: count it; dense momentum needs the weights masked again."
@@ -347,12 +356,14 @@ def _perturb(self:Sparsifier):
         size = (2 * self.method.temperature / max(float(rates[id(p)]), 1e-12)) ** .5
         with torch.no_grad(): p.grad += self.method.l1 * p.sign() + size * self._noise(n)
 
+# %% ../nbs/09_sparsify.ipynb #b70e24c1
 @patch
 def _noise(self:Sparsifier, name):
     "ν: of variance 1, and the same on every device and after a restart."
     p, gen = self.weights[name], generator(self.seed, 'noise', self.steps, name)
     return torch.randn(p.shape, generator=gen).to(p)
 
+# %% ../nbs/09_sparsify.ipynb #831f1509
 @patch
 def _follow_device(self:Sparsifier):
     "If the model has moved to another device, the masks move too."
@@ -376,6 +387,7 @@ def densities(self:Sparsifier):
     "Density per layer, {name: d_l}."
     return {n: c / self.weights[n].numel() for n, c in self.counts().items()}
 
+# %% ../nbs/09_sparsify.ipynb #352a69b2
 @patch(as_prop=True)
 def density(self:Sparsifier):
     "Share of active weights in the sparse layers."
@@ -394,6 +406,7 @@ def __repr__(self:Sparsifier):
             f'{len(self.weights)} layers, density {self.density:.4g}, '
             f'{self.updates} updates in {self.steps} steps)')
 
+# %% ../nbs/09_sparsify.ipynb #8dd6efb4
 def _row(cells, tag='td'): return '<tr>' + ''.join(f'<{tag}>{c}</{tag}>' for c in cells) + '</tr>'
 
 @patch
