@@ -135,9 +135,9 @@ def jobs():
     yield from grid('criteria', **digits_, **dense, seed=SEEDS)
     yield from grid('jaccard', **digits_, density=[.03, .2], **growth, criterion=['magnitude'], seed=SEEDS)
     yield from grid('dead', **digits_, density=[.01, .03, .1, .3], **growth, criterion=['magnitude', 'snip', 'reciprocal_sensitivity'],
-                    seed=SEEDS[:3])
+                    seed=SEEDS)
     yield from grid('mended', **digits_, density=[.01, .03, .1, .3], **growth, criterion=['reciprocal_sensitivity', 'magnitude'],
-                    seed=SEEDS[:3])
+                    seed=SEEDS)
     real = dict(lr=[.03], epochs=[5], every=[39])       # an update every half epoch
     for seed in SEEDS:
         yield from grid('cifar', **real, seed=[seed], density=[.01, .03, .1, .2], **growth, **every_one)

@@ -2,9 +2,10 @@
 
 A page is a list of parts in reading order. `stage` writes it as a notebook for myst-nb, `markdown` as plain Markdown.
 """
-import ast, base64, hashlib, html, os, re, struct, sys
+import ast, base64, hashlib, html, inspect, os, re, struct, sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import nbformat, yaml
@@ -88,10 +89,16 @@ class Card(BasicMarkdownRenderer):
         source = lookup.code(self.fn)
         link = f'<a class="source" href="{html.escape(source)}">source</a>' if source else ''
         text = f'<!-- symbol {name.lower()} -->\n\n### `{name}`\n\n<div class="api">{link}\n\n'
-        if self.docs: text += f'{self.docs}\n\n'
+        if said := self.said(): text += f'{said}\n\n'
         return text + self.table() + '\n\n</div>\n'
 
+    def said(self):
+        "The docstring if the symbol has one of its own; of a function in one line the remark at its end."
+        if line := one_line(self.sym): return line[1]
+        return self.docs if getattr(self.sym, '__doc__', None) else ''
+
     def table(self):
+        if one_line(self.sym): return ''
         try: params = docments(self.sym, full=True, returns=True)
         except Exception: return ''
         rows = [(n, p) for n, p in params.items() if n not in ('self', 'cls') and (p.get('docment') or n != 'return')]
@@ -103,6 +110,12 @@ class Card(BasicMarkdownRenderer):
         line = lambda row: '| ' + ' | '.join(row[i] for i in keep) + ' |'
         return '\n'.join([line(heads), '|---' * len(keep) + '|', *map(line, table)])
 
+
+def one_line(symbol):
+    "Of a function written in one line the match of (its code, the remark at its end)."
+    try: text = inspect.getsource(symbol).strip()
+    except (OSError, TypeError): return None
+    return re.fullmatch(r'def .*\S\s+# (.*)', text)
 
 def missing(x): return getattr(x, '__name__', '') == '_empty'
 
@@ -291,7 +304,28 @@ def page(name, path):
         if label == 'Exported source': label = exports
         if label == exports != '' and only_imports(code): label, fold = f'{exports} · imports', 'true'
         parts.append(Part('code', code, label, fold == 'show', shown))
-    return Page(name, path, title, relink(' '.join(str(front.get('description', '')).split()), name), parts, figures)
+    description = relink(' '.join(str(front.get('description', '')).split()), name)
+    return Page(name, path, title, description, cards_first(parts, exports), figures)
+
+
+def cards_first(parts, exports):
+    "The cards of an exported cell before its code, in the order of the code: nbdev leaves one before it, and the others behind."
+    def belongs(p): return p.kind == 'card' or p.fold == exports != ''
+    runs = [(mine, list(run)) for mine, run in groupby(parts, belongs)]
+    return [p for mine, run in runs for p in (ordered(run) if mine else run)]
+
+def ordered(run):
+    "Each code after the cards of what it defines; a card of something that no code here defines stays where it is."
+    cards = {symbol(p): p for p in run if p.kind == 'card'}
+    own = [[cards.pop(n) for n in defined(p.source) if n in cards] if p.kind == 'code' else [] for p in run]
+    left = list(cards.values())
+    return [q for p, before in zip(run, own) if p.kind == 'code' or p in left for q in (*before, p)]
+
+def defined(code):
+    try: return [n.name for n in ast.parse(code).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    except SyntaxError: return []
+
+def symbol(card): return re.search(r'^### `([^`]+)`', card.source, re.M)[1].split('.')[-1]
 
 
 SYMBOL = re.compile(r'\[(`[^`]+`)\]\(([^)#\s]*)#([^)\s]+)\)')

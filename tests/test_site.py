@@ -113,6 +113,19 @@ def test_taught_functions_show_signature_and_source(soups):
 
 
 @pytest.mark.parametrize('name', NAMES)
+def test_cards_come_before_their_code_and_say_nothing_empty(name, soups):
+    "What a function is for, then its code; never Python's own words about functions in general."
+    article = soups[f'{name}.html'].select_one('article')
+    for noise in ('Call self as a function', 'Return repr(self)', 'Initialize self'): assert noise not in article.text
+    cards, late = {}, []      # of names that only one card has
+    for place, e in enumerate(article.find_all(['h3', 'details'])):
+        if e.name == 'h3' and e.code: short = e.code.text.split('.')[-1]; cards[short] = None if short in cards else place
+        elif 'exported' in e.get('class', []): cards.update({f'def {n}': place for n in re.findall(r'^(?:def|class) (\w+)', e.text, re.M)})
+    late = [n for n, place in cards.items() if place is not None and f'def {n}' in cards and place > cards[f'def {n}']]
+    assert not late, f'below their code: {late}'
+
+
+@pytest.mark.parametrize('name', NAMES)
 def test_everything_shown_is_on_the_page(name, soups):
     "Each text, picture and explorer that the notebook stores and does not hide; the output of a solution is in its fold."
     article, cells = soups[f'{name}.html'].select_one('article'), json.loads(NOTEBOOKS[name].read_text(encoding='utf-8'))['cells']
