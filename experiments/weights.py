@@ -6,8 +6,8 @@
 
 Parts: criteria (criteria × densities × growth), jaccard (what each criterion would remove from the same state, and how
 much of it was born at the last update), dead (how much of it has no gradient, and what its removal costs), mended
-(two criteria with the dead first), cifar (a real subset of CIFAR-100), period (criteria × steps between updates, in a
-training of fixed length).
+(two criteria with the dead first), cifar (a real subset of CIFAR-100), 'cifar, mended' (magnitude with the dead first,
+there), period (criteria × steps between updates, in a training of fixed length).
 Results: results/weights.jsonl.
 """
 from dataclasses import replace
@@ -36,7 +36,7 @@ def method(criterion, growth, drop=None):
     return replace(base, name=f'{criterion}, {growth}', drop=drop or partial(drop_local, criterion=criterion), needs=('grads',))
 
 @lru_cache
-def data_of(part): return some_classes() if part == 'cifar' else digits()
+def data_of(kind): return some_classes() if kind.startswith('cifar') else digits()
 
 def some_classes(classes=10):
     "The first classes of CIFAR-100, all their images."
@@ -50,7 +50,7 @@ def work(kind, criterion, growth, density, seed, lr, every=None, epochs=30):
     data, seen = data_of(kind), {}
     net, r = seeded(partial(make_net, data), seed), recipe(lr, epochs, every=every, fraction=FRACTION, update_until=UNTIL * epochs)
     drop = {'jaccard': partial(watching, seen, criterion), 'dead': partial(weighing, seen, net, data, criterion),
-            'mended': partial(mended, criterion)}.get(kind)
+            'mended': partial(mended, criterion), 'cifar, mended': partial(mended, criterion)}.get(kind)
     chosen = criterion if criterion in WITHOUT else method(criterion, growth, drop)
     opt, sparsifier = equip(net, chosen, r, data, density=density, init='erk', weights='unit', seed=seed)
     train(net, opt, data, r, seed); seen.pop('before', None)
@@ -143,6 +143,7 @@ def jobs():
         yield from grid('cifar', **real, seed=[seed], density=[.01, .03, .1, .2], **growth, **every_one)
         yield from grid('cifar', **real, seed=[seed], density=[.01, .03, .1, .2], **still)
         yield from grid('cifar', **real, seed=[seed], **dense)
+    yield from grid('cifar, mended', **real, seed=SEEDS, density=[.01, .03], **growth, criterion=['magnitude'])
     usual = dict(density=[.03], growth=['gradient'])
     yield from grid('period', **digits_, **usual, every=[3, 10, 73, 220], **every_one, seed=SEEDS)
 
