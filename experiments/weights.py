@@ -31,8 +31,8 @@ WITHOUT = 'static', 'dense'       # these drop nothing
 
 
 def method(criterion, growth, drop=None):
-    "SET or RigL with another criterion."
-    base = METHODS[{'random': 'set', 'gradient': 'rigl'}[growth]]
+    "SET, RigL or GGR with another criterion."
+    base = METHODS[{'random': 'set', 'gradient': 'rigl', 'vote': 'ggr'}[growth]]
     return replace(base, name=f'{criterion}, {growth}', drop=drop or partial(drop_local, criterion=criterion), needs=('grads',))
 
 @lru_cache
@@ -144,6 +144,10 @@ def jobs():
         yield from grid('cifar', **real, seed=[seed], density=[.01, .03, .1, .2], **still)
         yield from grid('cifar', **real, seed=[seed], **dense)
     yield from grid('cifar, mended', **real, seed=SEEDS, density=[.01, .03], **growth, criterion=['magnitude'])
+    voted = dict(growth=['vote'], density=[.01, .03], seed=SEEDS)
+    for plain, first, options in ('criteria', 'mended', digits_), ('cifar', 'cifar, mended', real):
+        yield from grid(plain, **options, **voted, criterion=['magnitude', 'snip'])
+        yield from grid(first, **options, **voted, criterion=['magnitude'])
     usual = dict(density=[.03], growth=['gradient'])
     yield from grid('period', **digits_, **usual, every=[3, 10, 73, 220], **every_one, seed=SEEDS)
 
