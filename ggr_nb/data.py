@@ -33,6 +33,7 @@ def _check_labels(split, y, classes):
           f'{split} split: labels run from {low} to {high}; with {classes} classes they must lie '
           f'in 0 … {classes - 1}: correct the labels or `classes`')
 
+# %% ../nbs/11_data.ipynb #5bb10194
 def _check_split(split, x, y, classes):
     "Raise a ValueError that says what is wrong with the pictures `x` and labels `y` of a split."
     _need(x.dtype == torch.uint8 and x.ndim == 4, f'{split} split: pictures are {x.dtype} of shape '
@@ -98,6 +99,13 @@ def _moments(x):
     return tuple(mean.tolist()), tuple((share @ level.double()**2 - mean**2).sqrt().tolist())
 
 # %% ../nbs/11_data.ipynb #0f6abb7a
+def _held_out(x, y, test, seed):
+    "(x, y) for training and for testing: `test` is the share of each class that is held out."
+    held = torch.zeros(len(y), dtype=torch.bool)
+    held[_per_class(y, lambda n: round(n * test), seed)] = True
+    return (x[~held], y[~held]), (x[held], y[held])
+
+# %% ../nbs/11_data.ipynb #fdb2d08d
 def digits(
     test: float = .2,  # share of each class that is kept for testing
     seed: int = 0,     # of the split
@@ -107,11 +115,8 @@ def digits(
     from sklearn.datasets import load_digits
     raw = load_digits()
     x = torch.from_numpy(raw.images * 15).to(torch.uint8)[:, None]
-    y = torch.from_numpy(raw.target).long()
-    held = torch.zeros(len(y), dtype=torch.bool)
-    held[_per_class(y, lambda n: round(n * test), seed)] = True
-    return Data('digits', (x[~held], y[~held]), (x[held], y[held]), 10, *_moments(x[~held]),
-                pad=1, names=tuple('0123456789'))
+    train, held = _held_out(x, torch.from_numpy(raw.target).long(), test, seed)
+    return Data('digits', train, held, 10, *_moments(train[0]), pad=1, names=tuple('0123456789'))
 
 # %% ../nbs/11_data.ipynb #b451e247
 _UNIT = 14                                        # cos and sin are integers in units of 2^-14
@@ -119,6 +124,12 @@ _UNIT = 14                                        # cos and sin are integers in 
 def _centred(n, device):
     "The doubled coordinates of n pixels: -(n-1), …, -1, 1, …, n-1 for an even n."
     return 2 * torch.arange(n, dtype=torch.int32, device=device) - (n - 1)
+
+# %% ../nbs/11_data.ipynb #38778e6d
+def _outside(row, col, size):
+    "Where a source lies outside the picture."
+    beyond = lambda at, n: at.clamp(0, n - 1) != at
+    return beyond(row, size[0]).logical_or_(beyond(col, size[1]))
 
 def _turned(
     size,      # (H, W) of the picture
@@ -129,11 +140,10 @@ def _turned(
     (H, W), cos, sin = size, cos[:, None, None], sin[:, None, None]
     y, x = _centred(H, cos.device)[:, None], _centred(W, cos.device)
     sign = (1 - 2 * flip.int())[:, None, None]
-    row = torch.sub(y * cos + (H << _UNIT), x * sin).bitwise_right_shift_(_UNIT + 1)
-    col = torch.add(y * (sin * sign) + (W << _UNIT), x * (cos * sign)).bitwise_right_shift_(
-        _UNIT + 1
-    )
-    return row, col, (row.clamp(0, H - 1) != row).logical_or_(col.clamp(0, W - 1) != col)
+    row = torch.sub(y * cos + (H << _UNIT), x * sin)
+    col = torch.add(y * (sin * sign) + (W << _UNIT), x * (cos * sign))
+    row, col = (at.bitwise_right_shift_(_UNIT + 1) for at in (row, col))
+    return row, col, _outside(row, col, size)
 
 # %% ../nbs/11_data.ipynb #fb88ef20
 def _straight(size, flip):
@@ -144,7 +154,7 @@ def _straight(size, flip):
 # %% ../nbs/11_data.ipynb #06a09dbf
 def sources(
     size: tuple,          # (H, W) of the pictures
-    margin: int,  # black pixels around the picture, at least 1 and at least the largest shift
+    margin: int,          # black pixels around the picture, at least 1, at least the largest shift
     dy: Tensor,           # int64 [B], rows by which the window is shifted
     dx: Tensor,           # int64 [B], columns by which it is shifted
     flip: Tensor,         # bool [B], mirrored or not
@@ -187,6 +197,11 @@ class Draws(NamedTuple):
         return Draws(*(t.to(device) for t in self))
 
 # %% ../nbs/11_data.ipynb #8a8b0c8b
+def _turns(angle): # float64 [n], in radians
+    "Cosine and sine as int32 in units of 2^-14."
+    return [(f(angle) * 2**_UNIT).round().int() for f in (torch.cos, torch.sin)]
+
+# %% ../nbs/11_data.ipynb #c43b2815
 def draws(
     n: int,               # number of pictures
     seed: int,            # of the run
@@ -202,8 +217,8 @@ def draws(
     dy, dx = torch.randint(-pad, pad + 1, (2, n), generator=gen)
     mirror = torch.randint(2, (n,), generator=gen) > 0
     angle = (2 * torch.rand(n, generator=gen, dtype=torch.float64) - 1) * math.radians(rotate)
-    cos, sin = ((f(angle) * 2**_UNIT).round().int() for f in (torch.cos, torch.sin))
-    return Draws(order if shuffle else torch.arange(n), dy, dx, mirror & flip, cos, sin)
+    order = order if shuffle else torch.arange(n)
+    return Draws(order, dy, dx, mirror & flip, *_turns(angle))
 
 # %% ../nbs/11_data.ipynb #9510ff8d
 @lru_cache
@@ -212,6 +227,7 @@ def _shift_scale(mean, std, device):
     m, s = [255 * m for m in mean], [1 / (255 * s) for s in std]
     return [torch.tensor(v, device=device)[:, None, None] for v in (m, s)]
 
+# %% ../nbs/11_data.ipynb #adc6bf45
 def normalised(
     x: Tensor,     # uint8 [B, C, H, W]
     mean: tuple,   # of x/255, per channel
@@ -260,6 +276,7 @@ def _rows(n, steps, batch, start=0, rank=0, world=1):
         first, last = a + share * rank // world, a + share * (rank + 1) // world
         if first < last: yield first, last
 
+# %% ../nbs/11_data.ipynb #0068a156
 def _check_share(split, batch, steps, start, rank, world):
     "Raise a ValueError if the batches cannot be dealt out as asked."
     _need(0 <= rank < world, f'rank {rank} of world {world}: give 0 … {world - 1}')
@@ -309,6 +326,12 @@ def batches(
     made = (self.pictures(split, r, augment, device) for r in rows)
     return ((normalised(x, self.mean, self.std, **form), y) for x, y in made)
 
+# %% ../nbs/11_data.ipynb #6eafb3f3
+def _fewer(held, count, seed):
+    "So many pictures of each class, or all if count is None."
+    at = slice(None) if count is None else _per_class(held[1], lambda n: count, seed)
+    return held[0][at], held[1][at]
+
 # %% ../nbs/11_data.ipynb #f949bf81
 @patch
 def part(
@@ -321,20 +344,18 @@ def part(
     return replace(self, train=_fewer(self.train, train, seed), test=_fewer(self.test, test, seed),
                    placed={})
 
-def _fewer(held, count, seed):
-    "So many pictures of each class, or all if count is None."
-    at = slice(None) if count is None else _per_class(held[1], lambda n: count, seed)
-    return held[0][at], held[1][at]
-
 # %% ../nbs/11_data.ipynb #2a8deb43
+def _top():
+    "The folder of the project we are in, or the present one."
+    here = Path.cwd()
+    return next((p for p in (here, *here.parents) if (p / 'settings.ini').exists()), here)
+
 def roots(
     root=None,  # look only here
 ) -> list:
     "Folders in which data sets are looked for, in this order."
     if root is not None: return [Path(root).expanduser()]
-    here = Path.cwd()
-    top = next((p for p in (here, *here.parents) if (p / 'settings.ini').exists()), here)
-    env = os.environ.get('GGR_DATA')
+    top, env = _top(), os.environ.get('GGR_DATA')
     places = [top / 'data', top.parent / 'shared' / 'data', Path.home() / '.cache' / 'ggr_nb']
     return ([Path(env).expanduser()] if env else []) + places
 
@@ -345,23 +366,22 @@ def _missing(what, sign, places, how):
     return FileNotFoundError(f'{what}: no {sign} in\n{looked}\n{how}')
 
 # %% ../nbs/11_data.ipynb #1f8e4867
-def _cifar_files(place):
-    "The three files of CIFAR-100, each with whether its MD5 sum is right."
+def _cifar_damaged(place):
+    "The files of CIFAR-100 that are missing or have a wrong MD5 sum."
     from torchvision.datasets import CIFAR100 as C
     from torchvision.datasets.utils import check_integrity
-    sums = [*C.train_list, *C.test_list, (C.meta['filename'], C.meta['md5'])]
-    return {
-        (path := place / C.base_folder / name): check_integrity(path, md5) for name, md5 in sums
-    }
+    sums = dict([*C.train_list, *C.test_list, (C.meta['filename'], C.meta['md5'])])
+    paths = {place / C.base_folder / name: md5 for name, md5 in sums.items()}
+    return [str(p) for p, md5 in paths.items() if not check_integrity(p, md5)]
 
+# %% ../nbs/11_data.ipynb #38b71d78
 def _cifar_open(place):
     "Both splits as torchvision reads them; a ValueError names the damaged files."
     from torchvision.datasets import CIFAR100
     try: return [CIFAR100(place, train=train) for train in (True, False)]
-    except RuntimeError:
-        bad = ', '.join(str(p) for p, good in _cifar_files(place).items() if not good)
-        raise ValueError(f'CIFAR-100 is damaged (missing or wrong MD5 sum): {bad}. Delete the '
-                         f'folder and fetch it again, e.g. with cifar100(download=True)') from None
+    except RuntimeError: raise ValueError(
+        f'CIFAR-100 is damaged (missing or wrong MD5 sum): {", ".join(_cifar_damaged(place))}. '
+        f'Delete the folder and fetch it again, e.g. with cifar100(download=True)') from None
 
 # %% ../nbs/11_data.ipynb #a6ce004f
 def _cifar_fetch(place):
@@ -377,14 +397,17 @@ def _with(places, name):
     "The first of the places that has a file or folder of this name, or None."
     return next((p for p in places if (p / name).exists()), None)
 
+def _no_cifar(places):
+    return _missing('CIFAR-100', 'folder cifar-100-python', places, 'Fetch it (169 MB) with '
+                    'cifar100(download=True), or name its folder with root= or $GGR_DATA')
+
+# %% ../nbs/11_data.ipynb #816004bc
 def _cifar_place(root, download):
     "The folder that holds CIFAR-100; fetched first, if that is allowed and needed."
     places = roots(root)
     if found := _with(places, 'cifar-100-python'): return found
     place = _with(places, 'cifar-100-python.tar.gz')
-    if not (place or download):
-        raise _missing('CIFAR-100', 'folder cifar-100-python', places, 'Fetch it (169 MB) with '
-                       'cifar100(download=True), or name its folder with root= or $GGR_DATA')
+    if not (place or download): raise _no_cifar(places)
     place = place or (places[0] if root or os.environ.get('GGR_DATA') else places[-1])
     _cifar_fetch(place)
     return place
@@ -412,12 +435,15 @@ class _Source(NamedTuple):
     files: dict      # name below the top -> stamp
     read: callable   # name -> bytes
 
+# %% ../nbs/11_data.ipynb #ea493535
+def _stamp(path):
+    s = path.stat()
+    return s.st_size, s.st_mtime_ns
+
 def _folder(place):
-    "The tree below a folder; a file's stamp is its size and time of change."
+    "The tree below a folder."
     files = [p for part in ('train', 'val') for p in (place / part).rglob('*.*')]
-    stamps = {
-        str(p.relative_to(place)): (s.st_size, s.st_mtime_ns) for p in files for s in [p.stat()]
-    }
+    stamps = {str(p.relative_to(place)): _stamp(p) for p in files}
     return _Source(place, stamps, lambda name: (place / name).read_bytes())
 
 # %% ../nbs/11_data.ipynb #970f2933
@@ -430,6 +456,7 @@ def _opened(place):
         raise ValueError(f'{place} ({place.stat().st_size} bytes) is cut off or no zip: {e}. '
                          f'Delete it and fetch it again: {_TINY_URL}') from None
 
+# %% ../nbs/11_data.ipynb #4d8eeb7b
 def _zip(place):
     "The tree inside a zip, below the folder that holds wnids.txt; stamps are size and checksum."
     z = _opened(place)
@@ -440,19 +467,19 @@ def _zip(place):
     return _Source(place, files, lambda name: z.read(top + name))
 
 # %% ../nbs/11_data.ipynb #efd5e2ba
+def _tiny_in(place):
+    "The tree of a place, or None: a folder, else a zip (the one with the shortest name)."
+    for folder in (place, place / 'tiny-imagenet-200'):
+        if (folder / 'wnids.txt').is_file(): return _folder(folder)
+    zips = [place] if place.is_file() else place.glob('tiny-imagenet-200*.zip')
+    return next((_zip(p) for p in sorted(zips, key=lambda p: len(p.name))), None)
+
 def _tiny_source(root):
-    "The first Tiny-ImageNet found: a folder, else a zip (the one with the shortest name)."
-    for place in roots(root):
-        for folder in (place, place / 'tiny-imagenet-200'):
-            if (folder / 'wnids.txt').is_file(): return _folder(folder)
-        zips = [place] if place.is_file() else place.glob('tiny-imagenet-200*.zip')
-        for path in sorted(zips, key=lambda p: len(p.name)): return _zip(path)
-    raise _missing(
-        'Tiny-ImageNet',
-        'folder tiny-imagenet-200 or tiny-imagenet-200*.zip',
-        roots(root),
-        f'Fetch {_TINY_URL} (248 MB) into one of them, or name it with root= or $GGR_DATA',
-    )
+    "The first Tiny-ImageNet found."
+    if found := next(filter(None, map(_tiny_in, roots(root))), None): return found
+    raise _missing('Tiny-ImageNet', 'folder tiny-imagenet-200 or tiny-imagenet-200*.zip',
+                   roots(root), f'Fetch {_TINY_URL} (248 MB) into one of them, or name it with '
+                   'root= or $GGR_DATA')
 
 # %% ../nbs/11_data.ipynb #6009e280
 def _number(name): return [int(n) for n in re.findall(r'\d+', name)]
@@ -460,30 +487,33 @@ def _number(name): return [int(n) for n in re.findall(r'\d+', name)]
 def _text(source, name):
     "A text file of the tree; a ValueError if it is not there."
     try: return source.read(name).decode()
-    except (KeyError, FileNotFoundError):
-        raise ValueError(
-            f'{source.place} has no {name}: it is not Tiny-ImageNet as published'
-        ) from None
+    except (KeyError, FileNotFoundError): raise ValueError(
+        f'{source.place} has no {name}: it is not Tiny-ImageNet as published') from None
 
+# %% ../nbs/11_data.ipynb #107dbea9
 def _notes(source):
     "Validation picture -> WordNet id, from the tab-separated annotations."
     lines = _text(source, 'val/val_annotations.txt').splitlines()
     return dict(line.split('\t')[:2] for line in lines if '\t' in line)
 
 def _class_of(name, notes):
-    "The WordNet id of a picture: from its folder in training, from the notes in validation."
     folder, *_, last = name.split('/')
     return name.split('/')[1] if folder == 'train' else notes.get(last)
 
 # %% ../nbs/11_data.ipynb #098128d4
-def _labelled(source, part, label, notes):
-    "[(name, label)] of the pictures of 'train' or 'val', in the order of their numbers."
+def _jpegs(source, part):
+    "The pictures of 'train' or 'val', in the order of their numbers."
     names = [n for n in source.files if n.startswith(part + '/') and n.endswith('.JPEG')]
-    ids = {n: _class_of(n, notes) for n in names}
+    return sorted(names, key=_number)
+
+def _labelled(source, part, label, notes):
+    "[(name, label)] of these pictures."
+    ids = {n: _class_of(n, notes) for n in _jpegs(source, part)}
     for n, w in ids.items(): _need(w in label, f'{source.place}: {n} has class {w}, which is not '
                                                f'among the {len(label)} of wnids.txt')
-    return [(n, label[ids[n]]) for n in sorted(names, key=_number)]
+    return [(n, label[w]) for n, w in ids.items()]
 
+# %% ../nbs/11_data.ipynb #4bfa7bae
 def _listing(source):
     "Class ids, and [(name, label)] of the training and the validation pictures."
     ids, notes = sorted(_text(source, 'wnids.txt').split()), _notes(source)
@@ -494,23 +524,23 @@ def _listing(source):
     return ids, train, val
 
 # %% ../nbs/11_data.ipynb #ef663342
+_DAMAGED = OSError, EOFError, SyntaxError, ValueError, zlib.error, zipfile.BadZipFile
+
 def _picture(source, name):
     "One JPEG as uint8 [3, H, W]; a grey-scale one gets three equal channels."
     from PIL import Image
-    try:
-        return torch.from_numpy(
-            np.array(Image.open(BytesIO(source.read(name))).convert('RGB'))
-        ).permute(2, 0, 1)
-    except (OSError, EOFError, SyntaxError, ValueError, zlib.error, zipfile.BadZipFile) as e:
-        raise ValueError(f'{source.place}: {name} is damaged ({e}); fetch the data again') from None
+    try: image = np.array(Image.open(BytesIO(source.read(name))).convert('RGB'))
+    except _DAMAGED as e: raise ValueError(
+        f'{source.place}: {name} is damaged ({e}); fetch the data again') from None
+    return torch.from_numpy(image).permute(2, 0, 1)
 
+# %% ../nbs/11_data.ipynb #88a44729
 def _decoded(source, names, size=64):
     "The pictures one by one, uint8 [3, size, size]; a ValueError for one of another size."
-    for x, name in ((_picture(source, n), n) for n in names):
-        _need(
-            x.shape == (3, size, size),
-            f'{source.place}: {name} is {tuple(x.shape)}, not {(3, size, size)}',
-        )
+    shape = 3, size, size
+    for name in names:
+        x = _picture(source, name)
+        _need(x.shape == shape, f'{source.place}: {name} is {tuple(x.shape)}, not {shape}')
         yield x
 
 # %% ../nbs/11_data.ipynb #90888e74
@@ -521,6 +551,7 @@ def _fingerprint(source, listed):
     what = [_VERSION] + [(name, label, source.files[name]) for name, label in listed]
     return sha256(repr(what).encode()).hexdigest()
 
+# %% ../nbs/11_data.ipynb #faa1f06b
 def _replace_with(path, write):
     "Write a file under another name, force it to the disk, and only then give it its name."
     part = path.with_name(f'{path.name}.{secrets.token_hex(4)}.part')
@@ -540,19 +571,19 @@ def _load(stem, note):
     except (OSError, ValueError, EOFError, TypeError): return None
     return torch.from_numpy(x) if fits and x.dtype == np.uint8 else None
 
+# %% ../nbs/11_data.ipynb #9a662b3d
 def _write(f, shape, pictures):
     "An npy header and the pictures, one after the other; returns the checksum of all their bytes."
-    np.lib.format.write_array_header_1_0(
-        f, dict(descr='|u1', fortran_order=False, shape=tuple(shape))
-    )
-    crc = 0
+    head, crc = dict(descr='|u1', fortran_order=False, shape=tuple(shape)), 0
+    np.lib.format.write_array_header_1_0(f, head)
     for raw in (x.numpy().tobytes() for x in pictures): crc = zlib.crc32(raw, crc); f.write(raw)
     return crc
 
 def _store(stem, note, pictures):
     "Write the array of a cache, then its note."
     crc = _replace_with(Path(f'{stem}.npy'), lambda f: _write(f, note['shape'], pictures))
-    _replace_with(Path(f'{stem}.json'), lambda f: f.write(json.dumps(dict(note, crc=crc)).encode()))
+    note = json.dumps(dict(note, crc=crc)).encode()
+    _replace_with(Path(f'{stem}.json'), lambda f: f.write(note))
 
 # %% ../nbs/11_data.ipynb #4bca3bf5
 def _store_or_say(stem, note, pictures):
@@ -563,6 +594,7 @@ def _store_or_say(stem, note, pictures):
         f'written: {e.strerror}; free some space, or name another folder with cache= or '
         '$GGR_CACHE') from e
 
+# %% ../nbs/11_data.ipynb #4fd60bde
 def cached(
     stem: Path,        # the files are stem.npy and stem.json
     fingerprint: str,  # of everything the pictures depend on
@@ -586,6 +618,7 @@ def _writable(folder):
         return bool(folder.stat().st_mode & 0o222)  # read-only is meant, even for root
     except OSError: return False
 
+# %% ../nbs/11_data.ipynb #db02be48
 def _cache_folder(beside, cache=None):
     "The first folder for the cache that can be written to."
     named = cache or os.environ.get('GGR_CACHE')

@@ -21,6 +21,13 @@ from torch.nn.parallel import DistributedDataParallel
 from .masks import sparse_parameters
 
 # %% ../nbs/11b_machine.ipynb #9111f244
+def _unknown(kind, name, table):
+    "The error for a name that is not in the table."
+    near = get_close_matches(str(name), list(table), 1)
+    hint = f', did you mean {near[0]!r}?' if near else '.'
+    return ValueError(f'unknown {kind} {name!r}{hint} There are: {", ".join(table)}')
+
+# %% ../nbs/11b_machine.ipynb #c11255b7
 def pick(kind:str, # what is chosen, for the message
          name, # a name in `table`, or already the thing itself
          table:dict, # {name: thing}
@@ -29,9 +36,7 @@ def pick(kind:str, # what is chosen, for the message
     "`table[name]`, or an error that knows the nearest name."
     if cls and isinstance(name, cls): return name
     if isinstance(name, str) and name in table: return table[name]
-    near = get_close_matches(str(name), list(table), 1)
-    raise ValueError(f'unknown {kind} {name!r}' + (f', did you mean {near[0]!r}?' if near else '.')
-                     + f' There are: {", ".join(table)}')
+    raise _unknown(kind, name, table)
 
 # %% ../nbs/11b_machine.ipynb #76d83be4
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ def _heavy(model, least=150_000, grouped=2_000_000):
     return size >= (grouped if groups else least)
 
 # %% ../nbs/11b_machine.ipynb #b6f8bf52
+def _usual(): return 'cuda' if torch.cuda.is_available() else 'cpu'   # where nothing is said
+
 def _best(model, device, steps):
     "What the rules say for a model, a device and a number of steps."
     cuda = device.type == 'cuda'
@@ -70,6 +77,14 @@ def _best(model, device, steps):
                 fused=device.type in ('cuda', 'cpu'), compile=cuda and steps >= 10_000)
 
 # %% ../nbs/11b_machine.ipynb #f68d3e19
+def _asked(**given):
+    "The switches that were set by hand."
+    for name, value in given.items():
+        if value not in (True, False, 'auto'):
+            raise ValueError(f"{name}={value!r}: give True, False or 'auto'")
+    return {name: value for name, value in given.items() if value != 'auto'}
+
+# %% ../nbs/11b_machine.ipynb #80d7e3bc
 def switches(model:nn.Module, # the bare model
              device=None, # None: a GPU if there is one
              amp='auto', # True, False or 'auto'
@@ -79,14 +94,9 @@ def switches(model:nn.Module, # the bare model
              fused='auto', # True, False or 'auto'
             )->Switches:
     "The best for this model on this device, unless asked for something else."
-    device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    best = _best(model, device, steps)
-    given = dict(amp=amp, channels_last=channels_last, compile=compile, fused=fused)
-    for name, asked in given.items():
-        if asked not in (True, False, 'auto'):
-            raise ValueError(f"{name}={asked!r}: give True, False or 'auto'")
-        if asked != 'auto': best[name] = asked
-    return Switches(str(device), **best)
+    device = torch.device(device or _usual())
+    asked = _asked(amp=amp, channels_last=channels_last, compile=compile, fused=fused)
+    return Switches(str(device), **_best(model, device, steps) | asked)
 
 # %% ../nbs/11b_machine.ipynb #73028949
 def ranks()->tuple: # (rank, number of processes)
@@ -104,19 +114,24 @@ def _known(kind):
         raise ValueError(f"device {kind!r}: torch sees no GPU here. Give 'cpu', or nothing")
     return device
 
-def join(device=None, # as asked for; None: a GPU if there is one
-        ): # the torch device of this process
-    "Join the other processes, if there are any."
-    wanted = _known(str(device or ('cuda' if torch.cuda.is_available() else 'cpu')))
-    if int(os.environ.get('WORLD_SIZE', 1)) > 1 and ranks()[1] == 1:
-        dist.init_process_group('nccl' if wanted.type == 'cuda' else 'gloo')
-        atexit.register(_leave)
-    if ranks()[1] == 1 or wanted != torch.device('cuda'): return wanted
+# %% ../nbs/11b_machine.ipynb #6b07b34b
+def _own_gpu():
     torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
     return torch.device('cuda', torch.cuda.current_device())
 
 def _leave():
     if dist.is_initialized(): dist.destroy_process_group()
+
+# %% ../nbs/11b_machine.ipynb #54d2cfde
+def join(device=None, # as asked for; None: a GPU if there is one
+        ): # the torch device of this process
+    "Join the other processes, if there are any."
+    wanted = _known(str(device or _usual()))
+    if int(os.environ.get('WORLD_SIZE', 1)) > 1 and ranks()[1] == 1:
+        dist.init_process_group('nccl' if wanted.type == 'cuda' else 'gloo')
+        atexit.register(_leave)
+    alone = ranks()[1] == 1 or wanted != torch.device('cuda')
+    return wanted if alone else _own_gpu()
 
 # %% ../nbs/11b_machine.ipynb #bf3f5ee0
 def shared(totals:torch.Tensor, # this process's numbers
@@ -156,6 +171,7 @@ class Stopped(KeyboardInterrupt):
 
 SIGNALS = signal.SIGINT, signal.SIGTERM
 
+# %% ../nbs/11b_machine.ipynb #a5b5a1d9
 @contextmanager
 def listening():
     "Collect Ctrl-C and SIGTERM in a list instead of dying from them."

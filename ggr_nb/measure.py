@@ -14,8 +14,9 @@ import torch, torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
-from .masks import SPARSE_LAYERS, clean_name, counts, densities, density, sparse_parameters
+from .masks import clean_name, counts, densities, density, sparse_parameters
 from .probe import bare, evaluating, forward_flops, gradient_flow, gradients, positions
+from .probe import sparse_layers
 
 # %% ../nbs/13_measure.ipynb #e7ae3a81
 # built in the notebook on probes, offered here as well
@@ -40,15 +41,11 @@ def parameters(
     masks:dict=None, # {name: mask}; default: everything active
 )->Parameters: # integers
     "Count parameters: all, those that masks cover, and the active ones."
-    masked = (
-        {n: p.numel() for n, p in sparse_parameters(model).items()}
-        if masks is None
-        else {n: m.numel() for n, m in masks.items()}
-    )
-    active = masked if masks is None else counts(masks)
-    return Parameters(
-        sum(p.numel() for p in model.parameters()), sum(masked.values()), sum(active.values())
-    )
+    covered = sparse_parameters(model) if masks is None else masks
+    sizes = {n: t.numel() for n, t in covered.items()}
+    active = sizes if masks is None else counts(masks)
+    total = sum(p.numel() for p in model.parameters())
+    return Parameters(total, sum(sizes.values()), sum(active.values()))
 
 # %% ../nbs/13_measure.ipynb #c48687be
 class Flops(NamedTuple):
@@ -122,6 +119,7 @@ def _used(mask, groups=1):
     m = (mask != 0).reshape(groups, mask.shape[0]//groups, mask.shape[1], -1).any(-1)
     return m.any(2), m.any(1)
 
+# %% ../nbs/13_measure.ipynb #d14623dc
 def _emptiness(mask, groups):
     rows, cols = _used(mask, groups)
     left = int((rows.sum(1) * cols.sum(1)).sum()) * prod(mask.shape[2:])
@@ -133,12 +131,7 @@ def groups_of(
     model:nn.Module, # any model
 )->dict: # {name: groups}
     "The number of groups of every conv and linear weight."
-    names = {id(p): n for n, p in sparse_parameters(model).items()}
-    return {
-        names[id(m.weight)]: getattr(m, 'groups', 1)
-        for m in model.modules()
-        if isinstance(m, SPARSE_LAYERS)
-    }
+    return {name: getattr(layer, 'groups', 1) for name, layer in sparse_layers(model)}
 
 # %% ../nbs/13_measure.ipynb #11858219
 def emptiness(
@@ -172,27 +165,22 @@ def _window(f, x, size, stride=None, padding=0, dilation=1, ceil_mode=False, **k
     return _average(f, x, size, stride or size, padding, ceil_mode)
 
 # %% ../nbs/13_measure.ipynb #8ce8aac8
+_POINTWISE = '''batch_norm relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu elu elu_
+    gelu silu silu_ tanh tanh_ sigmoid sigmoid_ hardswish hardswish_ hardsigmoid dropout dropout_
+    dropout2d clamp clamp_'''
+_SUMS = 'add add_ __add__ __iadd__ __radd__ sub __sub__ mul mul_ __mul__ __imul__ __rmul__'
 RULES = {
     **dict.fromkeys('conv1d conv2d conv3d linear'.split(), _linear),
-    **dict.fromkeys(
-        '''batch_norm relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ prelu elu elu_ gelu
-        silu silu_ tanh tanh_ sigmoid sigmoid_ hardswish hardswish_ hardsigmoid dropout dropout_
-        dropout2d clamp clamp_'''.split(),
-        _same,
-    ),
-    **dict.fromkeys(
-        'add add_ __add__ __iadd__ __radd__ sub __sub__ mul mul_ __mul__ __imul__ __rmul__'.split(),
-        _either,
-    ),
+    **dict.fromkeys(_POINTWISE.split(), _same), **dict.fromkeys(_SUMS.split(), _either),
     **dict.fromkeys('max_pool1d max_pool2d max_pool3d'.split(), _window),
     **dict.fromkeys('adaptive_max_pool1d adaptive_max_pool2d'.split(), _average),
 }
-AS_IT_IS = set(
-    '''flatten view reshape permute transpose contiguous squeeze unsqueeze cat stack pad mean sum clone
-    to float adaptive_avg_pool1d adaptive_avg_pool2d avg_pool1d avg_pool2d avg_pool3d dim size numel
-    __get__ __getitem__
-    is_floating_point chunk split channel_shuffle identity __len__ __hash__'''.split()
-)
+
+# %% ../nbs/13_measure.ipynb #d50d9f0a
+AS_IT_IS = set('''flatten view reshape permute transpose contiguous squeeze unsqueeze cat stack pad
+    mean sum clone to float adaptive_avg_pool1d adaptive_avg_pool2d avg_pool1d avg_pool2d avg_pool3d
+    dim size numel __get__ __getitem__ is_floating_point chunk split channel_shuffle identity
+    __len__ __hash__'''.split())
 
 # %% ../nbs/13_measure.ipynb #2d41ba0f
 class Reach(TorchFunctionMode):
@@ -244,25 +232,24 @@ def exploration(
     return density(seen)
 
 # %% ../nbs/13_measure.ipynb #924ca1dc
+def _bits(a, b):
+    if a.shape != b.shape: raise ValueError(
+        f'masks of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be compared')
+    return int((a & b).sum()), int((a | b).sum())
+
 def _sizes(a, b):
     "|A ∩ B| and |A ∪ B| of two masks or of two tensors of positions."
-    if a.dtype == b.dtype == torch.bool:
-        if a.shape != b.shape:
-            raise ValueError(
-                f'masks of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be compared'
-            )
-        return int((a & b).sum()), int((a | b).sum())
     if a.is_floating_point() or b.is_floating_point(): return _sizes(a != 0, b != 0)
+    if a.dtype == b.dtype == torch.bool: return _bits(a, b)
     both = int(torch.isin(a, b).sum())
     return both, a.numel() + b.numel() - both
 
+# %% ../nbs/13_measure.ipynb #7ecef04f
 def _overlap(a, b):
     "The same, summed over the layers of two dicts."
     if not isinstance(a, dict): a, b = {'': a}, {'': b}
-    if a.keys() != b.keys():
-        raise ValueError(
-            f'different layers: {sorted(a.keys() ^ b.keys())} are in one of the two only'
-        )
+    if a.keys() != b.keys(): raise ValueError(
+        f'different layers: {sorted(a.keys() ^ b.keys())} are in one of the two only')
     return map(sum, zip(*(_sizes(a[n], b[n]) for n in a)))
 
 # %% ../nbs/13_measure.ipynb #1e8262f5

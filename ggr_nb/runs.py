@@ -83,6 +83,23 @@ def previous(path:Path, # of a checkpoint
     path = Path(path)
     return path.with_name(f'{path.stem}.previous{path.suffix}')
 
+# %% ../nbs/11a_runs.ipynb #6f143f73
+def _sync_folder(folder):
+    "Force a rename to the disk; some file systems cannot."
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+        try: os.fsync(handle)
+        finally: os.close(handle)
+    except OSError: pass
+
+# %% ../nbs/11a_runs.ipynb #e775cf2e
+def _not_written(e, path, temp):
+    try: temp.unlink(missing_ok=True)
+    except OSError: pass
+    raise OSError(
+        e.errno, f'{path} was not written: {e.strerror}. What stood there before is '
+        'untouched. Make room or choose another folder, then go on with resume=True') from e
+
 # %% ../nbs/11a_runs.ipynb #76261735
 def write_atomically(path:Path, # file to write
                      *parts, # bytes-like pieces, written one after another
@@ -97,24 +114,6 @@ def write_atomically(path:Path, # file to write
         if keep and path.exists(): os.replace(path, previous(path))
         os.replace(temp, path); _sync_folder(path.parent)
     except OSError as e: _not_written(e, path, temp)
-
-# %% ../nbs/11a_runs.ipynb #6f143f73
-def _sync_folder(folder):
-    "Force a rename to the disk; some file systems cannot."
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-        try: os.fsync(handle)
-        finally: os.close(handle)
-    except OSError: pass
-
-def _not_written(e, path, temp):
-    try: temp.unlink(missing_ok=True)
-    except OSError: pass
-    raise OSError(
-        e.errno,
-        f'{path} was not written: {e.strerror}. What stood there before is '
-        'untouched. Make room or choose another folder, then go on with resume=True',
-    ) from e
 
 # %% ../nbs/11a_runs.ipynb #145a84df
 MAGIC = b'ggr_nb 1\n'
@@ -136,6 +135,12 @@ def save_checkpoint(path:Path, # file to write
     buffer = io.BytesIO(); torch.save(state, buffer); body = buffer.getbuffer()
     write_atomically(path, MAGIC, hashlib.sha256(body).digest(), body, keep=True)
 
+# %% ../nbs/11a_runs.ipynb #7318f28e
+def _set_aside(path):
+    "Rename a damaged file, if the disk lets us."
+    try: os.replace(path, path.with_name(path.name + '.damaged'))
+    except OSError: pass
+
 # %% ../nbs/11a_runs.ipynb #acadad1f
 def load_checkpoint(path:Path, # as given to `save_checkpoint`
                    )->dict|None: # the newest sound state; None if there never was one
@@ -148,12 +153,6 @@ def load_checkpoint(path:Path, # as given to `save_checkpoint`
         if reasons: warnings.warn(f'{reasons[0]}. Going on from {p.name}')
         return state
     if reasons: raise ValueError('; '.join(reasons) + '. Start again without resume')
-
-# %% ../nbs/11a_runs.ipynb #7318f28e
-def _set_aside(path):
-    "Rename a damaged file, so that the next save does not push it over the sound one."
-    try: os.replace(path, path.with_name(path.name + '.damaged'))
-    except OSError: pass
 
 # %% ../nbs/11a_runs.ipynb #14c3a63a
 @dataclass
@@ -176,6 +175,7 @@ def accuracy(self:Run)->float:
     "Test top-1 at the end, in percent."
     return self.history[-1]['accuracy']
 
+# %% ../nbs/11a_runs.ipynb #162e881f
 @patch
 def to_json(self:Run)->str: # one line
     "All but the tensors and the updates, on one line."
@@ -218,6 +218,7 @@ def _git(*words):
     except (OSError, subprocess.TimeoutExpired): return None
     return r.stdout.strip() if r.returncode == 0 else None
 
+# %% ../nbs/11a_runs.ipynb #040ec94f
 def _cpu_name():
     try: lines = Path('/proc/cpuinfo').read_text().splitlines()
     except OSError: return platform.processor() or platform.machine()
@@ -231,11 +232,13 @@ def commit()->str|None: # hash, with '-dirty' for uncommitted changes
     tracked = _git('ls-files', '--error-unmatch', '__init__.py')
     return tracked and _git('describe', '--always', '--dirty', '--abbrev=40', '--exclude=*')
 
+# %% ../nbs/11a_runs.ipynb #51fa7135
 def versions()->dict:
     "Of what the result may depend on."
     return dict(ggr_nb=ggr_nb.__version__, python=platform.python_version(),
                 torch=str(torch.__version__), torchvision=torchvision.__version__)
 
+# %% ../nbs/11a_runs.ipynb #4d03573d
 def hardware(device, # torch device
              world:int=1, # processes
             )->dict:

@@ -16,15 +16,21 @@ def _weights(make, width):
     with torch.device('meta'): layers = sparse_parameters(make(width=width))
     return sum(p.numel() for p in layers.values())
 
+# %% ../nbs/10b_small_dense.ipynb #2b9c4f9d
+def _widest(fits, low, high, steps):
+    "The largest number in [low, high] that fits, by halving; `low` does."
+    for _ in range(steps):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return high if fits(high) else low
+
+# %% ../nbs/10b_small_dense.ipynb #25e89962
 def small_width(make, # width= -> model, e.g. `resnet18` or a partial of it
                 budget:int, # conv and linear weights the model may have
                 steps:int=24, # halvings of the interval (0, 1]
                 )->float: # width
     "The widest dense model with at most `budget` weights."
-    low, high = 2.**-steps, 1.
+    low = 2.**-steps
     if (least := _weights(make, low)) > budget:
         raise ValueError(f'budget={budget:,}: the narrowest such model has {least:,} weights')
-    for _ in range(steps):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _weights(make, middle) <= budget else (low, middle)
-    return high if _weights(make, high) <= budget else low
+    return _widest(lambda width: _weights(make, width) <= budget, low, 1., steps)

@@ -12,6 +12,25 @@ from torch.nn.functional import cross_entropy
 from .drop import highest
 from .masks import sparse_parameters
 
+# %% ../nbs/03a_snip.ipynb #0a9b4046
+def _scores(weights, loss):
+    "{name: |w·g|}, flat."
+    grads = torch.autograd.grad(loss, list(weights.values()))
+    return {n: (p.detach() * g).abs().flatten() for (n, p), g in zip(weights.items(), grads)}
+
+# %% ../nbs/03a_snip.ipynb #45e232ac
+def _best(scores, total):
+    "The highest of all layers together, and of each layer the highest in any case."
+    pool = torch.cat([s.masked_fill(highest(s, 1), torch.inf) for s in scores.values()])
+    return dict(zip(scores, highest(pool, total).split([len(s) for s in scores.values()])))
+
+# %% ../nbs/03a_snip.ipynb #227e2e39
+def _check_total(total, weights):
+    size = sum(p.numel() for p in weights.values())
+    if not len(weights) <= total <= size:
+        raise ValueError(f'total={total}: keep at least one weight in each of the {len(weights)} '
+                         f'layers and at most all {size}')
+
 # %% ../nbs/03a_snip.ipynb #7c7ee013
 def snip_masks(model, # nn.Module, dense; not changed
                x:torch.Tensor, # inputs of one batch
@@ -24,20 +43,3 @@ def snip_masks(model, # nn.Module, dense; not changed
     _check_total(total, weights)
     best = _best(_scores(weights, loss(model(x), y)), total)
     return {n: m.view_as(weights[n]) for n, m in best.items()}
-
-def _scores(weights, loss):
-    "{name: |w·g|}, flat."
-    grads = torch.autograd.grad(loss, list(weights.values()))
-    return {n: (p.detach() * g).abs().flatten() for (n, p), g in zip(weights.items(), grads)}
-
-def _best(scores, total):
-    "The highest of all layers together, and of each layer the highest in any case."
-    pool = torch.cat([s.masked_fill(highest(s, 1), torch.inf) for s in scores.values()])
-    return dict(zip(scores, highest(pool, total).split([len(s) for s in scores.values()])))
-
-# %% ../nbs/03a_snip.ipynb #227e2e39
-def _check_total(total, weights):
-    size = sum(p.numel() for p in weights.values())
-    if not len(weights) <= total <= size:
-        raise ValueError(f'total={total}: keep at least one weight in each of the {len(weights)} '
-                         f'layers and at most all {size}')

@@ -64,6 +64,13 @@ def _check_shapes(model, data, name):
         f'{name} answers two images with a tensor of shape {out}, but {data.name} has '
         f'{data.classes} classes: it has to be {answer}')
 
+# %% ../nbs/12_train.ipynb #80cc0ea6
+def _refuse_to_overwrite(out, resume):
+    checkpoint = out/'checkpoint.pt'
+    old = [p.name for p in (out/'run.pt', checkpoint, previous(checkpoint)) if p.exists()]
+    if old and not resume: raise FileExistsError(
+        f'{out} already holds {old[0]}: go on with resume=True, or give another out=')
+
 # %% ../nbs/12_train.ipynb #b15d8227
 def _folder(out, resume):
     "`out` as a folder that exists, can be written and holds nothing that would be lost."
@@ -76,12 +83,6 @@ def _folder(out, resume):
         e.errno, f'cannot write to {out}: {e.strerror}. Give another out=') from e
     _refuse_to_overwrite(out, resume)
     return out
-
-def _refuse_to_overwrite(out, resume):
-    checkpoint = out/'checkpoint.pt'
-    old = [p.name for p in (out/'run.pt', checkpoint, previous(checkpoint)) if p.exists()]
-    if old and not resume: raise FileExistsError(
-        f'{out} already holds {old[0]}: go on with resume=True, or give another out=')
 
 # %% ../nbs/12_train.ipynb #d597d15d
 def sgd(model:nn.Module, # parameters to train
@@ -153,6 +154,7 @@ def _equip(self:Training, model, **options):
     self.masks_start, self.ever, self._updates = self.masks(), self.masks(), 0
     self.progress = Progress(self, False)
 
+# %% ../nbs/12_train.ipynb #6a6ed43d
 @patch
 def _clock(self:Training):
     "When masks move, and by how much: the recipe's words in optimiser steps."
@@ -170,6 +172,24 @@ def position(self:Training)->int:
 def masks(self:Training)->dict: # {layer: bool mask}, on the CPU
     "The masks as they are now."
     return {n: m.cpu() for n, m in self.sparsifier.masks.items()}
+
+# %% ../nbs/12_train.ipynb #b4373976
+@patch
+def _loss(self:Training, net, x, y):
+    "Mean loss and number of correct answers."
+    with torch.autocast(self.device.type, torch.bfloat16, enabled=self.switches.amp): out = net(x)
+    return cross_entropy(out.float(), y), (out.argmax(1) == y).sum()
+
+# %% ../nbs/12_train.ipynb #3f1b54b8
+def _sums(loss, correct, y):
+    "Loss, correct answers and images of one batch."
+    images = torch.full_like(loss, len(y), dtype=torch.float64)
+    return torch.stack([loss.detach().double() * len(y), correct.double(), images])
+
+def _means(totals):
+    "Mean loss and accuracy in percent from such sums."
+    loss, correct, images = totals.tolist()
+    return loss / images, 100 * correct / images
 
 # %% ../nbs/12_train.ipynb #eef29776
 @patch
@@ -189,23 +209,6 @@ def train_step(self:Training,
     self.totals[self.rank] += _sums(loss, correct, y)
     self.step += 1
 
-# %% ../nbs/12_train.ipynb #b4373976
-@patch
-def _loss(self:Training, net, x, y):
-    "Mean loss and number of correct answers."
-    with torch.autocast(self.device.type, torch.bfloat16, enabled=self.switches.amp): out = net(x)
-    return cross_entropy(out.float(), y), (out.argmax(1) == y).sum()
-
-def _sums(loss, correct, y):
-    "Loss, correct answers and images of one batch."
-    images = torch.full_like(loss, len(y), dtype=torch.float64)
-    return torch.stack([loss.detach().double() * len(y), correct.double(), images])
-
-def _means(totals):
-    "Mean loss and accuracy in percent from such sums."
-    loss, correct, images = totals.tolist()
-    return loss / images, 100 * correct / images
-
 # %% ../nbs/12_train.ipynb #052e2fa2
 AGREE = 16   # steps between two agreements of several processes
 
@@ -219,6 +222,15 @@ def _wishes(self:Training):
     mine = mine.to(self.device); dist.all_reduce(mine, dist.ReduceOp.MAX)
     return mine.tolist()
 
+# %% ../nbs/12_train.ipynb #ad2311dc
+@patch
+def _farewell(self:Training):
+    where = (f'Stopped in epoch {self.epoch + 1} of {self.recipe.epochs}, after step {self.step} '
+             f'of {self.steps}.')
+    if self.out is None: return f'{where} Nothing was saved: give out= a folder next time.'
+    return (f'{where} Saved in {self.out}. To go on: the same call with resume=True, '
+            'or the same command with --resume.')
+
 # %% ../nbs/12_train.ipynb #e3d962f6
 @patch
 def _pause(self:Training):
@@ -227,13 +239,21 @@ def _pause(self:Training):
     if stop or save: self.checkpoint()
     if stop: raise Stopped(self._farewell())
 
+# %% ../nbs/12_train.ipynb #c5cbe03a
 @patch
-def _farewell(self:Training):
-    where = (f'Stopped in epoch {self.epoch + 1} of {self.recipe.epochs}, after step {self.step} '
-             f'of {self.steps}.')
-    if self.out is None: return f'{where} Nothing was saved: give out= a folder next time.'
-    return (f'{where} Saved in {self.out}. To go on: the same call with resume=True, '
-            'or the same command with --resume.')
+def _batches(self:Training, split, **options):
+    "This process's part of every batch of an epoch."
+    form = dict(device=self.device, channels_last=self.switches.channels_last)
+    share = dict(rank=self.rank, world=self.world)
+    return self.data.batches(split, self.recipe.batch, **form, **share, **options)
+
+# %% ../nbs/12_train.ipynb #afd3cef0
+@patch
+def _explored(self:Training):
+    "Remember every position that was ever active."
+    if self._updates == self.sparsifier.updates: return
+    self._updates = self.sparsifier.updates
+    for n, m in self.masks().items(): self.ever[n] |= m
 
 # %% ../nbs/12_train.ipynb #402b204f
 @patch
@@ -249,21 +269,6 @@ def train_epoch(self:Training,
         self.seconds, started = self.seconds + time.monotonic() - started, time.monotonic()
         if each_step: each_step(self)
         self.progress.show(self); self._pause()
-
-# %% ../nbs/12_train.ipynb #c5cbe03a
-@patch
-def _batches(self:Training, split, **options):
-    "This process's part of every batch of an epoch."
-    form = dict(device=self.device, channels_last=self.switches.channels_last)
-    share = dict(rank=self.rank, world=self.world)
-    return self.data.batches(split, self.recipe.batch, **form, **share, **options)
-
-@patch
-def _explored(self:Training):
-    "Remember every position that was ever active."
-    if self._updates == self.sparsifier.updates: return
-    self._updates = self.sparsifier.updates
-    for n, m in self.masks().items(): self.ever[n] |= m
 
 # %% ../nbs/12_train.ipynb #94a37be1
 @patch
@@ -285,16 +290,6 @@ def held_out(self:Training,
     images = min(most, len(self.data.test[1]))
     return next(iter(self.data.batches('test', images, device=self.device)))
 
-@patch
-def record(self:Training)->dict:
-    "What the history keeps of the epoch that has just ended."
-    loss, train_accuracy = _means(shared(self.totals).sum(0))
-    test_loss, accuracy = self.evaluate()
-    flow = gradient_flow(self.model, *self.held_out(), self.sparsifier.masks)
-    return dict(epoch=self.epoch, loss=loss, train_accuracy=train_accuracy, test_loss=test_loss,
-                accuracy=accuracy, lr=self.recipe.rate(self.epoch + 1 - 1 / self.steps),
-                **self._sparse_record(), gradient_norm=math.sqrt(flow), seconds=self.seconds)
-
 # %% ../nbs/12_train.ipynb #1ef13e74
 @patch
 def _sparse_record(self:Training):
@@ -307,6 +302,17 @@ def _sparse_record(self:Training):
     return dict(density=sum(n.values()) / size, counts=n, exploration=seen / size,
                 flops=forward_flops(self.uses, total))
 
+# %% ../nbs/12_train.ipynb #1fb54a07
+@patch
+def record(self:Training)->dict:
+    "What the history keeps of the epoch that has just ended."
+    loss, train_accuracy = _means(shared(self.totals).sum(0))
+    test_loss, accuracy = self.evaluate()
+    flow = gradient_flow(self.model, *self.held_out(), self.sparsifier.masks)
+    return dict(epoch=self.epoch, loss=loss, train_accuracy=train_accuracy, test_loss=test_loss,
+                accuracy=accuracy, lr=self.recipe.rate(self.epoch + 1 - 1 / self.steps),
+                **self._sparse_record(), gradient_norm=math.sqrt(flow), seconds=self.seconds)
+
 # %% ../nbs/12_train.ipynb #73771459
 @patch
 def state_dict(self:Training)->dict:
@@ -315,6 +321,11 @@ def state_dict(self:Training)->dict:
     where = {k: getattr(self, k) for k in ('config', 'epoch', 'step', 'history', 'seconds')}
     return dict(**where, **parts, totals=shared(self.totals).cpu(), ever=pack(self.ever),
                 masks_start=pack(self.masks_start))
+
+# %% ../nbs/12_train.ipynb #e7d08556
+def _own_row(totals, rank, world):
+    "This process's sums; all of them to the first if the number of processes has changed."
+    return totals[rank] if len(totals) == world else totals.sum(0) * (rank == 0)
 
 # %% ../nbs/12_train.ipynb #65b2e06d
 @patch
@@ -329,10 +340,6 @@ def load_state_dict(self:Training,
     self._updates = self.sparsifier.updates
     self.totals[self.rank] = _own_row(state['totals'], self.rank, self.world).to(self.device)
 
-def _own_row(totals, rank, world):
-    "This process's sums; all of them to the first if the number of processes has changed."
-    return totals[rank] if len(totals) == world else totals.sum(0) * (rank == 0)
-
 # %% ../nbs/12_train.ipynb #46f34ae7
 @patch
 def checkpoint(self:Training)->None:
@@ -340,6 +347,40 @@ def checkpoint(self:Training)->None:
     state = self.state_dict()
     if self.out and self.rank == 0: save_checkpoint(self.out/'checkpoint.pt', state)
     self.saved = time.monotonic()
+
+# %% ../nbs/12_train.ipynb #a8dd8110
+@patch
+def _check_finite(self:Training, record):
+    if not math.isfinite(record['loss']): raise FloatingPointError(
+        f'the training loss of epoch {self.epoch + 1} is {record["loss"]}: the run diverged. '
+        f'Try a smaller lr than {self.recipe.lr}, a longer warmup than {self.recipe.warmup}, or '
+        'amp=False')
+
+# %% ../nbs/12_train.ipynb #ad098324
+def _plain(values):
+    "Values as JSON gives them back; what it does not know becomes text."
+    return json.loads(json.dumps(values, default=_said))
+
+def _said(v):
+    "A short text for a function or a tensor, equal for equal ones."
+    if torch.is_tensor(v): return hashlib.sha256(v.cpu().numpy().tobytes()).hexdigest()[:12]
+    return getattr(v, '__qualname__', None) or str(v)
+
+# %% ../nbs/12_train.ipynb #ac3c202a
+def _store(run, out):
+    run.save(out/'run.pt'); write_atomically(out/'run.json', run.to_json().encode() + b'\n')
+    for p in (previous(out/'checkpoint.pt'), out/'checkpoint.pt'): p.unlink(missing_ok=True)
+
+# %% ../nbs/12_train.ipynb #b2dbf35e
+@patch
+def _finish(self:Training):
+    "The run; with a folder, also on disk, and its checkpoints removed."
+    state = {k: v.detach().to('cpu', copy=True) for k, v in self.model.state_dict().items()}
+    where = dict(versions=versions(), hardware=hardware(self.device, self.world), commit=commit())
+    run = Run(self.config, self.history, self.sparsifier.history, self.masks_start, self.masks(),
+              state, **where, seconds=self.seconds)
+    if self.out and self.rank == 0: _store(run, self.out)
+    return run
 
 # %% ../nbs/12_train.ipynb #ed1d1498
 @patch
@@ -358,38 +399,6 @@ def run(self:Training,
         if self.epoch < self.recipe.epochs: self._pause()
     return self._finish()
 
-# %% ../nbs/12_train.ipynb #a8dd8110
-@patch
-def _check_finite(self:Training, record):
-    if not math.isfinite(record['loss']): raise FloatingPointError(
-        f'the training loss of epoch {self.epoch + 1} is {record["loss"]}: the run diverged. '
-        f'Try a smaller lr than {self.recipe.lr}, a longer warmup than {self.recipe.warmup}, or '
-        'amp=False')
-
-def _plain(values):
-    "Values as JSON gives them back; what it does not know becomes text."
-    return json.loads(json.dumps(values, default=_said))
-
-def _said(v):
-    "A short text for a function or a tensor, equal for equal ones."
-    if torch.is_tensor(v): return hashlib.sha256(v.cpu().numpy().tobytes()).hexdigest()[:12]
-    return getattr(v, '__qualname__', None) or str(v)
-
-# %% ../nbs/12_train.ipynb #b2dbf35e
-@patch
-def _finish(self:Training):
-    "The run; with a folder, also on disk, and its checkpoints removed."
-    state = {k: v.detach().to('cpu', copy=True) for k, v in self.model.state_dict().items()}
-    where = dict(versions=versions(), hardware=hardware(self.device, self.world), commit=commit())
-    run = Run(self.config, self.history, self.sparsifier.history, self.masks_start, self.masks(),
-              state, **where, seconds=self.seconds)
-    if self.out and self.rank == 0: _store(run, self.out)
-    return run
-
-def _store(run, out):
-    run.save(out/'run.pt'); write_atomically(out/'run.json', run.to_json().encode() + b'\n')
-    for p in (previous(out/'checkpoint.pt'), out/'checkpoint.pt'): p.unlink(missing_ok=True)
-
 # %% ../nbs/12_train.ipynb #3866d27a
 def _data(data, root=None):
     "A `Data`, loaded by name if need be."
@@ -401,6 +410,7 @@ def _pictures(data):
     return dict(data=data.name, images=[len(data.train[1]), len(data.test[1])],
                 augment=dict(pad=data.pad, flip=data.flip, rotate=data.rotate))
 
+# %% ../nbs/12_train.ipynb #6da268d3
 def _config(data, recipe, chosen, **others):
     "All that decides the run, as plain values."
     return _plain(others | dict(recipe=asdict(recipe), switches=asdict(chosen)) | _pictures(data))
@@ -415,6 +425,7 @@ def _same_run(now, then, out):
             f'{out} holds another run ({"; ".join(other)}): give the same values, or another out='
         )
 
+# %% ../nbs/12_train.ipynb #0fd50766
 def _finished(out, config, net):
     "The run in `out`, if it is complete; the model gets its weights."
     if out is None or not (out/'run.pt').exists(): return None
@@ -429,6 +440,13 @@ def _guarded(model, batch, device):
     with listening() as asked, explaining_memory(model, batch, device):
         with torch.random.fork_rng([device] if device.type == 'cuda' else []): yield asked
 
+# %% ../nbs/12_train.ipynb #49ccb01c
+@patch
+def _close(self:Training):
+    "Take the bar away and the hooks off the optimiser."
+    self.progress.bar.close(); self.sparsifier.remove()
+
+# %% ../nbs/12_train.ipynb #f50765d6
 def _run(training, out, resume, save_every, progress, hooks):
     "Continue if there is something to continue, then train to the end."
     training.out, training.save_every = out, save_every
@@ -438,12 +456,6 @@ def _run(training, out, resume, save_every, progress, hooks):
         training.progress = Progress(training, progress)
         return training.run(*hooks)
     finally: training._close()
-
-# %% ../nbs/12_train.ipynb #49ccb01c
-@patch
-def _close(self:Training):
-    "Take the bar away and the hooks off the optimiser."
-    self.progress.bar.close(); self.sparsifier.remove()
 
 # %% ../nbs/12_train.ipynb #4ed4573a
 def _names(model, method, batch_limit, save_every):
@@ -505,6 +517,7 @@ def _options(given):
     lists = {k: v.split(',') for k, v in given.items() if k in LISTS and isinstance(v, str)}
     return given | words | lists
 
+# %% ../nbs/12_train.ipynb #cc3d6341
 @contextmanager
 def _in_one_line():
     "A stop and an error as one line; the exit status tells them apart."
@@ -520,6 +533,7 @@ def _recipe(data, epochs, batch, lr):
     if epochs is not None: recipe = recipe.scaled(epochs)
     return replace(recipe, **{k: v for k, v in dict(batch=batch, lr=lr).items() if v is not None})
 
+# %% ../nbs/12_train.ipynb #cf3d6c6b
 def _summary(run, out):
     last, c = run.history[-1], run.config
     return (f'{c["model"]} on {c["data"]}, {c["method"]}, density {last["density"]:.3g}: test '
