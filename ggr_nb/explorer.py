@@ -8,10 +8,8 @@ __all__ = ['KINDS', 'OWN_KEYS', 'State', 'state', 'span', 'share_axes', 'Explore
 
 # %% ../nbs/16c_explorer.ipynb #346258b5
 import base64, itertools, json, math
-import torch
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fastcore.basics import patch
-from functools import cached_property
 from html import escape
 from .panels import DRAW, bars, curves, frame, masks
 from .panels import intern, palette_png, panel_figure, squeeze, ticks
