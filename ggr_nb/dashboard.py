@@ -88,10 +88,13 @@ def report_panels(
     x, steps = dict(xlabel='optimiser step'), report.steps
     percent, mask = [100 * a for a in report.accuracy], report.mask
     layers = {n: (steps, d) for n, d in report.density.items()}
-    return [curves({'training loss': (steps, report.loss)}, 'Loss', **x),
-            curves({'test accuracy': (steps, percent)}, 'Accuracy', ylabel='%', ylim=(0, 102), **x),
-            curves(layers, 'Density of each layer', logy=True, **x),
-            masks({f'{int(mask.sum())} of {mask.numel()} places': mask}, 'The mask of conv2')]
+    right = {'test accuracy': (steps, percent)}
+    lines = [curves({'training loss': (steps, report.loss)}, 'Loss', **x),
+             curves(right, 'Accuracy', ylabel='%', ylim=(0, 102), **x),
+             curves(layers, 'Density of each layer', logy=True, **x)]
+    if mask is None: return lines
+    label = f'{int(mask.sum())} of {mask.numel()} places'
+    return [*lines, masks({label: mask}, 'The mask of conv2')]
 
 # %% ../nbs/17a_dashboard.ipynb #8f1654a0
 class Dashboard:
@@ -180,9 +183,9 @@ def live(self:Dashboard): # an ipywidgets box
     choices, go, halt = _choices(W), *_buttons(W)
     picture, line = W.HTML(), W.HTML(self.status())
     def _update(board):
-        if png := board.png(): picture.value = image(png, board.status())
         line.value, busy = escape(board.status()), board.state == 'running'
         go.disabled, halt.disabled = busy, not busy
+        if png := board.png(): picture.value = image(png, board.status())
     def _begin(_):
         self.start(**{n: c.value for n, c in choices.items()})
         _update(self)
