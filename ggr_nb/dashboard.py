@@ -39,9 +39,12 @@ def _accuracy(net, data):
     net.train()
     return right / len(data.test[1])
 
+# %% ../nbs/17a_dashboard.ipynb #b5af9124
 def _note(report, net, sparsifier, data, steps, recent):
-    report.steps.append(steps); report.accuracy.append(_accuracy(net, data))
-    report.loss.append(sum(recent) / len(recent) if recent else None); recent.clear()
+    report.steps.append(steps)
+    report.accuracy.append(_accuracy(net, data))
+    report.loss.append(sum(recent) / len(recent) if recent else None)
+    recent.clear()
     for n, d in sparsifier.densities().items():
         report.density.setdefault(n.removesuffix('.weight'), []).append(d)
     report.mask = sparsifier.masks['conv2.weight'].flatten(1).bool().clone()
@@ -85,10 +88,13 @@ def report_panels(
     x, steps = dict(xlabel='optimiser step'), report.steps
     percent, mask = [100 * a for a in report.accuracy], report.mask
     layers = {n: (steps, d) for n, d in report.density.items()}
-    return [curves({'training loss': (steps, report.loss)}, 'Loss', **x),
-            curves({'test accuracy': (steps, percent)}, 'Accuracy', ylabel='%', ylim=(0, 102), **x),
-            curves(layers, 'Density of each layer', logy=True, **x),
-            masks({f'{int(mask.sum())} of {mask.numel()} places': mask}, 'The mask of conv2')]
+    right = {'test accuracy': (steps, percent)}
+    lines = [curves({'training loss': (steps, report.loss)}, 'Loss', **x),
+             curves(right, 'Accuracy', ylabel='%', ylim=(0, 102), **x),
+             curves(layers, 'Density of each layer', logy=True, **x)]
+    if mask is None: return lines
+    label = f'{int(mask.sum())} of {mask.numel()} places'
+    return [*lines, masks({label: mask}, 'The mask of conv2')]
 
 # %% ../nbs/17a_dashboard.ipynb #8f1654a0
 class Dashboard:
@@ -104,6 +110,13 @@ class Dashboard:
 
 # %% ../nbs/17a_dashboard.ipynb #40f39b89
 @patch
+def _show(self:Dashboard, last=False):
+    if not last and time.monotonic() - self.drawn < self.pause: return
+    for watch in self.watchers: watch(self)
+    self.drawn = time.monotonic()
+
+# %% ../nbs/17a_dashboard.ipynb #8d2c8801
+@patch
 def _work(self:Dashboard, choices):
     try:
         for self.report in self.train(epochs=self.epochs, **choices):
@@ -112,12 +125,6 @@ def _work(self:Dashboard, choices):
         self.state = 'stopped' if self.halt.is_set() else 'finished'
     except Exception as error: self.state = f'failed: {error}'
     self._show(last=True)
-
-@patch
-def _show(self:Dashboard, last=False):
-    if not last and time.monotonic() - self.drawn < self.pause: return
-    for watch in self.watchers: watch(self)
-    self.drawn = time.monotonic()
 
 # %% ../nbs/17a_dashboard.ipynb #dc658ee9
 @patch
@@ -131,6 +138,7 @@ def start(self:Dashboard,
     self.thread = threading.Thread(target=self._work, args=(choices,), daemon=True)
     self.thread.start()
 
+# %% ../nbs/17a_dashboard.ipynb #d4e9d549
 @patch
 def stop(self:Dashboard):
     "End it after the step that is being made; waits until it has."
@@ -147,6 +155,7 @@ def status(self:Dashboard) -> str:
     return (f'{self.state}: step {r.steps[-1]}, {r.accuracy[-1]:.1%} of the test digits right, '
             f'{r.updates} updates of the masks')
 
+# %% ../nbs/17a_dashboard.ipynb #58ee93e8
 @patch
 def png(self:Dashboard) -> bytes: # a PNG file, empty before the first report
     "The picture of the moment."
@@ -155,7 +164,6 @@ def png(self:Dashboard) -> bytes: # a PNG file, empty before the first report
 
 # %% ../nbs/17a_dashboard.ipynb #54396e6d
 DENSE = [.01, .02, .03, .05, .1, .2, .5]
-
 SPARSE = [m for m in METHODS if m != 'dense']
 
 def _choices(W): return dict(
@@ -163,6 +171,7 @@ def _choices(W): return dict(
     density=W.SelectionSlider(options=DENSE, value=.05, description='density'),
     init=W.ToggleButtons(options=[*DENSITIES], value='uniform', style={'button_width': '80px'}))
 
+# %% ../nbs/17a_dashboard.ipynb #bff07ff8
 def _buttons(W): return (W.Button(description='Start', button_style='primary', icon='play'),
                          W.Button(description='Stop', icon='stop', disabled=True))
 
@@ -174,14 +183,17 @@ def live(self:Dashboard): # an ipywidgets box
     choices, go, halt = _choices(W), *_buttons(W)
     picture, line = W.HTML(), W.HTML(self.status())
     def _update(board):
-        if png := board.png(): picture.value = image(png, board.status())
         line.value, busy = escape(board.status()), board.state == 'running'
         go.disabled, halt.disabled = busy, not busy
-    def _begin(_): self.start(**{n: c.value for n, c in choices.items()}); _update(self)
+        if png := board.png(): picture.value = image(png, board.status())
+    def _begin(_):
+        self.start(**{n: c.value for n, c in choices.items()})
+        _update(self)
     self.watchers[:] = [_update]
-    go.on_click(_begin); halt.on_click(lambda _: self.halt.set())
-    row = W.HBox([*choices.values(), go, halt], layout={'flex_flow': 'row wrap', 'grid_gap': '6px 12px'})
-    return W.VBox([row, line, picture])
+    go.on_click(_begin)
+    halt.on_click(lambda _: self.halt.set())
+    layout = {'flex_flow': 'row wrap', 'grid_gap': '6px 12px'}
+    return W.VBox([W.HBox([*choices.values(), go, halt], layout=layout), line, picture])
 
 # %% ../nbs/17a_dashboard.ipynb #641d7c81
 def _copies(reports):
@@ -189,6 +201,7 @@ def _copies(reports):
         yield replace(r, steps=[*r.steps], loss=[*r.loss], accuracy=[*r.accuracy],
                       density={n: [*d] for n, d in r.density.items()})
 
+# %% ../nbs/17a_dashboard.ipynb #f37e423d
 def _moment(final, mask, step):
     panels = report_panels(replace(final, mask=mask))
     return [p | dict(vline=step) if p['kind'] == 'curves' else p for p in panels]

@@ -31,6 +31,13 @@ _all_ = ['Explorer', 'State', 'state', 'dsr_ggr_explorer', 'evolution_explorer',
          'growth_explorer', 'rehearse']
 
 # %% ../nbs/17_explore.ipynb #9f5c71bd
+def _note_sizes(net, names, uses):
+    def _note(m, _, out):
+        uses[names[id(m.weight)]] = tuple(m.weight.shape), out[0, 0].numel() if out.ndim > 2 else 1
+    for m in net.modules():
+        if id(getattr(m, 'weight', None)) in names: m.register_forward_hook(_note)
+
+# %% ../nbs/17_explore.ipynb #81659bcf
 @lru_cache
 def layer_uses(
     model:str, # key of `MODELS`
@@ -39,14 +46,16 @@ def layer_uses(
     "Shapes of a model's sparse layers and how often each weight is used."
     with torch.device('meta'): net = MODELS[model]().eval()
     uses, names = {}, {id(p): n for n, p in sparse_parameters(net).items()}
-    def _note(m, _, out):
-        uses[names[id(m.weight)]] = tuple(m.weight.shape), out[0, 0].numel() if out.ndim > 2 else 1
-    for m in net.modules():
-        if id(getattr(m, 'weight', None)) in names: m.register_forward_hook(_note)
+    _note_sizes(net, names, uses)
     net(torch.zeros(1, 3, side, side, device='meta'))
     return uses
 
 # %% ../nbs/17_explore.ipynb #f04faf4b
+def _warnings(shapes, count):
+    full = {n: 'saturated' for n, c in count.items() if c == math.prod(shapes[n])}
+    return full | {n: '!starving' for n, c in count.items() if c < shapes[n][0]}
+
+# %% ../nbs/17_explore.ipynb #c891217d
 @lru_cache
 def deal_out(
     model:str, # key of `MODELS`
@@ -59,23 +68,27 @@ def deal_out(
     shapes = {n: s for n, (s, _) in uses.items()}
     count = budgets(shapes, DENSITIES[init](shapes, 1 - sparsity))
     density = {n: c / math.prod(shapes[n]) for n, c in count.items()}
-    flags = {n: 'saturated' for n, d in density.items() if d == 1}
-    flags |= {n: '!starving' for n, c in count.items() if c < shapes[n][0]}
-    return count, density, flags, sum(2 * c * uses[n][1] for n, c in count.items())
+    flops = sum(2 * c * uses[n][1] for n, c in count.items())
+    return count, density, _warnings(shapes, count), flops
 
 # %% ../nbs/17_explore.ipynb #f21b5900
 def _count(dealt, word): return sum(t == word for t in dealt[2].values())
 
+def _rounded(densities): return {n: float(f'{d:.2g}') for n, d in densities.items()}
+
+def _trouble(dealt): return {'saturated': _count(dealt, 'saturated'),
+                             'starving': _count(dealt, '!starving')}
+
+# %% ../nbs/17_explore.ipynb #10402170
 def _density_panels(dealt):
-    def _short(v): return {n: float(f'{d:.2g}') for n, d in v[1].items()}
+    thin = {k: _rounded(v[1]) for k, v in dealt.items()}
     flags = {k: v[2] for k, v in dealt.items()}
     work = {k: {'FLOPs': v[3] / dealt['uniform'][3]} for k, v in dealt.items()}
-    def _bad(v): return {'saturated': _count(v, 'saturated'), 'starving': _count(v, '!starving')}
-    return [bars({k: _short(v) for k, v in dealt.items()}, ylabel='density', flags=flags,
-                 xlabel='layer, from input to output', log=True, wide=True),
+    bad = {k: _trouble(v) for k, v in dealt.items()}
+    return [bars(thin, ylabel='density', flags=flags, xlabel='layer, from input to output',
+                 log=True, wide=True),
             bars(work, 'Work per image', ylabel='FLOPs (uniform: 1)'),
-            bars({k: _bad(v) for k, v in dealt.items()}, 'Layers in trouble', own=True,
-                 ylabel='layers')]
+            bars(bad, 'Layers in trouble', own=True, ylabel='layers')]
 
 # %% ../nbs/17_explore.ipynb #ddf875b0
 def _say_density(model, sparsity, dealt):
@@ -107,6 +120,7 @@ def _layer(l, width, sparsity, scaling, g):
     mask = random_masks({l: (width, width)}, {l: count}, seed=1)[l]
     return sparse_init_(torch.empty(width, width), mask, scaling, gen=g)
 
+# %% ../nbs/17_explore.ipynb #768d9019
 def _rms(v): return float(v.detach().pow(2).mean().sqrt().clamp(min=1e-30))
 
 @lru_cache
@@ -134,6 +148,7 @@ def _init_panels(runs):
     return [curves(there, 'Signal, forward', ylabel='rms of the activations', **axes),
             curves(back, 'Gradient, backward', ylabel='rms of the gradient', **axes)]
 
+# %% ../nbs/17_explore.ipynb #ba0e59cb
 def _say_init(sparsity, runs):
     last = {s: r[0][-1] / r[0][0] for s, r in runs.items()}
     return (f'At {sparsity:.0%} sparsity the signal of layer 10 is {last["dense"]:.2g} of layer 1 '
@@ -154,6 +169,7 @@ def init_explorer(
 
 # %% ../nbs/17_explore.ipynb #1ab72875
 RANKS = sorted({round(200 ** (i / 40)) for i in range(41)}) # 1 … 200, even on a logarithmic axis
+
 def _trace(top, n, rank):
     counts, values, layers = top.counts(), torch.cat(top.values), torch.cat(top.layers)
     def _held(i): return values[layers == i].sort(descending=True).values.tolist()
@@ -161,6 +177,7 @@ def _trace(top, n, rank):
                 buffer={name: _held(i) for i, name in enumerate(top.names)},
                 counts=counts, threshold=top.threshold)
 
+# %% ../nbs/17_explore.ipynb #42def60a
 @lru_cache
 def stream(
     k:int, # places in the buffer
@@ -191,6 +208,7 @@ def _places(t, k):
     flat += [(0, None)] * (k - len(flat))
     return {n: {str(i + 1): v * (n == m) for i, (v, m) in enumerate(flat)} for n in FC}
 
+# %% ../nbs/17_explore.ipynb #45c5f7c7
 def _stream_panels(t, before, k):
     bar = before['threshold'] if before['counts'] else None
     arrives = {t['layer'] or 'fc1': ([*t['rank']], [*t['rank'].values()])}
@@ -221,6 +239,7 @@ PAINT = {'free': '#10141b', 'active': '#f7f9fc', 'dropped': '#d55e00',
          'grown at random': '#f0e442'}
 GRADIENT_SHARE = dict(set=0, rigl=1, dsr=0, ggr=.5)
 
+# %% ../nbs/17_explore.ipynb #08c91049
 @lru_cache
 def small_state() -> Snapshot: # three layers of 192, 120 and 100 places
     "A small network in the middle of its training, before an update."
@@ -239,6 +258,16 @@ def _voters(snap, u):
     bar = torch.cat([size[n][f] for n, f in free.items()]).sort(descending=True).values[k - 1]
     return {n: f & (size[n] >= bar) for n, f in free.items()}
 
+# %% ../nbs/17_explore.ipynb #ca8c259f
+def _coats(c, n, u, at, vote, method):
+    flat, new = c.flatten(), u.grown[n]
+    if at in (1, 2, 3): flat[u.dropped[n]] = 2
+    if vote: flat[vote[n]] = 3
+    split = math.ceil(GRADIENT_SHARE[method] * len(new))
+    if at == 3: flat[new[:split]], flat[new[split:]] = 4, 5
+    return flat.view_as(c)
+
+# %% ../nbs/17_explore.ipynb #6c66d9da
 @lru_cache
 def paint_step(
     method:str, # key of GRADIENT_SHARE
@@ -251,23 +280,18 @@ def paint_step(
     vote = _voters(snap, u) if (stage, method) == ('quotas', 'ggr') else {}
     return {n: _coats(m.int(), n, u, at, vote, method) for n, m in start.items()}, u
 
-def _coats(c, n, u, at, vote, method):
-    flat, new = c.flatten(), u.grown[n]
-    if at in (1, 2, 3): flat[u.dropped[n]] = 2
-    if vote: flat[vote[n]] = 3
-    split = math.ceil(GRADIENT_SHARE[method] * len(new))
-    if at == 3: flat[new[:split]], flat[new[split:]] = 4, 5
-    return flat.view_as(c)
-
 # %% ../nbs/17_explore.ipynb #85f077ab
 RULES = dict(set='each layer gets back what it gave', rigl='each layer gets back what it gave',
              dsr='quotas follow the survivors: the rich get more',
              ggr='quotas follow the k largest gradients of all layers')
-BIRTHS = {0: 'New places are drawn at random.', 1: 'New places are those with the largest gradient.',
+BIRTHS = {0: 'New places are drawn at random.',
+          1: 'New places are those with the largest gradient.',
           .5: 'Half of a quota goes by gradient, the other half at random among what is left.'}
 
+# %% ../nbs/17_explore.ipynb #49153a00
 def _say_step(method, stage, u):
-    k, q = sum(map(len, u.dropped.values())), ', '.join(f'{n} {v}' for n, v in u.quotas.items())
+    k = sum(map(len, u.dropped.values()))
+    q = ', '.join(f'{n} {v}' for n, v in u.quotas.items())
     places = torch.cat([m.flatten() for m in small_state().masks.values()])
     how = 'below one threshold for all layers' if method == 'dsr' else '30 % of each layer'
     return dict(before=f'{len(places)} places in three layers, {int(places.sum())} of them active.',
@@ -283,6 +307,7 @@ def _step_panels(canvas, u, seen):
     return [masks(canvas, 'Three layers (a row is an output unit)', classes=PAINT, wide=True),
             bars(flow, 'What a layer gives, and what it gets', ylabel='weights', wide=True)]
 
+# %% ../nbs/17_explore.ipynb #4b811081
 def step_explorer() -> Explorer:
     "Stage × method: one redistribution on three small layers."
     def _draw(stage, method):
@@ -304,17 +329,22 @@ def turnover(
     return f, torch.tensor(f, dtype=torch.float64).cumsum(0).tolist()
 
 # %% ../nbs/17_explore.ipynb #bcae4a46
-def _schedule_panels(made, last):
-    epochs, axes = list(range(1, last + 1))[::2], dict(xlabel='epoch', xlim=(0, 100))
+def _rate_panel(last, axes):
     halves = [e / 2 for e in range(200)]
     rate = [.1 * step_lr(e, milestones=(30, 60, 80)) for e in halves]
-    beside = 'The learning rate of the same run (CIFAR-100)'
+    title = 'The learning rate of the same run (CIFAR-100)'
+    return curves({'learning rate': (halves, rate)}, title, ylabel='rate', logy=True,
+                  ylim=(5e-4, .15), vline=last, mode='step', wide=True, **axes)
+
+# %% ../nbs/17_explore.ipynb #f48a2d20
+def _schedule_panels(made, last):
+    epochs, axes = list(range(1, last + 1))[::2], dict(xlabel='epoch', xlim=(0, 100))
     share, sofar = ({s: (epochs, v[i][::2]) for s, v in made.items()} for i in (0, 1))
     return [curves(share, 'Share replaced in an update', ylabel='drop fraction', **axes),
             curves(sofar, 'Replaced so far', ylabel='times the whole network', **axes),
-            curves({'learning rate': (halves, rate)}, beside, ylabel='rate', logy=True, ylim=(5e-4, .15),
-                   vline=last, mode='step', wide=True, **axes)]
+            _rate_panel(last, axes)]
 
+# %% ../nbs/17_explore.ipynb #52e8a47d
 def _say_schedule(made, last):
     total = {s: made[s][1][-1] for s in ('cosine', 'constant')}
     return (f'With one update an epoch until epoch {last}, the cosine replaces '
@@ -338,6 +368,9 @@ def schedule_explorer(
 
 # %% ../nbs/17_explore.ipynb #15b2513d
 @lru_cache
+def _ranked_state(): return rehearse('static', .12, sizes=(64, 24, 16, 10), updates=5)[-1].snap
+
+@lru_cache
 def going(
     criterion:str, # key of CRITERIA
     fraction:float, # share of the layer's active weights
@@ -346,11 +379,9 @@ def going(
     places, score = score_active(_ranked_state(), 'fc1', criterion)
     return places[lowest(score, round(fraction * len(places)))]
 
-@lru_cache
-def _ranked_state(): return rehearse('static', .12, sizes=(64, 24, 16, 10), updates=5)[-1].snap
-
 # %% ../nbs/17_explore.ipynb #61a173a8
 CAMPS = {'free': '#10141b', 'stays': '#c9d1db', 'goes': '#d55e00'}
+
 def _camps(out):
     "The layer's active weights, divided: |w| and |g| of each, and where they are."
     snap = _ranked_state()
@@ -359,6 +390,7 @@ def _camps(out):
     stay = m.index_fill(0, out, False)
     return {'stays': _cloud(stay), 'goes': _cloud(out)}, m.int().index_fill(0, out, 2).view(24, 64)
 
+# %% ../nbs/17_explore.ipynb #caf82d9b
 def _jaccard(a, b):
     a, b = set(a.tolist()), set(b.tolist())
     return len(a & b) / len(a | b)
@@ -371,6 +403,7 @@ def _criteria_panels(cloud, canvas, alike):
             bars({'same weights': alike}, 'Who agrees with this choice', wide=True,
                  ylabel='Jaccard similarity', ylim=(0, 1.05))]
 
+# %% ../nbs/17_explore.ipynb #5ab49fa2
 def _say_criteria(criterion, alike):
     rest = {c: v for c, v in alike.items() if c != criterion}
     near, far = max(rest, key=rest.get), min(rest, key=rest.get)

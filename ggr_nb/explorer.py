@@ -8,10 +8,8 @@ __all__ = ['KINDS', 'OWN_KEYS', 'State', 'state', 'span', 'share_axes', 'Explore
 
 # %% ../nbs/16c_explorer.ipynb #346258b5
 import base64, itertools, json, math
-import torch
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fastcore.basics import patch
-from functools import cached_property
 from html import escape
 from .panels import DRAW, bars, curves, frame, masks
 from .panels import intern, palette_png, panel_figure, squeeze, ticks
@@ -27,6 +25,11 @@ class State:
 KINDS = {'curves': curves, 'bars': bars, 'masks': masks, 'frames': frame}
 
 # %% ../nbs/16c_explorer.ipynb #2db7a927
+def _panel(v, kind, options):
+    ready = isinstance(v, dict) and v.get('kind') in DRAW
+    return v if ready else KINDS[kind](v, **options)
+
+# %% ../nbs/16c_explorer.ipynb #37f14504
 def state(
     value, # what a drawing function returned
     kind:str='frames', # a key of KINDS: how to read bare data
@@ -34,10 +37,8 @@ def state(
 ) -> State:
     "Read what a drawing function returned."
     value, note = value if isinstance(value, tuple) else (value, '')
-    def _panel(v):
-        ready = isinstance(v, dict) and v.get('kind') in DRAW
-        return v if ready else KINDS[kind](v, **options)
-    return State([_panel(v) for v in (value if isinstance(value, list) else [value])], note)
+    many = value if isinstance(value, list) else [value]
+    return State([_panel(v, kind, options) for v in many], note)
 
 # %% ../nbs/16c_explorer.ipynb #95434775
 def span(
@@ -52,6 +53,23 @@ def span(
     return lo - .05 * (hi - lo) * (lo != 0), (hi + .05 * (hi - lo) if hi > lo else lo + 1)
 
 # %% ../nbs/16c_explorer.ipynb #defbce79
+def _values(group, axis):
+    for p in group:
+        rule, numbers = p.get('hline' if axis == 'y' else 'vline'), [s[axis] for s in p['series']]
+        stacked = zip(*([v or 0 for v in n] for n in numbers))
+        yield from map(sum, stacked) if p.get('mode') == 'stack' else itertools.chain(*numbers)
+        if rule is not None: yield rule
+
+# %% ../nbs/16c_explorer.ipynb #699e4935
+def _axes(p, group):
+    for i, axis in enumerate('xy'):
+        if p['kind'] == 'bars' and axis == 'x': continue
+        values, log = [*_values(group, axis)], p['log'][i]
+        lim = p.get(axis + 'lim') or span(values, log, zero=p['kind'] == 'bars')
+        whole = all(isinstance(v, (int, type(None))) for v in values)
+        p[axis + 'lim'], p[axis + 'ticks'] = list(lim), ticks(*lim, log, whole)
+
+# %% ../nbs/16c_explorer.ipynb #f3d27922
 def share_axes(
     states:list, # of State; changed in place
 ):
@@ -61,26 +79,11 @@ def share_axes(
             group = [p for p in place if p and p['kind'] == kind]
             for p in group: _axes(p, [p] if p.get('own') else group)
 
-def _axes(p, group):
-    for i, axis in enumerate('xy'):
-        if p['kind'] == 'bars' and axis == 'x': continue
-        values, log = [*_values(group, axis)], p['log'][i]
-        lim = p.get(axis + 'lim') or span(values, log, zero=p['kind'] == 'bars')
-        whole = all(isinstance(v, (int, type(None))) for v in values)
-        p[axis + 'lim'], p[axis + 'ticks'] = list(lim), ticks(*lim, log, whole)
-
-def _values(group, axis):
-    for p in group:
-        rule, numbers = p.get('hline' if axis == 'y' else 'vline'), [s[axis] for s in p['series']]
-        stacked = zip(*([v or 0 for v in n] for n in numbers))
-        yield from map(sum, stacked) if p.get('mode') == 'stack' else itertools.chain(*numbers)
-        if rule is not None: yield rule
-
 # %% ../nbs/16c_explorer.ipynb #efa68cb0
 class Explorer:
-    "A drawing function with knobs: `.live()` in JupyterLab, `.static()` on a page, `.png()` anywhere."
+    "A drawing function with knobs: `.live()` in JupyterLab, `.static()` on a page, or `.png()`."
     def __init__(self,
-        draw, # pure function: draw(**{knob: value}) -> panels, data, figure, or (one of these, note)
+        draw, # pure function of the knobs -> panels, data, figure, or (one of these, note)
         knobs:dict, # {name: values}; numbers make a slider, words make buttons
         kind:str='frames', # what bare data means: 'curves', 'bars', 'masks' or 'frames'
         title:str='', # heading
@@ -108,6 +111,14 @@ def _check(self:Explorer):
 
 # %% ../nbs/16c_explorer.ipynb #c90cbbc2
 @patch
+def _asked(self:Explorer, knobs):
+    asked = self.__dict__.get('start', {}) | knobs
+    if extra := set(asked) - set(self.knobs):
+        raise ValueError(f'no knob {sorted(extra)}; there are {list(self.knobs)}')
+    return asked
+
+# %% ../nbs/16c_explorer.ipynb #0944d583
+@patch
 def index(self:Explorer,
     **knobs, # {name: value}; knobs not named stand where they start
 ) -> int: # place in the list of states
@@ -119,14 +130,13 @@ def index(self:Explorer,
         at = at * len(values) + values.index(asked[n])
     return at
 
-@patch
-def _asked(self:Explorer, knobs):
-    asked = self.__dict__.get('start', {}) | knobs
-    if extra := set(asked) - set(self.knobs):
-        raise ValueError(f'no knob {sorted(extra)}; there are {list(self.knobs)}')
-    return asked
-
 # %% ../nbs/16c_explorer.ipynb #09f81f80
+def _colour(states):
+    series = [s for st in states for p in st.panels for s in p.get('series', ())]
+    colours = palette(list(dict.fromkeys(s['label'] for s in series)))
+    for s in series: s['color'] = colours[s['label']]
+
+# %% ../nbs/16c_explorer.ipynb #d1729d0c
 @patch(as_prop=True)
 def states(self:Explorer) -> list: # of State, the last knob fastest
     "All states, computed once."
@@ -136,12 +146,17 @@ def states(self:Explorer) -> list: # of State, the last knob fastest
         share_axes(self._states); _colour(self._states)
     return self._states
 
-def _colour(states):
-    series = [s for st in states for p in st.panels for s in p.get('series', ())]
-    colours = palette(list(dict.fromkeys(s['label'] for s in series)))
-    for s in series: s['color'] = colours[s['label']]
-
 # %% ../nbs/16c_explorer.ipynb #214e3502
+@patch
+def _render(self:Explorer, dpi, knobs):
+    panels = self.states[self.index(**knobs)].panels
+    if panels[0]['kind'] != 'frame':
+        return palette_png(panel_figure(panels, self.title, self.alt), dpi=dpi)
+    if 'image/png' in panels[0]['src']: return base64.b64decode(panels[0]['src'].split(',')[1])
+    value = self.draw(**(self.start | knobs))
+    return palette_png(value[0] if isinstance(value, tuple) else value, dpi=dpi)
+
+# %% ../nbs/16c_explorer.ipynb #81fb5aa2
 @patch
 def png(self:Explorer,
     dpi:int=80, # dots per inch
@@ -151,15 +166,6 @@ def png(self:Explorer,
     at, kept = (self.index(**knobs), dpi), self.__dict__.setdefault('_pngs', {})
     if at not in kept: kept[at] = self._render(dpi, knobs)
     return kept[at]
-
-@patch
-def _render(self:Explorer, dpi, knobs):
-    panels = self.states[self.index(**knobs)].panels
-    if panels[0]['kind'] != 'frame':
-        return palette_png(panel_figure(panels, self.title, self.alt), dpi=dpi)
-    if 'image/png' in panels[0]['src']: return base64.b64decode(panels[0]['src'].split(',')[1])
-    value = self.draw(**(self.start | knobs))
-    return palette_png(value[0] if isinstance(value, tuple) else value, dpi=dpi)
 
 # %% ../nbs/16c_explorer.ipynb #a8fe814b
 def image(
@@ -177,6 +183,7 @@ def text(
     "A knob's position as it is shown."
     return f'{value:g}' if isinstance(value, float) else str(value)
 
+# %% ../nbs/16c_explorer.ipynb #2e83392b
 def numeric(
     values, # positions of a knob
 ) -> bool: # True: a slider; False: buttons
@@ -187,22 +194,26 @@ def numeric(
 OWN_KEYS = 'data-lm-suppress-shortcuts="true"' # JupyterLab would take the arrow keys for itself
 
 def _slider(label, names, at, uid): return (
-    f'<div class="knob" data-names="{escape(json.dumps(names))}"><label for="{uid}">{label}</label>'
-    f'<input type="range" {OWN_KEYS} id="{uid}" min="0" max="{len(names) - 1}" step="1" value="{at}"'
-    f' aria-valuetext="{names[at]}">'
+    f'<div class="knob" data-names="{escape(json.dumps(names))}">'
+    f'<label for="{uid}">{label}</label>'
+    f'<input type="range" {OWN_KEYS} id="{uid}" min="0" max="{len(names) - 1}" step="1"'
+    f' value="{at}" aria-valuetext="{names[at]}">'
     f'<output for="{uid}" aria-live="polite">{names[at]}</output></div>')
 
 # %% ../nbs/16c_explorer.ipynb #5f3d6be8
 def _list(label, names, at, uid):
-    each = (f'<option value="{i}"{" selected" * (i == at)}>{escape(n)}</option>' for i, n in enumerate(names))
+    each = (f'<option value="{i}"{" selected" * (i == at)}>{escape(n)}</option>'
+            for i, n in enumerate(names))
     return (f'<div class="knob"><label for="{uid}">{label}</label>'
             f'<select {OWN_KEYS} id="{uid}">{"".join(each)}</select></div>')
 
+# %% ../nbs/16c_explorer.ipynb #ead998cf
 def _buttons(label, names, at, uid):
-    each = (f'<label><input type="radio" {OWN_KEYS} name="{uid}" value="{i}"{" checked" * (i == at)}>'
-            f'{escape(n)}</label>' for i, n in enumerate(names))
+    each = (f'<label><input type="radio" {OWN_KEYS} name="{uid}" value="{i}"'
+            f'{" checked" * (i == at)}>{escape(n)}</label>' for i, n in enumerate(names))
     return (f'<div class="knob" role="radiogroup" aria-labelledby="{uid}">'
-            f'<span class="legend" id="{uid}">{label}</span><div class="set">{"".join(each)}</div></div>')
+            f'<span class="legend" id="{uid}">{label}</span>'
+            f'<div class="set">{"".join(each)}</div></div>')
 
 # %% ../nbs/16c_explorer.ipynb #7d1bb3dd
 def knob_html(
@@ -216,6 +227,12 @@ def knob_html(
     return make(escape(name.replace('_', ' ')), [text(v) for v in values], at, uid)
 
 # %% ../nbs/16c_explorer.ipynb #566bf354
+def _bare(p):
+    series = [{k: v for k, v in s.items() if k != 'color' and v != {}} for s in p.get('series', ())]
+    kept = {k: v for k, v in p.items() if v not in (None, '')}
+    return kept | ({'series': series} if series else {})
+
+# %% ../nbs/16c_explorer.ipynb #781e97b3
 @patch
 def payload(self:Explorer) -> tuple: # (JSON text, colours of the slots)
     "What the script reads."
@@ -227,13 +244,9 @@ def payload(self:Explorer) -> tuple: # (JSON text, colours of the slots)
     data = dict(pool=pool, states=states, sizes=[len(v) for v in self.knobs.values()])
     return json.dumps(data, separators=(',', ':'), ensure_ascii=False), colours
 
-def _bare(p):
-    series = [{k: v for k, v in s.items() if k != 'color' and v != {}} for s in p.get('series', ())]
-    kept = {k: v for k, v in p.items() if v not in (None, '')}
-    return kept | ({'series': series} if series else {})
-
 # %% ../nbs/16c_explorer.ipynb #8f17d682
 _shown = {}
+
 def unique(
     content:str, # what the id stands for
 ) -> str: # letters, digits, a dash
@@ -243,9 +256,11 @@ def unique(
     return f'x{name}-{_shown[name]}'
 
 # %% ../nbs/16c_explorer.ipynb #a12c1de7
-def _script(uid): return (f'({runtime()})(document.currentScript&&document.currentScript.closest("figure")'
-                          f'||document.getElementById("{uid}"))')
+def _script(uid):
+    here = 'document.currentScript&&document.currentScript.closest("figure")'
+    return f'({runtime()})({here}||document.getElementById("{uid}"))'
 
+# %% ../nbs/16c_explorer.ipynb #d0b2954f
 def _parts(title, knobs, image, note, uid):
     yield f'<p class="head" id="{uid}-h"><b>{escape(title)}</b></p>'
     yield f'<div class="stage">{image}</div>'
@@ -258,6 +273,7 @@ def _knobs(self:Explorer, uid):
     at = {n: v.index(self.start[n]) for n, v in self.knobs.items()}
     return ''.join(knob_html(n, self.knobs[n], at[n], f'{uid}-{i}') for i, n in enumerate(at))
 
+# %% ../nbs/16c_explorer.ipynb #b0da445c
 @patch
 def static(self:Explorer) -> str: # HTML, complete in itself
     "The explorer for a page without a kernel."
@@ -311,6 +327,7 @@ def _look(self:Explorer, at):
     said = self.states[self.index(**at)].note
     return escape(said), image(self.png(110, **at), f'{self.alt}. {said}')
 
+# %% ../nbs/16c_explorer.ipynb #206f2230
 @patch
 def live(self:Explorer,
     **knobs, # {name: other positions}, computed on the spot

@@ -23,6 +23,8 @@ from PIL import Image, PngImagePlugin
 INK, MUTED, RULE, PAPER, NIGHT = '#1f2933', '#5b6673', '#d9dee4', '#ffffff', '#14213d'
 EDGE, GRID, BAND = '#aab2bb', '#e8ebef', '#f3f5f8'
 WIDTH, DPI = 7., 160   # inches; 7 in at 160 dots an inch are 1120 px, shown at 700
+
+# %% ../nbs/16_plots.ipynb #11a58bdb
 TICKS = {'color': EDGE, 'labelcolor': MUTED, 'labelsize': 8.5, 'minor.size': 0}
 STYLE = {'figure.dpi': 100, 'font.size': 9, 'text.color': INK, 'legend.frameon': False,
          'figure.titlesize': 10.5, 'figure.titleweight': 'bold',
@@ -36,11 +38,12 @@ STYLE = {'figure.dpi': 100, 'font.size': 9, 'text.color': INK, 'legend.frameon':
          'lines.linewidth': 1.8, 'lines.markersize': 5, 'lines.markeredgewidth': 0}
 
 # %% ../nbs/16_plots.ipynb #130d1012
-def _ours(): return style.context(['default', STYLE])
-
 def _something(f, data):
     if isinstance(data, (dict, list, tuple)) and not data: raise ValueError(
         f'{f.__name__}: nothing to draw, the data are empty')
+
+# %% ../nbs/16_plots.ipynb #f0fb002e
+def _ours(): return style.context(['default', STYLE])
 
 def styled(
     f, # makes and returns a `Card`
@@ -58,6 +61,8 @@ COLOURS = {'dense': '#222222', 'static': '#b3b3b3', 'set': '#e69f00', 'rigl': '#
            'set+rigl': '#a68a00', 'ggr-set': '#f0996a', 'ggr-rigl': '#8f3b00', 'gmp': '#332288',
            'chase': '#5f6b2d', 'rigl-sg': '#6a9fd4', 'rigl-sm': '#2b4c7e', 'gse': '#aa4499',
            'uniform': '#56b4e9', 'er': '#a68a00', 'erk': '#7a5195'}
+
+# %% ../nbs/16_plots.ipynb #1ce692d9
 MARKERS = {'dense': 's', 'static': 'X', 'set': 'o', 'rigl': 's', 'dsr': '^', 'ggr': 'D',
            'snfs': 'v', 'deepr': 'P'}
 SERIES = ['#0072b2', '#d55e00', '#009e73', '#e69f00', '#cc79a7', '#56b4e9', '#4d4d4d',
@@ -81,6 +86,7 @@ def _luminance(c):
     lin = [v / 12.92 if v <= .04045 else ((v + .055) / 1.055) ** 2.4 for v in to_rgb(c)]
     return float(np.dot([.2126, .7152, .0722], lin))
 
+# %% ../nbs/16_plots.ipynb #d59e61da
 def contrast(
     a, # a colour
     b=PAPER, # another
@@ -106,6 +112,7 @@ def _paper(fig):
                           transform=fig.dpi_scale_trans, facecolor=PAPER, edgecolor=RULE,
                           zorder=-10, figure=fig)
 
+# %% ../nbs/16_plots.ipynb #5086298a
 def _wrap(text, width):
     "Lines of about equal length."
     most = int(width * 11)
@@ -113,6 +120,7 @@ def _wrap(text, width):
     ways = (textwrap.wrap(text, w) for w in range(most // 2, most + 1))
     return next((way for way in ways if len(way) == lines), [])
 
+# %% ../nbs/16_plots.ipynb #c8ef2d5f
 def _register():
     "Let IPython, where it runs, ask a card itself for its picture."
     get = getattr(sys.modules.get('IPython'), 'get_ipython', lambda: None)
@@ -143,6 +151,7 @@ def _head(self:Card, text, width):
     with _ours():
         if text: self.suptitle(text, x=.16 / width, ha='left')
 
+# %% ../nbs/16_plots.ipynb #bf51e00a
 @patch
 def subplots(self:Card, *args, **kwargs):
     "Axes in our style; arguments as those of matplotlib's `Figure.subplots`."
@@ -176,6 +185,7 @@ def _pixels(fig, dpi):
     fig.set_dpi(old)
     return rgba
 
+# %% ../nbs/16_plots.ipynb #6606fb39
 def _encode(im, alt):
     info, out = PngImagePlugin.PngInfo(), io.BytesIO()
     info.add_itxt('Description', alt)
@@ -194,6 +204,7 @@ def png(self:Card,
             if len(out := _encode(_indexed(rgba, n), self.alt)) <= most: return out
     return out
 
+# %% ../nbs/16_plots.ipynb #60a4f91c
 @patch
 def save(self:Card,
     path, # a file name; its ending says the format
@@ -213,6 +224,7 @@ def _place(block, wanted, gap):
     middle = np.mean([wanted[i] for i in block])
     return middle + gap * (np.arange(len(block)) - (len(block) - 1) / 2)
 
+# %% ../nbs/16_plots.ipynb #e2f20806
 def keep_apart(
     wanted, # positions, in any order
     gap:float, # the least distance allowed
@@ -233,12 +245,14 @@ def _end_label(ax, text, y, colour):
                     textcoords='offset points', color=readable(colour), annotation_clip=False)
     ax.figure.ends.append(t)
 
+# %% ../nbs/16_plots.ipynb #99513766
 def _settle(ax, ends):
     x, pixel = ax.get_xlim()[0], 72 / ax.figure.dpi
     now = [ax.transData.transform((x, t.xy[1]))[1] for t in ends]
     new = keep_apart(np.clip(now, ax.bbox.y0, ax.bbox.y1), 11.5 / pixel)
     for t, a, b in zip(ends, now, new): t.xyann = (7, (b - a) * pixel)
 
+# %% ../nbs/16_plots.ipynb #f3e8395e
 @patch
 def settle(self:Card)->Card:
     "Lay the card out and move labels at line ends apart."
@@ -256,6 +270,7 @@ def short(
     name = str(name).removesuffix('.weight')
     return name if len(name) <= most else name[:6] + '…' + name[7 - most:]
 
+# %% ../nbs/16_plots.ipynb #b42c376a
 def human(
     x:float, # any number
     pos=None, # (matplotlib passes a tick's position)
@@ -274,6 +289,7 @@ def _log_ticks(axis):
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,)))
     axis.set_minor_locator(NullLocator())
 
+# %% ../nbs/16_plots.ipynb #4a9e2993
 def _numbers(*axes):
     for a in axes:
         if a.get_scale() == 'log': _log_ticks(a)
@@ -311,6 +327,7 @@ def _few(ax, names):
     wide = max(map(len, labels), default=0) * len(labels) > room
     ax.set_xticks(range(len(labels)), labels, **TILT if wide else {})
 
+# %% ../nbs/16_plots.ipynb #1ed0da25
 def _many(ax, names):
     blocks, stages = _blocks(names), _runs([n.split('.')[0] for n in names])
     wide = {k for k, a, b in stages if b > a}
@@ -339,11 +356,13 @@ def _layers(series):
     names = list(dict.fromkeys(n for s in series.values() for n in s))
     return names, {l: _floats(s.get(n, np.nan) for n in names) for l, s in series.items()}
 
+# %% ../nbs/16_plots.ipynb #03e56cb6
 def _dots(ax, label, values, colour):
     mark = MARKERS.get(str(label).lower(), 'o')
     ax.plot(values, marker=mark, color=colour, lw=.9, label=label)
     if (some := values[~np.isnan(values)]).size: _end_label(ax, label, some[-1], colour)
 
+# %% ../nbs/16_plots.ipynb #97ea5427
 def _over_layers(ax, names, data, ylabel, log):
     bars = len(data) == 1 and not log
     for l, c in palette(data).items():
@@ -376,6 +395,7 @@ def _curve(ax, label, x, y, std, colour):
     if std is not None: ax.fill_between(x, y - std, y + std, color=colour, alpha=.16, lw=0)
     if label and (some := y[~np.isnan(y)]).size: _end_label(ax, label, some[-1], colour)
 
+# %% ../nbs/16_plots.ipynb #a75a6e9f
 def _reference(ax, at, along='h'):
     if at is None: return
     at, text = at if isinstance(at, (tuple, list)) else (at, '')
@@ -416,6 +436,7 @@ def _pm(mean, std):
     d = max(0, 2 - int(np.floor(np.log10(max(abs(mean), std)))))
     return f'{mean:.{d}f} ± {std:.{d}f}'.replace('-', '−')
 
+# %% ../nbs/16_plots.ipynb #d7788f8d
 def _bar(ax, i, mean, std, colour):
     ax.barh(i, mean, .62, color=colour)
     if std: ax.plot([mean - std, mean + std], [i, i], color=INK, lw=1.2)
@@ -459,6 +480,7 @@ def _cell(ax, i, j, v, text, shade):
     colour, text = (MUTED, '–') if np.isnan(v) else (_on(shade), text)
     ax.text(j, i, text, ha='center', va='center', color=colour)
 
+# %% ../nbs/16_plots.ipynb #21c81108
 def _shades(ax, m, fmt):
     low, span = np.nanmin(m), (np.nanmax(m) - np.nanmin(m)) or 1
     ax.imshow(m, cmap=HEAT, aspect='auto', vmin=low, vmax=low + span)
@@ -473,6 +495,7 @@ def _matrix(matrix, rows, cols):
     raise ValueError(f'{m.shape[0]} × {m.shape[1]} numbers for {len(rows)} rows and '
                      f'{len(cols)} columns: give a name to each row and each column')
 
+# %% ../nbs/16_plots.ipynb #4f5b4e0c
 def _bare(ax, rows, cols):
     ax.set_xticks(range(len(cols)), cols); ax.set_yticks(range(len(rows)), rows)
     ax.tick_params(length=0, labelcolor=INK); ax.grid(False); ax.spines[:].set_visible(False)
@@ -504,6 +527,7 @@ def _flat(mask):
     m = torch.as_tensor(mask).detach().cpu() != 0
     return m.reshape(m.shape[0] if m.ndim > 1 else 1, -1)
 
+# %% ../nbs/16_plots.ipynb #219b2cc9
 def _fit(n, cols, h, w): return min((6.65 / cols - .15) / w, (5.2 / -(-n // cols) - .25) / h)
 
 def _grid(n, h, w):
@@ -529,6 +553,7 @@ def _note(ax, label, lines, inches):
     if not _fits(label, lines, inches): return ax.set_xlabel('\n'.join(lines))
     ax.set_title(' · '.join(lines), loc='right', color=MUTED, weight='normal')
 
+# %% ../nbs/16_plots.ipynb #9274958f
 def _show_mask(ax, label, lines, m, scale, lying):
     b = _block(scale)
     shown = _blockwise(m.T if lying else m, b)
@@ -598,6 +623,7 @@ def timeline_plot(
 # %% ../nbs/16_plots_sparse.ipynb #9d338067
 def _mean_std(v): return v.mean(), v.std(ddof=1) if len(v) > 1 else 0.
 
+# %% ../nbs/16_plots_sparse.ipynb #2e6ecf8c
 def _method_row(ax, i, method, values, colour):
     v, mark = _floats(values), MARKERS.get(str(method).lower(), 'o')
     ax.scatter(v, np.full(len(v), i), s=30, color=colour, alpha=.6, lw=0, marker=mark, zorder=3)
@@ -605,6 +631,7 @@ def _method_row(ax, i, method, values, colour):
     ax.annotate(_pm(*_mean_std(v)), (1, i), (6, 0), xycoords=ax.get_yaxis_transform(), va='center',
                 textcoords='offset points', color=readable(colour), size=8.5)
 
+# %% ../nbs/16_plots_sparse.ipynb #56cdd8a1
 def _method_panel(ax, init, rows, scores, dense):
     for i, (m, c) in enumerate(palette(rows).items()):
         if (m, init) in scores: _method_row(ax, i, m, scores[m, init], c)
@@ -617,6 +644,7 @@ def _split(scores):
     rows, inits = (list(dict.fromkeys(k[i] for k in scores if k[0] != 'dense')) for i in (0, 1))
     return rows, inits, (np.mean(dense), f'dense {human(np.mean(dense))}') if dense else None
 
+# %% ../nbs/16_plots_sparse.ipynb #66b9bdd4
 @styled
 def method_plot(
     scores:dict, # (method, init): scores, one for each seed
@@ -641,9 +669,16 @@ def _interval(ax, i, mean, half, fmt):
     ax.annotate(f'{mean:{fmt}}'.replace('-', '−'), (1, i), (6, 0), va='center', size=8.5,
                 xycoords=ax.get_yaxis_transform(), textcoords='offset points', color=INK)
 
+# %% ../nbs/16_plots_sparse.ipynb #e8f48bce
 def _interval_words(key, mean, half, fmt):
     clear = 'clear' if abs(mean) > half else 'not clear'
     return f'{" ".join(filter(None, key))} {mean:{fmt}} ± {half:.2g}, {clear}'.replace('-', '−')
+
+# %% ../nbs/16_plots_sparse.ipynb #e86d3353
+def _interval_panel(ax, panel, rows, intervals, fmt):
+    ax.set_title(panel, color=INK)
+    for i, r in enumerate(rows):
+        if (r, panel) in intervals: _interval(ax, i, *map(float, intervals[r, panel]), fmt)
 
 # %% ../nbs/16_plots_sparse.ipynb #6ddd5838
 @styled
@@ -660,11 +695,9 @@ def interval_plot(
     fig = _card(title, alt, xlabel or 'differences', said, height=.75 + .3 * len(rows))
     axes = fig.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0]
     for n, (ax, p) in enumerate(zip(axes, panels)):
-        for i, r in enumerate(rows):
-            if (r, p) in intervals: _interval(ax, i, *map(float, intervals[r, p]), fmt)
+        _interval_panel(ax, p, rows, intervals, fmt)
         here = len(panels) < 3 or n == len(panels) // 2      # room for one label under many
         _rows(ax, rows, xlabel if here else ''); _reference(ax, 0, 'v')
-        ax.set_title(p, color=INK)
     return fig
 
 # %% ../nbs/16_plots_sparse.ipynb #880a4ebc
@@ -675,10 +708,12 @@ def _dumbbells(ax, before, after, colour, log):
     ax.plot(x, after, 'o', color=colour, ms=6)
     ax.set_yscale('log' if log else 'linear'); _numbers(ax.yaxis)
 
+# %% ../nbs/16_plots_sparse.ipynb #2a481f5a
 def _moved(ax, label, names, pair, colour, log):
     _dumbbells(ax, *(_floats(d.get(n, np.nan) for n in names) for d in pair), colour, log)
     ax.set_title(label, color=readable(colour)); _layer_axis(ax, names)
 
+# %% ../nbs/16_plots_sparse.ipynb #bbbd4163
 def _explain(ax): ax.set_title('○ before   ● after', loc='right', color=MUTED, weight='normal')
 
 def _panel_grid(n, layers):
@@ -727,6 +762,7 @@ def _sparse(ticks, gap):
     for t in ticks[1:]: out += [t] * (t[0] - out[-1][0] >= gap)
     return out
 
+# %% ../nbs/16_plots_sparse.ipynb #8f07ea4d
 def _raster(fig, m, names, label, fmt=human, **kwargs):
     ax, names = fig.subplots(), [n.removesuffix('.weight') for n in names]
     im = ax.imshow(m, aspect='auto', interpolation='nearest', **kwargs)
@@ -744,12 +780,14 @@ CHANGE = LinearSegmentedColormap.from_list('ggr_change', ['#8f3b00', '#d55e00', 
 
 def _times(x, pos=None): return f'×{2**x:.2g}' if x >= 0 else f'÷{2**-x:.2g}'
 
+# %% ../nbs/16_plots_sparse.ipynb #6d71d330
 def _density_raster(fig, counts):
     m = np.log2([v / v[0] for v in counts.values()])
     top = max(np.abs(m).max(), .1)
     _raster(fig, m, counts, 'weights, times those at the start', _times, cmap=CHANGE,
             vmin=-top, vmax=top)
 
+# %% ../nbs/16_plots_sparse.ipynb #7b3485a7
 def _density_lines(fig, data, ylabel, log):
     ax = fig.subplots()
     for n, c in _depths(data).items():
@@ -816,6 +854,7 @@ def _tiles(ax, shape, colours):
     ax.vlines(np.arange(.5, w - 1), -.5, h - .5, **edge)
     ax.set(xticks=[], yticks=[], anchor='W'); ax.grid(False); ax.spines[:].set_visible(False)
 
+# %% ../nbs/16_plots_sparse.ipynb #a1aed155
 def _painted(mask, **paint):
     "Colours of all places: active and free ones, then each (positions, colour) on top."
     out = np.where(mask.flatten().numpy(), ACTIVE, FREE)
@@ -830,6 +869,7 @@ def _heat_of(grad, mask, largest):
     shades = HEAT(.04 + .8 * _sizes(grad) / max(largest, 1e-30))[:, :3]
     return [PAPER if m else to_hex(s) for s, m in zip(shades, mask.flatten())]
 
+# %% ../nbs/16_plots_sparse.ipynb #9eb2cf66
 def _mark(ax, positions, w, marker, **kwargs):
     ax.plot(positions % w, positions // w, ls='', marker=marker, **kwargs)
 
@@ -845,6 +885,7 @@ def _without(mask, dropped):
     kept.view(-1)[dropped] = False
     return kept
 
+# %% ../nbs/16_plots_sparse.ipynb #6e975d4c
 def _counted(grad, kept, quota):
     if grad is None: return np.array([], int)
     scores = _sizes(grad)
@@ -864,6 +905,7 @@ def _step_row(axes, name, r, largest, size):
     _mark(axes[3], r['by_c'], w, 'o', color=PAPER, ms=size * .3)
     axes[0].set_ylabel(short(name), color=INK); _sums(axes, r)
 
+# %% ../nbs/16_plots_sparse.ipynb #d41f5c85
 def _sums(axes, r):
     n, (d, a, b) = int(r['mask'].sum()), (len(r[k]) for k in ('dropped', 'by_g', 'by_c'))
     _beside(axes[0], f'{n} active'); _beside(axes[1], f'− {d}', LOST)
@@ -881,6 +923,7 @@ def _step_titles(fig, k):
     _beside(axes[3], 'by |g|', BY_GRADIENT, y=1); _beside(axes[3], 'at random', BY_CHANCE, 36, 1)
     return fig
 
+# %% ../nbs/16_plots_sparse.ipynb #dfb85489
 def _step_rows(masks, dropped, quotas, by_gradient, by_chance, gradients):
     rows = {n: dict(mask=_flat(m), dropped=_array(dropped[n]), quota=int(quotas[n]),
                     by_g=_array(by_gradient[n]), by_c=_array(by_chance[n]),
@@ -948,6 +991,7 @@ def _empties(m):
     return [_percent(m.float().mean()), f'empty: {out} of {m.shape[0]} outputs',
             f'{inp} of {m.shape[1]} inputs']
 
+# %% ../nbs/16_plots_sparse.ipynb #b98e775d
 def _same_shape(flat):
     shapes = {l: tuple(m.shape) for l, m in flat.items()}
     if len(set(shapes.values())) > 1: raise ValueError(

@@ -39,12 +39,14 @@ def _digits(side):
     x = F.adaptive_avg_pool2d(images.float() / 255, side).flatten(1)
     return ((x - x.mean()) / x.std())[:512], labels[:512]
 
+# %% ../nbs/16d_rehearsal.ipynb #6c3a115f
 def _net(sizes, density, init, seed):
     shapes = {f'fc{i + 1}': (b, a) for i, (a, b) in enumerate(zip(sizes, sizes[1:]))}
     masks = random_masks(shapes, budgets(shapes, DENSITIES[init](shapes, density)), seed)
     def _weight(n): return sparse_init_(torch.empty(shapes[n]), masks[n], gen=generator(seed, n))
     return {n: _weight(n) for n in shapes}, masks
 
+# %% ../nbs/16d_rehearsal.ipynb #86cb044f
 def _forward(x, weights):
     *hidden, last = weights.values()
     for w in hidden: x = (x @ w.T).relu()
@@ -58,8 +60,9 @@ def _look(weights, x, y):
     grads = torch.autograd.grad(F.cross_entropy(out, y), [*leaves.values()])
     return dict(zip(leaves, grads)), float((out.argmax(1) == y).float().mean())
 
+# %% ../nbs/16d_rehearsal.ipynb #ff9a94f7
 def _train(weights, masks, momenta, x, y, steps, lr=.05):
-    "Masked SGD with momentum on one batch; then a last look."
+    "Masked SGD with momentum on one batch, written out; then a last look."
     for step in range(steps + 1):
         grads, accuracy = _look(weights, x, y)
         if step == steps: return grads, accuracy
@@ -103,6 +106,7 @@ def rehearse(
 WARM = '#10141b #2a1e4f #57246b #8a2f6f #bd3f63 #e45f4b #f99a3a #fbe38a'
 HEAT = {str(i): colour for i, colour in enumerate(WARM.split())}
 
+# %% ../nbs/16d_rehearsal.ipynb #ee2070ea
 @lru_cache
 def grown_mask(
     share:float, # part of every quota that goes by gradient
@@ -123,6 +127,7 @@ def _growth_panels(m):
             masks({f'brightest: {top} weights': level}, **warm),
             curves(steps, 'Weights per unit and per input', mode='step', wide=True, **line)]
 
+# %% ../nbs/16d_rehearsal.ipynb #07d96dc2
 def _say_growth(m, share):
     units, inputs, rows = int((m.sum(1) == 0).sum()), int((m.sum(0) == 0).sum()), m.sum(1)
     return (f'With {share:.0%} of growth by gradient the busiest of 48 units has {int(rows.max())} '
@@ -144,6 +149,10 @@ def growth_explorer(
 
 # %% ../nbs/16d_rehearsal.ipynb #05871fc5
 DEEP = (64, 64, 48, 48, 32, 32, 10)
+
+def _flow(u): return {n: len(u.grown[n]) - len(u.dropped[n]) for n in u.grown}
+
+# %% ../nbs/16d_rehearsal.ipynb #144a28da
 @lru_cache
 def race(
     method:str, # key of METHODS
@@ -153,25 +162,29 @@ def race(
     moments = rehearse(method, .1, init, DEEP, updates=20, fraction=.2)
     steps = [moments[0].snap.masks] + [m.masks for m in moments]
     share = {n: [float(s[n].float().mean()) for s in steps] for n in steps[0]}
-    def _flow(u): return {n: len(u.grown[n]) - len(u.dropped[n]) for n in share}
     bar = [m.update.memory.get('threshold', 0) for m in moments]
-    return dict(densities=share, net=[dict.fromkeys(share, 0)] + [_flow(m.update) for m in moments],
-                threshold=[bar[0], *bar], accuracy=[m.accuracy for m in moments])
+    net = [dict.fromkeys(share, 0)] + [_flow(m.update) for m in moments]
+    return dict(densities=share, net=net, threshold=[bar[0], *bar],
+                accuracy=[m.accuracy for m in moments])
 
 # %% ../nbs/16d_rehearsal.ipynb #11bd5c1f
+def _race_of(method, run, top, moment):
+    x = range(len(run['net']))
+    lines = {n: (x, d) for n, d in run['densities'].items()}
+    return curves(lines, f'{method.upper()}: density of each layer', ylabel='density',
+                  ylim=(0, top), **moment)
+
+# %% ../nbs/16d_rehearsal.ipynb #27013154
 def _race_panels(update, runs):
-    x, moment = list(range(21)), dict(xlabel='update', vline=update)
+    x, moment = range(21), dict(xlabel='update', vline=update)
     top = 1.05 * max(v for r in runs.values() for d in r['densities'].values() for v in d)
-    def _layers(m, r):
-        lines = {n: (x, d) for n, d in r['densities'].items()}
-        title = f'{m.upper()}: density of each layer'
-        return curves(lines, title, ylabel='density', ylim=(0, top), **moment)
     flow = {m: r['net'][update] for m, r in runs.items()}
     bar = {m: (x, r['threshold']) for m, r in runs.items()}
-    return [*(_layers(m, r) for m, r in runs.items()),
+    return [*(_race_of(m, r, top, moment) for m, r in runs.items()),
             bars(flow, 'Given (+) and taken (−) in this update', ylabel='weights'),
             curves(bar, 'Thresholds: DSR on |w|, GGR on |g|', logy=True, mode='step', **moment)]
 
+# %% ../nbs/16d_rehearsal.ipynb #4d1ecacf
 def _say_race(update, runs):
     now = {m: {n: d[update] for n, d in r['densities'].items()} for m, r in runs.items()}
     return (f'After update {update} the last layer is {now["dsr"]["fc6"]:.0%} dense under DSR and '
@@ -193,6 +206,7 @@ def dsr_ggr_explorer(
 
 # %% ../nbs/16d_rehearsal.ipynb #67aacba2
 AGES = {'free': '#10141b', 'kept': '#c9d1db', 'new': '#56b4e9', 'dropped': '#d55e00'}
+
 def aged(
     before:Tensor, # bool
     after:Tensor, # bool
@@ -201,6 +215,12 @@ def aged(
     return after.int() + (after & ~before) + 3 * (before & ~after)
 
 # %% ../nbs/16d_rehearsal.ipynb #05c70572
+def _shares(steps):
+    left = [float((m & steps[0]).sum() / steps[0].sum()) for m in steps]
+    ever = torch.stack(steps).cumsum(0).bool().flatten(1).float().mean(1).tolist()
+    return left, ever
+
+# %% ../nbs/16d_rehearsal.ipynb #c9aaea6a
 @lru_cache
 def life(
     method:str, # key of METHODS
@@ -209,9 +229,7 @@ def life(
     "The first layer's masks of one training."
     moments = rehearse(method, .1, sizes=(64, 32, 24, 10), updates=updates)
     steps = [moments[0].snap.masks['fc1']] + [m.masks['fc1'] for m in moments]
-    left = [float((m & steps[0]).sum() / steps[0].sum()) for m in steps]
-    ever = torch.stack(steps).cumsum(0).bool().flatten(1).float().mean(1).tolist()
-    return steps, left, ever
+    return steps, *_shares(steps)
 
 # %% ../nbs/16d_rehearsal.ipynb #77c18142
 def _age_panels(update, steps, left, ever):
@@ -222,6 +240,7 @@ def _age_panels(update, steps, left, ever):
     return [masks({name: canvas}, 'The mask of the first layer', classes=AGES),
             curves(both, 'Over the training', **axes)]
 
+# %% ../nbs/16d_rehearsal.ipynb #c7400089
 def evolution_explorer(
     methods:tuple=('set', 'rigl', 'dsr', 'ggr'), # keys of METHODS
 ) -> Explorer:
