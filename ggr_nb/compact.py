@@ -38,6 +38,8 @@ _ALONG -= {'batch_norm', 'prelu'}
 _ALONG |= {'avg_pool1d', 'avg_pool2d', 'avg_pool3d', 'adaptive_avg_pool1d', 'adaptive_avg_pool2d',
            'mean', 'contiguous'}
 _JOIN = {n for n, rule in RULES.items() if rule is _either} | {'add', 'iadd', 'mul', 'imul', 'sub'}
+
+# %% ../nbs/14_compact.ipynb #020d198e
 _ALONG_MODULES = (
     nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid,
     nn.Hardswish, nn.Hardsigmoid, nn.Identity, nn.Dropout, nn.Dropout2d, nn.MaxPool1d, nn.MaxPool2d,
@@ -53,9 +55,11 @@ def _reads(m, shape):
     if isinstance(m, nn.Linear): return len(shape) == 2
     return isinstance(m, _ConvNd) and not isinstance(m, _ConvTransposeNd) and m.groups == 1
 
-# %% ../nbs/14_compact.ipynb #2de1b89c
+# %% ../nbs/14_compact.ipynb #12b6fcf7
 def _name(node):
     return node.target if isinstance(node.target, str) else getattr(node.target, '__name__', '')
+
+# %% ../nbs/14_compact.ipynb #2de1b89c
 def _kind(node, module, shapes):
     "'read', 'along', 'join', 'flat' or 'other': what the operation does to the channels."
     ins = [n for n in node.all_input_nodes if n in shapes]
@@ -70,42 +74,43 @@ def _kind(node, module, shapes):
     if len(ins) == 1 and len(b) == 2 and a[0] == b[0] and _flattens(node, module): return 'flat'
     return 'other'
 
-# %% ../nbs/14_compact.ipynb #04484553
+# %% ../nbs/14_compact.ipynb #37a6f8ca
 def _passes(node, module):
     "Are channels handed on one by one?"
     if module is None: return _name(node) in _ALONG or _name(node) in _JOIN
     if isinstance(module, _ConvNd): return _depthwise(module)
     return isinstance(module, _ALONG_MODULES)
 
+# %% ../nbs/14_compact.ipynb #c06306bf
 def _asks(node, shapes):
     "Does the operation use a number that came out of a tensor, such as a size?"
     foreign = any(n not in shapes for n in node.all_input_nodes)
     return foreign and _name(node) not in ('view', 'reshape')
 
+# %% ../nbs/14_compact.ipynb #269c2c3d
 def _flattens(node, module):
     if module is not None: return isinstance(module, nn.Flatten)
     if _name(node) in ('view', 'reshape'): return len(node.args) == 3 and node.args[2] == -1
     return _name(node) == 'flatten'
 
-# %% ../nbs/14_compact.ipynb #3fda075c
+# %% ../nbs/14_compact.ipynb #69b169d7
 @dataclass
 class Reader:
     "A conv or linear layer, the space it reads, and the one it opens."
-    name: str                                                      # of the module
+    name: str         # of the module
     module: nn.Module
-    source: object                                                 # the graph's node that it reads
-    read: int                                                      # space
-    # features per channel of that space
-    factor: int
-    opens: int                                                     # space
+    source: object    # the graph's node that it reads
+    read: int         # space
+    factor: int       # features per channel of that space
+    opens: int        # space
 
+# %% ../nbs/14_compact.ipynb #8ee32cd1
 @dataclass
 class Plan:
     "Where every layer's channels live."
     spaces: Spaces
     readers: list
-    # {module name: (module, space, factor)}: norms, depthwise
-    along: dict
+    along: dict       # {module name: (module, space, factor)}: norms, depthwise
 
 # %% ../nbs/14_compact.ipynb #25f7409f
 def spaces(
@@ -117,14 +122,13 @@ def spaces(
     shared = _shared(traced, modules)
     for node in traced.graph.nodes:
         module = modules.get(node.target) if node.op == 'call_module' else None
-        kind = (
-            'other' if module is not None and node.target in shared else _kind(node, module, shapes)
-        )
+        refused = module is not None and node.target in shared
+        kind = 'other' if refused else _kind(node, module, shapes)
         ins = [place[n] for n in node.all_input_nodes if n in place]
-        if where := _STEPS[kind](plan, node, module, ins, shapes):
-            place[node] = where
+        if where := _STEPS[kind](plan, node, module, ins, shapes): place[node] = where
     return plan
 
+# %% ../nbs/14_compact.ipynb #aa7772d8
 def _shared(traced, modules):
     "Modules with parameters that are called twice, or share them with another module."
     calls = [n.target for n in traced.graph.nodes if n.op == 'call_module']
@@ -137,6 +141,7 @@ def _read(plan, node, module, ins, shapes):
     plan.readers.append(Reader(node.target, module, node.all_input_nodes[0], space, factor, opens))
     return opens, 1
 
+# %% ../nbs/14_compact.ipynb #79da8895
 def _along(plan, node, module, ins, shapes):
     if module is not None and module.state_dict(): plan.along[node.target] = (module, *ins[0])
     return ins[0]
@@ -145,13 +150,14 @@ def _flat(plan, node, module, ins, shapes):
     space, factor = ins[0]
     return space, factor * shapes[node][1] // shapes[node.all_input_nodes[0]][1]
 
-# %% ../nbs/14_compact.ipynb #d14f48f4
+# %% ../nbs/14_compact.ipynb #dcbb4f99
 def _join(plan, node, module, ins, shapes):
     (a, f), (b, g) = ins
     if f != g: return _other(plan, node, module, ins, shapes)
     plan.spaces.join(a, b)
     return a, f
 
+# %% ../nbs/14_compact.ipynb #d14f48f4
 def _other(plan, node, module, ins, shapes):
     if node.op == 'call_method' and _name(node) in ('size', 'dim'): return
     for space, _ in ins: plan.spaces.freeze(space)
@@ -159,6 +165,7 @@ def _other(plan, node, module, ins, shapes):
     space = plan.spaces.new(shapes[node][1]); plan.spaces.freeze(space)
     return space, 1
 
+# %% ../nbs/14_compact.ipynb #19a2bd9d
 _STEPS = dict(read=_read, along=_along, flat=_flat, join=_join, other=_other)
 
 # %% ../nbs/14_compact.ipynb #753641b3
@@ -178,16 +185,17 @@ class Depends(Record):
                  ones, # {node: all ones of its shape}
                 ): super().__init__(traced); self.ones = ones
 
-    def run_node(self,
-                 n, # of the graph
-                ):  # an unknown operation depends on everything
-        try: value = super().run_node(n)
-        except NotImplementedError:
-            if n not in self.ones: raise
-            value = None
+    def run_node(self, n): # of the graph
+        value = self._known(n)
         if value is None or n in self.ones and _asks(n, self.ones):
             value = self.values[n] = self.ones[n]
         return value
+
+    def _known(self, n):
+        "The value in `Reach`'s arithmetic; None for an operation that `Reach` does not know"
+        try: return super().run_node(n)
+        except NotImplementedError:
+            if n not in self.ones: raise
 
 # %% ../nbs/14_compact.ipynb #a2cc0b0d
 def _as_connections(traced):
@@ -211,12 +219,14 @@ def depends(
         run.run(next(v for n, v in ones.items() if n.op == 'placeholder'))
     return {n: run.values[m] for n, m in twins.items() if m in run.values}
 
-# %% ../nbs/14_compact.ipynb #65b7376e
-STAYS, BIAS, CARRIER = 0, 1, 2
+# %% ../nbs/14_compact.ipynb #2d5b3ae4
 def _pads(m):
     "Does the layer put zeros around its input?"
     if not isinstance(m, _ConvNd) or m.padding_mode != 'zeros' or m.padding == 'valid': return False
     return m.padding == 'same' or any(m.padding)
+
+# %% ../nbs/14_compact.ipynb #65b7376e
+STAYS, BIAS, CARRIER = 0, 1, 2
 
 def constants(
     reader:Reader, # a conv or linear layer
@@ -231,15 +241,17 @@ def constants(
     case = (fixed & even) * (CARRIER if _pads(reader.module) else BIAS)
     return torch.where(fixed & zero, BIAS, case), v[:, :1]
 
-# %% ../nbs/14_compact.ipynb #2c74410c
+# %% ../nbs/14_compact.ipynb #ef4db625
 def _weights(r):
-    return r.module.weight.detach().reshape(
-        len(r.module.weight), -1, r.factor * r.module.weight[0, 0].numel()
-    )
+    "[neurons, channels, weights of a channel]"
+    weight = r.module.weight.detach()
+    return weight.reshape(len(weight), -1, r.factor * weight[0, 0].numel())
+
 def _wanted(r, needed):
     "Channels for which some needed neuron of the reader has a weight."
     return (_weights(r)[needed[r.opens]] != 0).any(2).any(0)
 
+# %% ../nbs/14_compact.ipynb #2c74410c
 def _grow(readers, cases, needed):
     "Add what the needed neurons need, until nothing is added."
     before = -1
@@ -254,6 +266,7 @@ def _carrier(r, cases, values, needed):
     size = values[r.name][:, 0].abs() * can
     return int((size * (needed[r.read] if (can & needed[r.read]).any() else 1)).argmax())
 
+# %% ../nbs/14_compact.ipynb #f16c3351
 def _frozen_channels(plan):
     "{space: bool per channel}: what must stay whatever the weights are; also names the spaces."
     s = plan.spaces
@@ -290,19 +303,18 @@ def _folded(r, case, value, needed, carrier):
 # %% ../nbs/14_compact.ipynb #1bb7b1cc
 def _resized(module, weight, bias, **attributes):
     "A copy of the layer with other weights and the attributes that go with them."
-    new = deepcopy(module)
-    new.weight, new.bias = (
-        None if t is None else nn.Parameter(t.contiguous()) for t in (weight, bias)
-    )
+    new, fresh = deepcopy(module), lambda t: None if t is None else nn.Parameter(t.contiguous())
+    new.weight, new.bias = fresh(weight), fresh(bias)
     for name, value in attributes.items(): setattr(new, name, value)
     return new
 
-# %% ../nbs/14_compact.ipynb #a2403093
+# %% ../nbs/14_compact.ipynb #d5a65a09
 def _ends(m):
     "What a layer calls its two sizes."
     kind = 'features' if isinstance(m, nn.Linear) else 'channels'
     return f'in_{kind}', f'out_{kind}'
 
+# %% ../nbs/14_compact.ipynb #a2403093
 def cut_reader(
     r:Reader, # the layer
     case:torch.Tensor, # [channels] of what it reads
@@ -317,45 +329,37 @@ def cut_reader(
     bias = None if r.module.bias is None and not bias.any() else bias[keep[1]]
     return _resized(r.module, W, bias, **dict(zip(_ends(r.module), (W.shape[1], W.shape[0]))))
 
-# %% ../nbs/14_compact.ipynb #91cbbc87
+# %% ../nbs/14_compact.ipynb #61fe9246
 def _kept(t, keep): return None if t is None else t.detach()[keep]
 def _cut_norm(m, keep):
     new = _resized(m, _kept(m.weight, keep), _kept(m.bias, keep), num_features=int(keep.sum()))
     new.running_mean, new.running_var = _kept(m.running_mean, keep), _kept(m.running_var, keep)
     return new
 
+# %% ../nbs/14_compact.ipynb #91cbbc87
 def cut_along(
     m:nn.Module, # BatchNorm or a depthwise convolution
     keep:torch.Tensor, # [channels] bool
 )->nn.Module: # the layer without the other channels
     "Keep some channels of a layer that treats each by itself."
     if isinstance(m, _BatchNorm): return _cut_norm(m, keep)
-    n = int(keep.sum())
-    return _resized(
-        m, _kept(m.weight, keep), _kept(m.bias, keep), in_channels=n, out_channels=n, groups=n
-    )
+    sizes = dict.fromkeys(('in_channels', 'out_channels', 'groups'), int(keep.sum()))
+    return _resized(m, _kept(m.weight, keep), _kept(m.bias, keep), **sizes)
 
-# %% ../nbs/14_compact.ipynb #1a7a5632
-def _swap(model, name, module):
-    parent, _, leaf = name.rpartition('.')
-    setattr(model.get_submodule(parent), leaf, module)
-
+# %% ../nbs/14_compact.ipynb #9c418714
 def _prepared(model, masks):
+    "A copy in evaluation mode with the masks multiplied in"
     model = deepcopy(bare(model)).eval()
-    if masks:
-        apply_masks_(
-            {n: p.data for n, p in sparse_parameters(model, include=list(masks)).items()}, masks
-        )
+    weights = sparse_parameters(model, include=list(masks)) if masks else {}
+    if masks: apply_masks_({n: p.data for n, p in weights.items()}, masks)
     return model
 
+# %% ../nbs/14_compact.ipynb #0ff9087f
 def _traced(model):
     try: return fx.symbolic_trace(model)
     except Exception as e:
-        raise ValueError(
-            f'torch.fx cannot follow {type(model).__name__}.forward ({e}); compact needs a model '
-            'whose '
-            'forward does not branch on values'
-        ) from e
+        raise ValueError(f'torch.fx cannot follow {type(model).__name__}.forward ({e}); compact '
+                         'needs a model whose forward does not branch on values') from e
 
 # %% ../nbs/14_compact.ipynb #d75c3c05
 def compact(
@@ -377,11 +381,16 @@ def _probe(x):
     noise = torch.rand(x[:1].shape, generator=torch.Generator().manual_seed(0))
     return torch.cat([x[:1], noise.to(x)])
 
+# %% ../nbs/14_compact.ipynb #bee207e0
 def _check(got, expected):
     error = (got - expected).abs().max().item()
     if not error <= 1e-3 * (1 + expected.abs().max().item()): raise RuntimeError(
         f'the compact model differs from the original by {error:.2g}: please report the model, '
         'it is a bug')
+
+# %% ../nbs/14_compact.ipynb #821112d2
+def _at_least_one(needed):
+    return needed if needed.any() else torch.arange(len(needed), device=needed.device) == 0
 
 # %% ../nbs/14_compact.ipynb #184f0374
 def _shrink(model, traced, values):
@@ -392,12 +401,17 @@ def _shrink(model, traced, values):
     cases, consts = ({n: f[i] for n, f in found.items()} for i in (0, 1))
     needed, carriers = needed_channels(plan, cases, consts)
     keep = {s: _at_least_one(n) for s, n in needed.items()}
-    for r in plan.readers:
-        ends = keep[r.read], keep[r.opens]
-        known = cases[r.name], consts[r.name], needed[r.read]
-        _swap(model, r.name, cut_reader(r, *known, ends, carriers[r.name]))
-    for name, (m, s, factor) in plan.along.items():
-        _swap(model, name, cut_along(m, keep[plan.spaces.find(s)].repeat_interleave(factor)))
+    for name, layer in _cut(plan, cases, consts, needed, keep, carriers): _swap(model, name, layer)
 
-def _at_least_one(needed):
-    return needed if needed.any() else torch.arange(len(needed), device=needed.device) == 0
+# %% ../nbs/14_compact.ipynb #44b12415
+def _cut(plan, cases, consts, needed, keep, carriers):
+    "(name, smaller layer) for every layer of the plan."
+    for r in plan.readers:
+        ends, known = (keep[r.read], keep[r.opens]), (cases[r.name], consts[r.name])
+        yield r.name, cut_reader(r, *known, needed[r.read], ends, carriers[r.name])
+    for name, (m, s, factor) in plan.along.items():
+        yield name, cut_along(m, keep[plan.spaces.find(s)].repeat_interleave(factor))
+
+def _swap(model, name, module):
+    parent, _, leaf = name.rpartition('.')
+    setattr(model.get_submodule(parent), leaf, module)

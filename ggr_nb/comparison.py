@@ -24,17 +24,24 @@ class Entry(NamedTuple):
     @property
     def spread(self): return statistics.stdev(self.ours) if len(self.ours) > 1 else None
 
-# %% ../nbs/14c_comparison.ipynb #bf4b87b8
+# %% ../nbs/14c_comparison.ipynb #1ec0ffbc
+def _say(v, digits, form=''): return '' if v is None else f'{v:{form}.{digits}f}'
+
+def _ours(entry, digits):
+    "Mean, deviation and number of our runs; '' if there are none"
+    if not entry.ours: return ''
+    spread = '' if entry.spread is None else f' ± {_say(entry.spread, digits)}'
+    return f'{_say(entry.mean, digits)}{spread} ({len(entry.ours)})'
+
+# %% ../nbs/14c_comparison.ipynb #e9b18e44
 @patch
 def texts(self:Entry,
           digits:int=2  # decimals
           )->tuple:     # of three texts; '' where there is nothing to say
     "What the three rows say: published, ours, difference"
-    say = lambda v, form='': '' if v is None else f'{v:{form}.{digits}f}'
-    spread = f' ± {say(self.spread)}' if self.spread is not None else ''
-    ours = f'{say(self.mean)}{spread} ({len(self.ours)})' if self.ours else ''
     apart = None if None in (self.mean, self.published) else self.mean - self.published
-    return (say(self.published) or '–' * self.printed), ours, say(apart, '+')
+    published = _say(self.published, digits) or '–' * self.printed
+    return published, _ours(self, digits), _say(apart, digits, '+')
 
 # %% ../nbs/14c_comparison.ipynb #1ce0984a
 LABELS = dict(cifar100='CIFAR-100', tiny_imagenet='Tiny-ImageNet', all='all networks',
@@ -45,10 +52,11 @@ LABELS |= {'set+rigl': 'SET+RigL', 'ggr-set': 'GGR SET', 'ggr-rigl': 'GGR RigL'}
 def label(name:str  # as this package spells it
           )->str: return LABELS.get(name, name)
 
+# %% ../nbs/14c_comparison.ipynb #c85f40ee
 def net_label(data:str,  # data set
               model:str  # network
               )->str:
-    "A data set and a network as a title; the averages of the paper are over all of them"
+    "A data set and a network as a title"
     return label('all') if data == 'all' else f'{label(data)}, {label(model)}'
 
 # %% ../nbs/14c_comparison.ipynb #47c5323a
@@ -68,11 +76,12 @@ def ranks(values:list  # one column; None where there is no value
     order = sorted({v for v in values if v is not None}, reverse=True)[:3]
     return [order.index(v) if v in order else None for v in values]
 
+# %% ../nbs/14c_comparison.ipynb #5652891e
 def _marked(text, rank):
     "A text with the mark of its rank"
     return text if rank is None else text + MARKS[rank]
 
-# %% ../nbs/14c_comparison.ipynb #8a1db755
+# %% ../nbs/14c_comparison.ipynb #cd05ede5
 @dataclass
 class Comparison:
     "Published and measured side by side; prints as text, Markdown and HTML"
@@ -81,17 +90,6 @@ class Comparison:
     blocks:list    # of `Block`
     digits:list    # decimals of each column
     notes:str=''   # below the table
-
-    def rows(self,
-             block:Block  # one of `blocks`
-             ):
-        "Texts and ranks of a block: `(method, kind, [(text, rank)])`"
-        marks = [self._ranks(block, i) for i in range(len(self.columns))]
-        for m, entries in block.rows.items():
-            entries = entries + [None] * (len(self.columns) - len(entries))
-            texts = [e.texts(d) if e else ('', '', '') for e, d in zip(entries, self.digits)]
-            for n, kind in enumerate(KINDS):
-                yield m, kind, [(t[n], marks[i].get((m, kind))) for i, t in enumerate(texts)]
 
 # %% ../nbs/14c_comparison.ipynb #c9702504
 @patch
@@ -103,20 +101,30 @@ def _ranks(self:Comparison, block, i):
                   ours=[e.mean for e in rows.values()])
     return {(m, kind): r for kind, v in values.items() for m, r in zip(rows, ranks(v))}
 
-def _recipe_line(block): return {'': 'no runs of ours', 'full': 'ours: full recipe'}.get(
-    block.recipe, f'ours: REDUCED ({block.recipe}), not comparable with the published values')
+# %% ../nbs/14c_comparison.ipynb #d30a7957
+@patch
+def rows(self:Comparison, block:Block):  # one of `blocks`
+    "Texts and ranks of a block: `(method, kind, [(text, rank)])`"
+    marks = [self._ranks(block, i) for i in range(len(self.columns))]
+    for m, entries in block.rows.items():
+        entries = entries + [None] * (len(self.columns) - len(entries))
+        texts = [e.texts(d) if e else ('', '', '') for e, d in zip(entries, self.digits)]
+        for n, kind in enumerate(KINDS):
+            yield m, kind, [(t[n], marks[i].get((m, kind))) for i, t in enumerate(texts)]
 
 # %% ../nbs/14c_comparison.ipynb #522e3828
 @patch
-def shown(self:Comparison,
-          block:Block  # one of `blocks`
-          ):           # yields (name, kind, [(text, rank)])
-    "The rows with something to say; the method's name stands before the first of its rows"
+def shown(self:Comparison, block:Block):  # one of `blocks`
+    "The rows with something to say, `(name, kind, [(text, rank)])`; a name stands once"
     named = None
     for m, kind, cells in self.rows(block):
         if not any(text for text, _ in cells): continue
         yield label(m) * (m != named), kind, cells
         named = m
+
+# %% ../nbs/14c_comparison.ipynb #f0745cea
+def _recipe_line(block): return {'': 'no runs of ours', 'full': 'ours: full recipe'}.get(
+    block.recipe, f'ours: REDUCED ({block.recipe}), not comparable with the published values')
 
 # %% ../nbs/14c_comparison.ipynb #a6e5ae09
 @patch
@@ -125,6 +133,7 @@ def _widths(self:Comparison):
     texts = [[t + ' ' for t, _ in cells] for b in self.blocks for _, _, cells in self.rows(b)]
     return [max(map(len, column)) for column in zip(self.columns, *texts)]
 
+# %% ../nbs/14c_comparison.ipynb #dabec276
 def _line(name, kind, texts, widths):
     cells = '  '.join(text.rjust(w) for text, w in zip(texts, widths))
     return f'{name:9} {kind:10} {cells}'.rstrip()
@@ -141,17 +150,24 @@ def __str__(self:Comparison):
             out.append(_line(name, kind, texts, widths))
     return '\n'.join(out + ['', self.notes])
 
-# %% ../nbs/14c_comparison.ipynb #b1340f47
+# %% ../nbs/14c_comparison.ipynb #a948c7f1
+def _bar(cells): return '| ' + ' | '.join(cells) + ' |'
+
+def _bold(text, rank): return f'**{text}**' if rank == 0 else _marked(text, rank)
+
+def _table(head, rows):
+    "Lines of a Markdown table: two columns of names, then numbers to the right"
+    rule = ['---', '---'] + ['---:'] * len(head)
+    return [_bar(['', '', *head]), _bar(rule), *map(_bar, rows)]
+
+# %% ../nbs/14c_comparison.ipynb #2decb98e
 @patch
 def markdown(self:Comparison):
     "As Markdown tables, one for each block"
-    row, out = lambda cells: '| ' + ' | '.join(cells) + ' |', [f'**{self.title}**']
+    out = [f'**{self.title}**']
     for b in self.blocks:
-        out += ['', f'{b.title} · {_recipe_line(b)}', '', row(['', '', *self.columns]),
-                row(['---', '---'] + ['---:'] * len(self.columns))]
-        for name, kind, cells in self.shown(b):
-            texts = [f'**{t}**' if r == 0 else _marked(t, r) for t, r in cells]
-            out.append(row([name, kind, *texts]))
+        rows = [[name, kind, *(_bold(*c) for c in cells)] for name, kind, cells in self.shown(b)]
+        out += ['', f'{b.title} · {_recipe_line(b)}', '', *_table(self.columns, rows)]
     return '\n'.join(out + ['', self.notes])
 
 # %% ../nbs/14c_comparison.ipynb #1670cc2f
@@ -163,15 +179,19 @@ def _td(text, rank, kind):
 
 def _th(text, columns=1): return f'<th colspan="{columns}" style="text-align:left">{text}</th>'
 
-# %% ../nbs/14c_comparison.ipynb #bdfbdb50
+# %% ../nbs/14c_comparison.ipynb #6d5e5247
+@patch
+def _html_rows(self:Comparison, block):
+    "The rows of a block, its head included"
+    yield _th(f'{block.title} · {_recipe_line(block)}', len(self.columns) + 2)
+    yield ''.join(map(_th, ['', '', *self.columns]))
+    for name, kind, cells in self.shown(block):
+        places = ''.join(_td(*cell, kind) for cell in cells)
+        yield f'<th>{name}</th><td>{kind}</td>{places}'
+
 @patch
 def _repr_html_(self:Comparison):
     "For Jupyter and the documentation, best three in colour"
-    out = [f'<table><caption>{self.title}. {self.notes}</caption>']
-    for b in self.blocks:
-        head = _th(f'{b.title} · {_recipe_line(b)}', len(self.columns) + 2)
-        out += [f'<tr>{head}</tr>', f'<tr>{"".join(map(_th, ["", "", *self.columns]))}</tr>']
-        for name, kind, cells in self.shown(b):
-            places = ''.join(_td(*cell, kind) for cell in cells)
-            out.append(f'<tr><th>{name}</th><td>{kind}</td>{places}</tr>')
-    return '\n'.join(out + ['</table>'])
+    rows = [f'<tr>{row}</tr>' for b in self.blocks for row in self._html_rows(b)]
+    caption = f'<caption>{self.title}. {self.notes}</caption>'
+    return '\n'.join([f'<table>{caption}', *rows, '</table>'])

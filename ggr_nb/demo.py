@@ -12,7 +12,7 @@ from pathlib import Path
 from .comparison import label
 from .evidence import paired
 from .jobs import Job, run_job
-from .sweep import Pool, Results, sweep
+from .sweep import Pool, Results, complaints, sweep
 
 # %% ../nbs/17b_demo.ipynb #752b1e6f
 SPARSE = ('static', 'set', 'rigl', 'dsr', 'ggr')
@@ -32,6 +32,7 @@ def cores():
     "Processors this process may use"
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
+# %% ../nbs/17b_demo.ipynb #99e6256a
 def digits_job(job:Job, # what to train
                )->dict: # its record
     "One run on one thread of the processor"
@@ -47,7 +48,7 @@ def accuracies(records:list  # of finished runs
         found.setdefault((j['method'], j['init']), {})[j['seed']] = r['accuracy']
     return found
 
-# %% ../nbs/17b_demo.ipynb #f841545a
+# %% ../nbs/17b_demo.ipynb #37fc8c10
 STARTS = {'erk': 'ERK', 'uniform': 'uniform'}
 
 def ranking(found:dict,  # {(method, init): {seed: accuracy}}
@@ -57,6 +58,7 @@ def ranking(found:dict,  # {(method, init): {seed: accuracy}}
     rows = {m: v for (m, i), v in found.items() if i == init}
     return dict(sorted(rows.items(), key=lambda row: -statistics.fmean(row[1].values())))
 
+# %% ../nbs/17b_demo.ipynb #f841545a
 def _named(words, methods): return words + ', '.join(map(label, methods)) if methods else ''
 
 def verdict(found:dict,  # {(method, init): {seed: accuracy}}
@@ -70,29 +72,34 @@ def verdict(found:dict,  # {(method, init): {seed: accuracy}}
             f'{statistics.fmean(best.values()):.1f} %'
             + _named('; clearly ahead of ', clear) + _named('; too close to call against ', close))
 
-# %% ../nbs/17b_demo.ipynb #c71cf746
-def mean_std(values  # accuracies, one for each seed
-             )->str:
+# %% ../nbs/17b_demo.ipynb #f51fba52
+def mean_std(values)->str:  # accuracies, one for each seed
     "`97.5 ± 0.5`; without a deviation for one value, empty for none"
     values = list(values)
     if not values: return ''
     spread = f' ± {statistics.stdev(values):.1f}' if len(values) > 1 else ''
     return f'{statistics.fmean(values):.1f}{spread}'
 
+# %% ../nbs/17b_demo.ipynb #3ebc0351
+def _cell(found, method, init, best=None):
+    values = found.get((method, init), {}).values()
+    return f'{mean_std(values):>14}' + (' *' if method == best else '  ')
+
+def _row(found, method, inits, best):
+    return f'{label(method):8}' + ''.join(_cell(found, method, i, best[i]) for i in inits)
+
+def _head(inits): return f'{"":8}' + ''.join(f'{STARTS[i]:>14}  ' for i in inits)
+
+# %% ../nbs/17b_demo.ipynb #c66d37dd
 def demo_table(records:list  # of the demonstration's runs
                )->str:
     "Mean ± standard deviation for each method and start, and who is best"
     found = accuracies(records)
     inits = list(dict.fromkeys(i for m, i in found if m != 'dense'))
     best = {i: next(iter(ranking(found, i))) for i in inits}
-    head = f'{"":8}' + ''.join(f'{STARTS[i]:>14}  ' for i in inits)
-    rows = [f'{"dense":8}' + _cell(found, 'dense', 'dense')]
-    rows += [f'{label(m):8}' + ''.join(_cell(found, m, i, best[i]) for i in inits) for m in SPARSE]
-    return '\n'.join([head, *rows, '', *(verdict(found, i) for i in inits)])
-
-def _cell(found, method, init, best=None):
-    values = found.get((method, init), {}).values()
-    return f'{mean_std(values):>14}' + (' *' if method == best else '  ')
+    dense = f'{"dense":8}' + _cell(found, 'dense', 'dense')
+    rows = [_row(found, m, inits, best) for m in SPARSE]
+    return '\n'.join([_head(inits), dense, *rows, '', *(verdict(found, i) for i in inits)])
 
 # %% ../nbs/17b_demo.ipynb #89ec1c4e
 def density_moves(records:list,                   # of the demonstration's runs
@@ -104,22 +111,27 @@ def density_moves(records:list,                   # of the demonstration's runs
     return {r['job']['method']: (share(r, 'counts_start'), share(r, 'counts')) for r in records
             if (r['job']['init'], r['job']['seed']) == (init, 0) and r['job']['method'] in methods}
 
-# %% ../nbs/17b_demo.ipynb #8ea35d95
+# %% ../nbs/17b_demo.ipynb #6a1487d2
 def _every_run(records):
     "{(method, start): accuracies}, by their printed names."
     return {(label(m), STARTS.get(i, i)): list(v.values())
             for (m, i), v in accuracies(records).items()}
 
-def demo_figures(records:list,  # of the demonstration's runs
-                 out:Path       # folder to write to
-                 )->list:       # of files
-    "Accuracy per method and start; density per layer before and after"
+def _figures(records):
+    "The two figures: {name of the file: figure}"
     from ggr_nb.plots import density_before_after, method_plot
     job = records[-1]['job']; start = STARTS[job['init']]
     title = f'Handwritten digits at density {job["density"]:g}: every run'
     moves = {label(m): v for m, v in density_moves(records, job['init']).items()}
-    figures = dict(accuracy=method_plot(_every_run(records), title),
-                   density=density_before_after(moves, f'Where the weights went, from {start}'))
+    return dict(accuracy=method_plot(_every_run(records), title),
+                density=density_before_after(moves, f'Where the weights went, from {start}'))
+
+# %% ../nbs/17b_demo.ipynb #bc4b5d59
+def demo_figures(records:list,  # of the demonstration's runs
+                 out:Path       # folder to write to
+                 )->list:       # of files
+    "Accuracy per method and start; density per layer before and after"
+    figures = _figures(records)
     for name, figure in figures.items(): figure.save(out/f'{name}.png')
     return [out/f'{name}.png' for name in figures]
 
@@ -132,6 +144,14 @@ def _settings(job, records):
             f'zero.\nMean ± standard deviation of {seeds} seed{"s"[:seeds > 1]}, '
             '* best sparse method.')
 
+# %% ../nbs/17b_demo.ipynb #17c8126a
+def _trained(jobs, file, workers):
+    "Train what is missing; the records of all jobs"
+    errors = sweep(jobs, file, Pool(digits_job, workers or min(cores(), len(jobs))))
+    if errors: raise SystemExit('\n'.join(complaints(errors)))
+    have = file.load()
+    return [have[j.key] for j in jobs]
+
 # %% ../nbs/17b_demo.ipynb #4d8204df
 def demo(out:str='runs/demo', # folder for results and figures
          workers:int=None,    # processes, default one for each processor
@@ -139,10 +159,7 @@ def demo(out:str='runs/demo', # folder for results and figures
          )->list:             # records
     "Run what is missing, print the table, write the figures"
     jobs, file, start = demo_jobs(**which), Results(Path(out)/'results.jsonl'), time.monotonic()
-    errors = sweep(jobs, file, Pool(digits_job, workers or min(cores(), len(jobs))))
-    if errors:
-        raise SystemExit('\n'.join(f'{k}: {e.strip().splitlines()[-1]}' for k, e in errors.items()))
-    have = file.load(); records = [have[j.key] for j in jobs]
+    records = _trained(jobs, file, workers)
     print(_settings(jobs[-1], records), demo_table(records), sep='\n\n', end='\n\n')
     for path in [file.path, *demo_figures(records, file.path.parent)]: print('wrote', path)
     print(f'{time.monotonic() - start:.0f} seconds')

@@ -11,20 +11,26 @@ import statistics
 from pathlib import Path
 from typing import NamedTuple
 
+from fastcore.basics import patch
+
 # %% ../nbs/14d_evidence.ipynb #990a74b4
 from .sweep import Results
 
-# %% ../nbs/14d_evidence.ipynb #55e2bd45
+# %% ../nbs/14d_evidence.ipynb #d825a201
 Z = 1.959964   # 97.5 % quantile of the normal distribution
 
+def _expanded(df):
+    "Student's quantile from the normal one."
+    terms = (Z**3 + Z) / 4, (5*Z**5 + 16*Z**3 + 3*Z) / 96, (3*Z**7 + 19*Z**5 + 17*Z**3 - 15*Z) / 384
+    return Z + sum(term / df**k for k, term in enumerate(terms, 1))
+
+# %% ../nbs/14d_evidence.ipynb #55e2bd45
 def t_quantile(df:int, # degrees of freedom, number of values - 1
                )->float: # half width of a 95 % interval in standard errors
     "97.5 % quantile of Student's t."
     if df < 1: raise ValueError(f'{df} degrees of freedom: a spread needs at least two values')
     if df == 1: return math.tan(.475 * math.pi)
-    if df == 2: return .95 * math.sqrt(2 / (1 - .95**2))
-    terms = (Z**3 + Z) / 4, (5*Z**5 + 16*Z**3 + 3*Z) / 96, (3*Z**7 + 19*Z**5 + 17*Z**3 - 15*Z) / 384
-    return Z + sum(term / df**k for k, term in enumerate(terms, 1))
+    return .95 * math.sqrt(2 / (1 - .95**2)) if df == 2 else _expanded(df)
 
 # %% ../nbs/14d_evidence.ipynb #fd3b240e
 class Estimate(NamedTuple):
@@ -36,11 +42,16 @@ class Estimate(NamedTuple):
     def half(self): return t_quantile(self.n - 1) * self.se if self.n > 1 else math.inf
     @property
     def clear(self): return abs(self.mean) > self.half
-    def __format__(self, spec):
-        sign = '+' if spec.startswith('+') else ''
-        spec = spec.lstrip('+') or '.1f'
-        return f'{self.mean:{sign}{spec}} ± {self.se:{spec}}'.replace('-', '−')
-    def __str__(self): return f'{self}'
+
+# %% ../nbs/14d_evidence.ipynb #92b97d64
+@patch
+def __format__(self:Estimate, spec):
+    sign = '+' if spec.startswith('+') else ''
+    spec = spec.lstrip('+') or '.1f'
+    return f'{self.mean:{sign}{spec}} ± {self.se:{spec}}'.replace('-', '−')
+
+@patch
+def __str__(self:Estimate): return f'{self}'
 
 # %% ../nbs/14d_evidence.ipynb #8415b368
 def estimate(values, # numbers, one for each run, or {seed: number}
@@ -61,25 +72,35 @@ def paired(a:dict, # {seed: value}
     if not both: raise ValueError(f'no seed in common: {sorted(a)} and {sorted(b)}')
     return estimate(a[s] - b[s] for s in both)
 
+# %% ../nbs/14d_evidence.ipynb #43eaf0cb
+def _results(name):
+    "The file of an experiment, None if it is nowhere."
+    here = Path.cwd()
+    files = (folder/'results'/f'{name}.jsonl' for folder in (here, *here.parents))
+    return next((file for file in files if file.exists()), None)
+
 # %% ../nbs/14d_evidence.ipynb #ae0ddc8b
 def read_runs(name:str, # of the experiment: results/NAME.jsonl is read
               command:str, # what makes the file
               )->list: # of records: dicts with 'config' and what was measured
     "All finished runs of an experiment."
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (path := folder/'results'/f'{name}.jsonl').exists():
-            return list(Results(path).load().values())
+    if file := _results(name): return list(Results(file).load().values())
     raise FileNotFoundError(
-        f'results/{name}.jsonl is not in {here} or above it. To make it: {command}'
+        f'results/{name}.jsonl is not in {Path.cwd()} or above it. To make it: {command}'
     )
 
-# %% ../nbs/14d_evidence.ipynb #f83384a1
+# %% ../nbs/14d_evidence.ipynb #4f96522e
 def where(runs, # records
           **config, # values that have to match; a missing entry counts as None
           )->list: # of records
     "The runs with these settings."
     return [r for r in runs if all(r['config'].get(k) == v for k, v in config.items())]
+
+# %% ../nbs/14d_evidence.ipynb #f83384a1
+def _place(run, axes):
+    "The value of one axis, or a tuple of several."
+    values = tuple(run['config'].get(a) for a in axes)
+    return values if len(axes) > 1 else values[0]
 
 def by_seed(runs, # records
             *axes, # keys of the config
@@ -88,9 +109,8 @@ def by_seed(runs, # records
     "Values grouped by the axes, one per seed."
     take, found = value if callable(value) else lambda r: r[value], {}
     for r in runs:
-        key = tuple(r['config'].get(a) for a in axes)
-        column, seed = found.setdefault(key if len(axes) > 1 else key[0], {}), r['config']['seed']
-        if seed in column:
-            raise ValueError(f'two runs for seed {seed} of {key}: choose more closely with `where`')
-        column[seed] = take(r)
+        place, seed = _place(r, axes), r['config']['seed']
+        if seed in found.setdefault(place, {}): raise ValueError(
+            f'two runs for seed {seed} of {place}: choose more closely with `where`')
+        found[place][seed] = take(r)
     return found

@@ -44,14 +44,13 @@ FULL = {f.name: f.default for f in fields(Job)[6:]}
 @patch(as_prop=True)
 def recipe(self:Job):
     "'full', or what makes the job smaller"
-    return (
-        ' '.join(f'{k}={getattr(self, k)}' for k, full in FULL.items() if getattr(self, k) != full)
-        or 'full'
-    )
+    changed = {k: getattr(self, k) for k, full in FULL.items() if getattr(self, k) != full}
+    return ' '.join(f'{k}={v}' for k, v in changed.items()) or 'full'
 
 @patch(as_prop=True)
 def reduced(self:Job): return self.recipe != 'full'
 
+# %% ../nbs/14b_jobs.ipynb #9175bfbd
 @patch(as_prop=True)
 def key(self:Job):
     place = [self.data, self.model, self.method, f'{self.density:g}', self.init, f'seed{self.seed}']
@@ -65,17 +64,21 @@ def size(job:Job):  # full or reduced
     epochs = job.epochs or max(4, round(RECIPES[job.data].epochs * job.scale))
     return epochs, job.width or max(1, round(16 * job.scale ** .5)) / 16
 
+# %% ../nbs/14b_jobs.ipynb #eb45a424
+def _shortened(recipe, epochs):
+    "The recipe in another number of epochs, parts of epochs included"
+    to = lambda e: round(e * epochs / recipe.epochs, 3)
+    return replace(recipe, epochs=epochs, milestones=tuple(map(to, recipe.milestones)),
+                   update_until=to(recipe.update_until), warmup=min(recipe.warmup, epochs / 10))
+
 # %% ../nbs/14b_jobs.ipynb #0d0f6055
 def recipe_of(job:Job,  # full or reduced
               steps:int # optimiser steps per epoch
               )->Recipe:
     "The paper's recipe, or the reduced one"
-    recipe, epochs = RECIPES[job.data], size(job)[0]
-    to = lambda e: round(e * epochs / recipe.epochs, 3)    # in proportion, parts of epochs included
-    given = dict(epochs=epochs, milestones=tuple(map(to, recipe.milestones)),
-                 update_until=to(recipe.update_until), warmup=min(recipe.warmup, epochs / 10),
-                 batch=job.batch, fraction=job.fraction)
-    if job.updates: given['every'] = max(1, int(given['update_until'] * steps / (job.updates + 1)))
+    recipe = _shortened(RECIPES[job.data], size(job)[0])
+    given = dict(batch=job.batch, fraction=job.fraction)
+    if job.updates: given['every'] = max(1, int(recipe.update_until * steps / (job.updates + 1)))
     return replace(recipe, **{k: v for k, v in given.items() if v is not None})
 
 # %% ../nbs/14b_jobs.ipynb #4d6b38b5
@@ -89,8 +92,6 @@ def load_data(name:str,    # in `DATASETS`
     if augment is False: data = replace(data, pad=0, flip=False, rotate=0., placed={})
     return replace(data, train=tuple(t[:images] for t in data.train), placed={}) if images else data
 
-def _first_conv(net): return next(m for m in net.modules() if isinstance(m, torch.nn.Conv2d))
-
 # %% ../nbs/14b_jobs.ipynb #331bc1af
 def emptiness_of(run:Run,  # finished
                  net,      # its network, trained or not
@@ -102,27 +103,40 @@ def emptiness_of(run:Run,  # finished
     return {k: dict(empty_neurons=100 * e.neuron_share, empty_inputs=100 * e.input_share,
                     dense_parameters=e.left / 1e6) for k, e in kinds.items()}
 
+# %% ../nbs/14b_jobs.ipynb #22bf0b91
+def _layers(run):
+    "Weights per layer: active at the start, active at the end, all"
+    count = lambda masks: {n: int(m.sum()) for n, m in masks.items()}
+    return dict(counts_start=count(run.masks_start), counts=count(run.masks),
+                sizes={n: m.numel() for n, m in run.masks.items()})
+
+# %% ../nbs/14b_jobs.ipynb #eef7f202
+def _circumstances(run):
+    "The recipe's numbers, and where and with what the run was made"
+    config = {k: v for k, v in run.config.items() if k not in ('model', 'seed')}
+    return dict(config=config, versions=run.versions, hardware=run.hardware, commit=run.commit,
+                seconds=run.seconds)
+
 # %% ../nbs/14b_jobs.ipynb #6679f637
 def record_of(job:Job,  # what was asked for
               run:Run,  # what came of it
               **more    # further entries
               )->dict:
     "One line of results"
-    config = {k: v for k, v in run.config.items() if k not in ('model', 'seed')}
-    count = lambda masks: {n: int(m.sum()) for n, m in masks.items()}
-    where = {k: getattr(run, k) for k in ('versions', 'hardware', 'commit', 'seconds')}
     return dict(key=job.key, job=asdict(job), reduced=job.reduced, accuracy=run.accuracy, **more,
                 curve=[h['accuracy'] for h in run.history], flops=run.history[-1].get('flops'),
-                counts_start=count(run.masks_start), counts=count(run.masks),
-                sizes={n: m.numel() for n, m in run.masks.items()}, config=config, **where)
+                **_layers(run), **_circumstances(run))
 
-# %% ../nbs/14b_jobs.ipynb #612474d7
+# %% ../nbs/14b_jobs.ipynb #b50eae34
+def _first_conv(net): return next(m for m in net.modules() if isinstance(m, torch.nn.Conv2d))
+
 def _network(job, data, width):
     "The job's network for its data, thinned and strided as asked."
     net = build(job.model, data, job.seed, width)
     if job.stem: _first_conv(net).stride = (job.stem, job.stem)
     return net
 
+# %% ../nbs/14b_jobs.ipynb #612474d7
 def run_job(job:Job,        # what to train
             out=None,       # folder of checkpoints and finished runs, each job in its own
             device=None,    # None: a GPU if there is one

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'DENSE', 'TABLE_1_CIFAR', 'TABLE_1_TINY', 'TABLE_2', 'TABLE_3', 'MEASURES', 'COLUMNS_4', 'TABLE_4',
-           'PUBLISHED', 'NETS', 'METHODS_1', 'SOURCE', 'ROWS', 'TITLES', 'NOTES', 'Cell', 'number', 'read_table',
-           'read_table_4', 'cite', 'works', 'column_mean', 'disagreements', 'winners', 'grid', 'our_mean',
+           'PUBLISHED', 'NETS', 'METHODS_1', 'SOURCE', 'ROWS', 'PLACES_4', 'TITLES', 'NOTES', 'Cell', 'number',
+           'read_table', 'read_table_4', 'cite', 'works', 'column_mean', 'disagreements', 'winners', 'grid', 'our_mean',
            'main_recipe', 'by_cell', 'table']
 
 # %% ../nbs/15_paper.ipynb #8bf94cda
@@ -30,21 +30,28 @@ class Cell(NamedTuple):
     @property
     def density(self): return round(1 - self.sparsity, 9)
 
-# %% ../nbs/15_paper.ipynb #656313d8
-COLUMNS = tuple(product((.9, .97, .99), ('erk', 'uniform')))   # the six columns of Tables 1 to 3
-DENSE = (0., 'dense')                                          # sparsity and start of a dense run
-
+# %% ../nbs/15_paper.ipynb #81ab0eda
 def number(printed:str # as in the paper
           ): return None if printed == '–' else float(printed)
 
+# %% ../nbs/15_paper.ipynb #fdaad6a6
+COLUMNS = tuple(product((.9, .97, .99), ('erk', 'uniform')))   # the six columns of Tables 1 to 3
+DENSE = (0., 'dense')                                          # sparsity and start of a dense run
+
+def _line(net, method, numbers):
+    "The cells of one line of a table."
+    columns = [DENSE] if method == 'dense' else COLUMNS
+    assert len(numbers) == len(columns), (
+        f'{method}: {len(numbers)} numbers for {len(columns)} columns')
+    return {Cell(*net, method, *c): number(x) for c, x in zip(columns, numbers)}
+
+# %% ../nbs/15_paper.ipynb #ded0b1e6
 def read_table(text:str):  # a table typed in as printed
     "The numbers of a table of accuracies: `{Cell: float or None}`"
     cells, net = {}, ('all', 'all')
     for first, *rest in map(str.split, text.strip().splitlines()):
-        if rest[0].endswith(':'): net = (first, rest[0][:-1]); continue
-        columns = [DENSE] if first == 'dense' else COLUMNS
-        assert len(rest) == len(columns), f'{first}: {len(rest)} numbers for {len(columns)} columns'
-        cells.update({Cell(*net, first, *c): number(x) for c, x in zip(columns, rest)})
+        if rest[0].endswith(':'): net = (first, rest[0][:-1])
+        else: cells |= _line(net, first, rest)
     return cells
 
 # %% ../nbs/15_paper.ipynb #ccc20617
@@ -154,17 +161,18 @@ def column_mean(cells:dict,     # accuracies, {Cell: float or None}
     values = [cells[c] for c in places]
     return None if None in values else sum(values) / len(values)
 
-# %% ../nbs/15_paper.ipynb #6dd5e906
-def disagreements(table:int  # 2 or 3
-                  ):
+# %% ../nbs/15_paper.ipynb #3bcf4f5c
+def _disagree(printed, computed):
+    "More than rounding apart, or only one of them a dash?"
+    if None in (printed, computed): return printed is not computed
+    return abs(printed - computed) > .01
+
+# %% ../nbs/15_paper.ipynb #096d239c
+def disagreements(table:int):  # 2 or 3
     "Cells of an averaged table that do not follow from Table 1: `{Cell: (printed, computed)}`"
-    found = {}
-    for cell, printed in PUBLISHED[table].items():
-        if cell.method not in METHODS_1 + ('dense',): continue
-        computed = column_mean(PUBLISHED[1], *cell[2:])
-        if (printed is None) != (computed is None) or abs((printed or 0) - (computed or 0)) > .01:
-            found[cell] = printed, round(computed, 4)
-    return found
+    known = {c: v for c, v in PUBLISHED[table].items() if c.method in METHODS_1 + ('dense',)}
+    pairs = {c: (v, column_mean(PUBLISHED[1], *c[2:])) for c, v in known.items()}
+    return {c: (v, round(mean, 4)) for c, (v, mean) in pairs.items() if _disagree(v, mean)}
 
 # %% ../nbs/15_paper.ipynb #887ccfd0
 def winners(cells:dict  # accuracies, {Cell: float or None}
@@ -182,7 +190,7 @@ def winners(cells:dict  # accuracies, {Cell: float or None}
 def cell(self:Job):
     return Cell(self.data, self.model, self.method, round(1 - self.density, 9), self.init)
 
-# %% ../nbs/15_paper.ipynb #1aeee031
+# %% ../nbs/15_paper.ipynb #b226dc50
 ROWS = {1: ('dense',) + METHODS_1, 3: tuple(dict.fromkeys(c.method for c in PUBLISHED[3]))}
 
 def _select(what, offered, wanted):
@@ -193,6 +201,22 @@ def _select(what, offered, wanted):
         if w not in offered: raise ValueError(
             f'{what} {w!r} is not in the paper’s grid; choose from {list(offered)}')
     return wanted
+
+# %% ../nbs/15_paper.ipynb #3d8b98c4
+def _nets(data, models):
+    "The paper's networks on these data sets."
+    data = _select('data set', dict.fromkeys(n[0] for n in NETS), data)
+    models = _select('model', dict.fromkeys(n[1] for n in NETS), models)
+    found = [n for n in NETS if n[0] in data and n[1] in models]
+    if not found: raise ValueError(f'the paper trains no {" or ".join(models)} on '
+                                   f'{" or ".join(data)}; its networks are {list(NETS)}')
+    return found
+
+# %% ../nbs/15_paper.ipynb #9fa4113d
+def _places(nets, rows, columns):
+    "Every network with every row in every column; a dense one has no columns"
+    return [Cell(*n, m, *c) for n in nets for m in rows
+            for c in ([DENSE] if m == 'dense' else columns)]
 
 # %% ../nbs/15_paper.ipynb #2b72d01b
 def grid(tables=(1,),      # 1, 3 or both: whose rows to train
@@ -211,20 +235,16 @@ def grid(tables=(1,),      # 1, 3 or both: whose rows to train
     places = _places(_nets(data, models), _select('method', rows, methods), list(columns))
     return [Job(*c[:3], c.density, c.init, s, **smaller) for s in seeds for c in places]
 
-# %% ../nbs/15_paper.ipynb #197ef619
-def _nets(data, models):
-    "The paper's networks on these data sets."
-    data = _select('data set', dict.fromkeys(n[0] for n in NETS), data)
-    models = _select('model', dict.fromkeys(n[1] for n in NETS), models)
-    found = [n for n in NETS if n[0] in data and n[1] in models]
-    if not found: raise ValueError(f'the paper trains no {" or ".join(models)} on '
-                                   f'{" or ".join(data)}; its networks are {list(NETS)}')
-    return found
+# %% ../nbs/15_paper.ipynb #bdad1925
+def _works(values):
+    return bool(values) and statistics.fmean(values.values()) >= 5   # "below 5 %" is a failure
 
-def _places(nets, rows, columns):
-    "Every network with every row in every column; a dense one has no columns"
-    return [Cell(*n, m, *c) for n in nets for m in rows
-            for c in ([DENSE] if m == 'dense' else columns)]
+# %% ../nbs/15_paper.ipynb #2bcd02bc
+def _that_count(ours, places):
+    "The networks that some method can train; none if that is not known of one of them"
+    rivals = {c: [ours.get(c._replace(method=m)) for m in METHODS_1] for c in places}
+    if any(not _works(ours[c]) and not all(rivals[c]) for c in places): return []
+    return [c for c in places if _works(ours[c]) or any(map(_works, rivals[c]))]
 
 # %% ../nbs/15_paper.ipynb #204dd05a
 def our_mean(ours:dict,       # {Cell: {seed: accuracy}}
@@ -240,21 +260,13 @@ def our_mean(ours:dict,       # {Cell: {seed: accuracy}}
     seeds = set.intersection(*(set(ours[c]) for c in counting))
     return tuple(statistics.fmean(ours[c][s] for c in counting) for s in sorted(seeds))
 
-def _works(values):
-    return bool(values) and statistics.fmean(values.values()) >= 5   # "below 5 %" is a failure
-
-def _that_count(ours, places):
-    "The networks that some method can train; none if that is not known of one of them"
-    rivals = {c: [ours.get(c._replace(method=m)) for m in METHODS_1] for c in places}
-    if any(not _works(ours[c]) and not all(rivals[c]) for c in places): return []
-    return [c for c in places if _works(ours[c]) or any(map(_works, rivals[c]))]
-
 # %% ../nbs/15_paper.ipynb #5f745236
 def main_recipe(jobs:list):  # our jobs that may go into the block
     "'full' if there is such a run, otherwise the reduced recipe with most runs"
     found = Counter(j.recipe for j in jobs)
     return 'full' if 'full' in found else found.most_common(1)[0][0] if found else ''
 
+# %% ../nbs/15_paper.ipynb #fe56a790
 def by_cell(runs:list,   # pairs (Job, record)
             recipe:str   # only runs of this recipe
             ):
@@ -292,28 +304,39 @@ def _measured(runs, recipe, propagated):
     ours, take = by_cell(runs, chosen), lambda r, k: r[k] if k == 'accuracy' else r[kind][k]
     return chosen, lambda cell, k: tuple(take(r, k) for _, r in sorted(ours.get(cell, {}).items()))
 
-# %% ../nbs/15_paper.ipynb #e4f754c4
-def _printed_4(runs, recipe, propagated):
-    for model in dict.fromkeys(c.model for c in PUBLISHED[4]):
-        here = [(j, r) for j, r in runs if (j.data, j.model) == ('tiny_imagenet', model)]
-        chosen, values = _measured(here, recipe, propagated)
-        cell = lambda m, init: Cell('tiny_imagenet', model, m, .97, init)
-        entry = lambda m, k, init: Entry(PUBLISHED[4][cell(m, init)][k], values(cell(m, init), k))
-        yield Block(label(model), chosen, {m: [entry(m, *c) for c in COLUMNS_4] for m in METHODS_1})
+# %% ../nbs/15_paper.ipynb #972075b9
+PLACES_4 = tuple(dict.fromkeys((c.data, c.model, c.sparsity) for c in PUBLISHED[4]))
 
-# %% ../nbs/15_paper.ipynb #0c235797
-def _unprinted_4(runs, recipe, propagated):
-    places = dict.fromkeys((j.data, j.model, j.cell.sparsity) for j, _ in runs)
-    printed = {(c.data, c.model, c.sparsity) for c in PUBLISHED[4]}
-    for data, model, s in sorted(p for p in places if p[2] and p not in printed):
-        here = [(j, r) for j, r in runs if (j.data, j.model, j.cell.sparsity) == (data, model, s)]
-        chosen, values = _measured(here, recipe, propagated)
-        entry = lambda m, k, init: Entry(None, values(Cell(data, model, m, s, init), k), False)
-        rows = {m: [entry(m, *c) for c in COLUMNS_4] for m in METHODS_1}
-        if any(e.ours for row in rows.values() for e in row):
-            yield Block(f'{net_label(data, model)}, s={s:g}', chosen, rows)
+def _all_places_4(runs):
+    "The paper's (data, model, sparsity), then ours that it does not print."
+    ours = {(j.data, j.model, j.cell.sparsity) for j, _ in runs if j.cell.sparsity}
+    return [*PLACES_4, *sorted(ours - set(PLACES_4))]
 
-# %% ../nbs/15_paper.ipynb #59f17507
+def _title_4(data, model, sparsity):
+    if (data, model, sparsity) in PLACES_4: return label(model)
+    return f'{net_label(data, model)}, s={sparsity:g}'
+
+# %% ../nbs/15_paper.ipynb #b076bb91
+def _entry_4(cell, measure, values):
+    published = PUBLISHED[4].get(cell, {}).get(measure)
+    return Entry(published, values(cell, measure), cell in PUBLISHED[4])
+
+def _block_4(place, runs, recipe, propagated):
+    "A block of Table 4: one network at one sparsity."
+    here = [(j, r) for j, r in runs if (j.data, j.model, j.cell.sparsity) == place]
+    chosen, values = _measured(here, recipe, propagated)
+    cell = lambda method, init: Cell(*place[:2], method, place[2], init)
+    rows = {m: [_entry_4(cell(m, init), k, values) for k, init in COLUMNS_4] for m in METHODS_1}
+    return Block(_title_4(*place), chosen, rows)
+
+# %% ../nbs/15_paper.ipynb #7434a901
+def _table_4(runs, recipe, propagated):
+    for place in _all_places_4(runs):
+        block = _block_4(place, runs, recipe, propagated)
+        measured = any(e.ours for row in block.rows.values() for e in row)
+        if measured or place in PLACES_4: yield block
+
+# %% ../nbs/15_paper.ipynb #b2bf664d
 TITLES = {
     1: 'top-1 accuracy in percent on the test set',
     2: 'top-1 accuracy averaged over all networks',
@@ -323,19 +346,19 @@ TITLES = {
 NOTES = (f'published: {SOURCE}, – is below 5 %. ours: mean ± standard deviation (seeds). '
          'difference: ours − published. ¹ ² ³ mark the best three sparse methods.')
 
+# %% ../nbs/15_paper.ipynb #ddb8c5b8
 def _columns(number):
     "Titles and decimals of a table's columns"
     if number != 4: return [f's={s:g} {label(i)}' for s, i in COLUMNS], [2] * 6
     return [f'{MEASURES[m]} {label(i)}' for m, i in COLUMNS_4], [2, 2, 1, 1, 1, 1, 2, 2]
 
-# %% ../nbs/15_paper.ipynb #ed1e5f55
+# %% ../nbs/15_paper.ipynb #1970c0f0
 def _blocks(number, runs, recipe, propagated):
-    if number == 1: yield from _table_1(runs, recipe)
-    elif number == 4:
-        yield from _printed_4(runs, recipe, propagated)
-        yield from _unprinted_4(runs, recipe, propagated)
-    else: yield from _averages(number, runs, recipe)
+    if number == 1: return _table_1(runs, recipe)
+    if number == 4: return _table_4(runs, recipe, propagated)
+    return _averages(number, runs, recipe)
 
+# %% ../nbs/15_paper.ipynb #ed1e5f55
 def table(number:int,                      # 1, 2, 3 or 4
           results='results/paper.jsonl',   # a file, or records as `Results.load` gives them
           recipe=None,  # compare runs of this recipe; default: the full one where there is one

@@ -187,6 +187,16 @@ def test_table_4_reads_both_definitions():
     assert '44.0 (1)' in str(table(4, runs, propagated=True))
 
 
+def test_a_block_of_table_4_takes_its_recipe_from_its_own_runs():
+    "A full run at another sparsity is no reason to leave the reduced ones of this one out."
+    measures = dict(accuracy=40., emptiness=dict(empty_neurons=30., empty_inputs=20., dense_parameters=3.))
+    brief = Job('tiny_imagenet', 'vgg16_tiny', 'ggr', .03, 'erk', 0, epochs=2)
+    elsewhere = replace(brief, density=.1, epochs=None)
+    runs = {j.key: dict(key=j.key, job=asdict(j), **measures) for j in (brief, elsewhere)}
+    recipes = {b.title: b.recipe for b in table(4, runs).blocks}
+    assert recipes == {'MobileNetV2': '', 'VGG16': 'epochs=2', 'Tiny-ImageNet, VGG16, s=0.9': 'full'}
+
+
 def test_reduced_runs_never_pass_for_full_ones():
     small = records(grid(**RESNET, methods='set', sparsities=.9, inits='erk', epochs=5), lambda j: 33.)
     full = records(grid(**RESNET, methods='set', sparsities=.9, inits='erk', seeds=[0]), lambda j: 74.)
