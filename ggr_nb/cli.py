@@ -55,7 +55,7 @@ def ggr_demo(density:float=.02,        # Share of weights that are active
              out:str='runs/demo',      # Folder for results and figures
              ):
     "Train dense, static, SET, RigL, DSR and GGR networks on digits and say which is best"
-    with _interruptible('ggr_demo'):
+    with _interruptible('ggr_demo'), _in_one_line('ggr_demo'):
         demo(out, workers, density=density, seeds=seeds, inits=comma(inits), epochs=epochs,
              augment=False if plain else None)
 
@@ -93,8 +93,8 @@ def ggr_train(model:str='resnet18',    # resnet18, mobilenet_v2, vgg16, vgg16_ti
               grad_batches:int=None,   # Batches whose gradients are averaged for growth
               **kwargs):
     "Train one sparse network; Ctrl-C leaves a checkpoint, --resume goes on"
-    what = dict(locals())
-    train_main(**how(**what.pop('kwargs')), **what)
+    what = dict(locals()); kwargs = what.pop('kwargs')
+    train_main(**what, **how(**kwargs))
 
 # %% ../nbs/18_cli.ipynb #141547ca
 def places(workers:int=None,  # processes, default: as many as the machine has room for

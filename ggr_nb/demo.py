@@ -11,7 +11,10 @@ import os, statistics, time
 from pathlib import Path
 from .comparison import label
 from .evidence import paired
-from .jobs import Job, run_job
+from .jobs import Job, run_job, size
+from .machine import pick
+from .models import digits_net
+from .sparsify import plan
 from .sweep import Pool, Results, complaints, sweep
 
 # %% ../nbs/17b_demo.ipynb #752b1e6f
@@ -152,6 +155,14 @@ def _trained(jobs, file, workers):
     have = file.load()
     return [have[j.key] for j in jobs]
 
+# %% ../nbs/17b_demo.ipynb #17bchk02
+def _check(jobs):
+    "Refuse what cannot be trained: no seeds, no epochs, an unknown start, too few weights"
+    if not jobs: raise ValueError('seeds=0: give the number of runs of each method, 1 or more')
+    size(jobs[0])
+    for job in {j.init: j for j in jobs if j.method != 'dense'}.values():
+        pick('start', job.init, STARTS); plan(digits_net(), job.density, job.init)
+
 # %% ../nbs/17b_demo.ipynb #4d8204df
 def demo(out:str='runs/demo', # folder for results and figures
          workers:int=None,    # processes, default one for each processor
@@ -159,6 +170,7 @@ def demo(out:str='runs/demo', # folder for results and figures
          )->list:             # records
     "Run what is missing, print the table, write the figures"
     jobs, file, start = demo_jobs(**which), Results(Path(out)/'results.jsonl'), time.monotonic()
+    _check(jobs)
     records = _trained(jobs, file, workers)
     print(_settings(jobs[-1], records), demo_table(records), sep='\n\n', end='\n\n')
     for path in [file.path, *demo_figures(records, file.path.parent)]: print('wrote', path)

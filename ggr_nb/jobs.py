@@ -61,6 +61,8 @@ def size(job:Job):  # full or reduced
     "Epochs and width of a job"
     if not 0 < job.scale <= 1:
         raise ValueError(f'scale is {job.scale}; it must be above 0 and at most 1')
+    if job.epochs is not None and job.epochs < 1:
+        raise ValueError(f'epochs is {job.epochs}; train 1 epoch or more')
     epochs = job.epochs or max(4, round(RECIPES[job.data].epochs * job.scale))
     return epochs, job.width or max(1, round(16 * job.scale ** .5)) / 16
 
