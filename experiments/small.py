@@ -4,6 +4,8 @@
 
 Results: results/small.jsonl, one line per run, in the form of the demonstration's.
 """
+import argparse
+
 import torch
 
 from ggr_nb.demo import cores, digits_job
@@ -24,4 +26,7 @@ def jobs():
         yield from (Job('digits', 'digits_net', 'dense', 1., 'dense', seed, width=width) for seed in SEEDS)
 
 
-if __name__ == '__main__': print(sweep(list(jobs()), Results('results/small.jsonl'), Pool(digits_job, cores())) or 'done')
+if __name__ == '__main__':
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('--out', default='results/small.jsonl', help='results file, one JSON line per run')
+    print(sweep(list(jobs()), Results(p.parse_args().out), Pool(digits_job, cores())) or 'done')

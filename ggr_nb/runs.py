@@ -229,8 +229,9 @@ def _cpu_name():
 # %% ../nbs/11a_runs.ipynb #5ee27989
 def commit()->str|None: # hash, with '-dirty' for uncommitted changes
     "The git commit of this library, where there is one."
-    tracked = _git('ls-files', '--error-unmatch', '__init__.py')
-    return tracked and _git('describe', '--always', '--dirty', '--abbrev=40', '--exclude=*')
+    if not _git('ls-files', '--error-unmatch', '__init__.py'): return None
+    changed = _git('status', '--porcelain', '-uno', '--', ':/', ':(top,exclude)results')
+    return _git('rev-parse', 'HEAD') + '-dirty' * bool(changed)
 
 # %% ../nbs/11a_runs.ipynb #51fa7135
 def versions()->dict:

@@ -42,7 +42,7 @@ class Results:
 
     def append(self, record:dict):  # must have a 'key'
         "Add one line, whole or not at all"
-        line = json.dumps(_finite(record), sort_keys=True) + '\n'
+        line = json.dumps(_finite(record)) + '\n'
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, 'a+b') as f, _exclusive(f):
             repair(f); f.write(line.encode()); f.flush(); os.fsync(f.fileno())

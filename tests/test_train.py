@@ -1,5 +1,5 @@
 """The trainer: the recipe's clock, bit-for-bit resume however it was stopped, faults, and real images."""
-import json, math, os, signal, subprocess, sys, threading, warnings
+import json, math, os, re, shutil, signal, subprocess, sys, threading, warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -227,6 +227,26 @@ def test_the_commit_is_that_of_the_library():
     import ggr_nb
     if head.returncode or Path(ggr_nb.__file__).parent.parent != HERE.parent: pytest.skip('the library is not a file of this repository')
     assert commit().removesuffix('-dirty') == head.stdout.strip()
+
+
+def test_results_do_not_make_the_code_dirty(tmp_path):
+    "A growing file of results leaves the commit clean; a changed module does not; outside git there is none."
+    root = Path(__file__).resolve().parent.parent
+    shutil.copytree(root/'ggr_nb', tmp_path/'ggr_nb', ignore=shutil.ignore_patterns('__pycache__'))
+    (tmp_path/'results').mkdir(); (tmp_path/'results/a.jsonl').write_text('1\n')
+    def said():
+        run = subprocess.run([sys.executable, '-c', 'from ggr_nb.runs import commit; print(commit())'], cwd=tmp_path, text=True,
+                             capture_output=True, check=True, env=os.environ | {'PYTHONPATH': str(tmp_path), 'GIT_CEILING_DIRECTORIES': str(tmp_path.parent)})
+        return run.stdout.strip()
+    assert said() == 'None'
+    for words in (['init', '-q'], ['add', '-A'], ['-c', 'user.name=a', '-c', 'user.email=a@b', 'commit', '-qm', 'all']):
+        subprocess.run(['git', *words], cwd=tmp_path, check=True)
+    clean = said(); assert re.fullmatch('[0-9a-f]{40}', clean)
+    with open(tmp_path/'results/a.jsonl', 'a') as f: f.write('2\n')
+    assert said() == clean
+    with open(tmp_path/'ggr_nb/masks.py', 'a') as f: f.write('# changed\n')
+    assert said() == clean + '-dirty'
+
 
 
 def test_a_disk_that_is_full_at_the_end_costs_no_checkpoint(tmp_path, monkeypatch, whole):
