@@ -156,7 +156,8 @@ def look(model, seed, density, init, fraction=.3):
     net = seeded(dict(narrow=narrow, mobilenet_v2=mobilenet_v2)[model], seed)
     weights, n = plan(net, density, init)
     masks = random_masks({k: tuple(p.shape) for k, p in weights.items()}, n, seed); apply_masks_(weights, masks)
-    out, dead, grads = dissect(net, weights, *batch(model, seed, 128 if model == 'narrow' else 32))
+    x, y = batch(model, seed, 128 if model == 'narrow' else 32)
+    out, dead, grads = seeded(lambda: dissect(net, weights, x, y), seed)      # MobileNetV2 ends with dropout
     snap = Snapshot({k: p.detach() for k, p in weights.items()}, grads, masks, fraction=fraction, seed=seed)
     update = redistribute(ggr, snap)
     rows = {k: row(masks[k], g, dead.get(k), len(update.dropped[k]), update.quotas[k]) for k, g in grads.items()}
