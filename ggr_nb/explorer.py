@@ -148,10 +148,10 @@ def states(self:Explorer) -> list: # of State, the last knob fastest
 
 # %% ../nbs/16c_explorer.ipynb #214e3502
 @patch
-def _render(self:Explorer, dpi, knobs):
+def _render(self:Explorer, dpi, title, knobs):
     panels = self.states[self.index(**knobs)].panels
     if panels[0]['kind'] != 'frame':
-        return palette_png(panel_figure(panels, self.title, self.alt), dpi=dpi)
+        return palette_png(panel_figure(panels, title, self.alt), dpi=dpi)
     if 'image/png' in panels[0]['src']: return base64.b64decode(panels[0]['src'].split(',')[1])
     value = self.draw(**(self.start | knobs))
     return palette_png(value[0] if isinstance(value, tuple) else value, dpi=dpi)
@@ -160,11 +160,13 @@ def _render(self:Explorer, dpi, knobs):
 @patch
 def png(self:Explorer,
     dpi:int=80, # dots per inch
+    titled:bool=True, # with the heading
     **knobs, # {name: value}
 ) -> bytes: # a PNG file
     "The picture at one setting."
-    at, kept = (self.index(**knobs), dpi), self.__dict__.setdefault('_pngs', {})
-    if at not in kept: kept[at] = self._render(dpi, knobs)
+    title, kept = self.title if titled else '', self.__dict__.setdefault('_pngs', {})
+    at = self.index(**knobs), dpi, title
+    if at not in kept: kept[at] = self._render(dpi, title, knobs)
     return kept[at]
 
 # %% ../nbs/16c_explorer.ipynb #a8fe814b
@@ -279,7 +281,7 @@ def static(self:Explorer) -> str: # HTML, complete in itself
     "The explorer for a page without a kernel."
     data, colours = self.payload()
     uid, note = unique(self.title + data), self.states[self.index()].note
-    picture = image(self.png(), f'{self.alt}. {note}')
+    picture = image(self.png(titled=False), f'{self.alt}. {note}')
     inner = _parts(self.title, self._knobs(uid), picture, note, uid)
     return '\n'.join([f'<figure class="ggrx" id="{uid}" aria-labelledby="{uid}-h">',
         f'<style>{stylesheet(colours, "#" + uid)}</style>', *inner,

@@ -43,6 +43,14 @@ class Tags(HTMLParser):
     def handle_starttag(self, tag, attrs): self.found.append((tag, dict(attrs)))
 
 
+def test_a_page_without_scripts_says_the_title_once():
+    "The heading is text, and the picture below it is the one without a heading."
+    e = explore.schedule_explorer()
+    plain, titled = (base64.b64encode(e.png(titled=t)).decode() for t in (False, True))
+    assert plain in e.static() and titled not in e.static() and e._repr_png_() == e.png()
+    assert e.static().count(f'<b>{e.title}</b>') == 1
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from([1, 2, 4, 8]), st.lists(st.integers(1, 9), min_size=1, max_size=3), st.integers(0, 999))
 def test_packing_round_trips(bits, shape, seed):

@@ -1,5 +1,5 @@
 """The trainer: the recipe's clock, bit-for-bit resume however it was stopped, faults, and real images."""
-import json, math, os, re, shutil, signal, subprocess, sys, threading, warnings
+import json, math, os, re, signal, subprocess, sys, threading, warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -229,23 +229,19 @@ def test_the_commit_is_that_of_the_library():
     assert commit().removesuffix('-dirty') == head.stdout.strip()
 
 
-def test_results_do_not_make_the_code_dirty(tmp_path):
+def test_results_do_not_make_the_code_dirty(tmp_path, monkeypatch):
     "A growing file of results leaves the commit clean; a changed module does not; outside git there is none."
-    root = Path(__file__).resolve().parent.parent
-    shutil.copytree(root/'ggr_nb', tmp_path/'ggr_nb', ignore=shutil.ignore_patterns('__pycache__'))
-    (tmp_path/'results').mkdir(); (tmp_path/'results/a.jsonl').write_text('1\n')
-    def said():
-        run = subprocess.run([sys.executable, '-c', 'from ggr_nb.runs import commit; print(commit())'], cwd=tmp_path, text=True,
-                             capture_output=True, check=True, env=os.environ | {'PYTHONPATH': str(tmp_path), 'GIT_CEILING_DIRECTORIES': str(tmp_path.parent)})
-        return run.stdout.strip()
-    assert said() == 'None'
+    import ggr_nb
+    for name in ('ggr_nb/__init__.py', 'ggr_nb/masks.py', 'results/a.jsonl'):
+        (tmp_path/name).parent.mkdir(exist_ok=True); (tmp_path/name).write_text('1\n')
+    monkeypatch.setattr(ggr_nb, '__file__', str(tmp_path/'ggr_nb/__init__.py'))
+    monkeypatch.setenv('GIT_CEILING_DIRECTORIES', str(tmp_path.parent))
+    assert commit() is None
     for words in (['init', '-q'], ['add', '-A'], ['-c', 'user.name=a', '-c', 'user.email=a@b', 'commit', '-qm', 'all']):
         subprocess.run(['git', *words], cwd=tmp_path, check=True)
-    clean = said(); assert re.fullmatch('[0-9a-f]{40}', clean)
-    with open(tmp_path/'results/a.jsonl', 'a') as f: f.write('2\n')
-    assert said() == clean
-    with open(tmp_path/'ggr_nb/masks.py', 'a') as f: f.write('# changed\n')
-    assert said() == clean + '-dirty'
+    clean = commit(); assert re.fullmatch('[0-9a-f]{40}', clean)
+    (tmp_path/'results/a.jsonl').write_text('2\n'); assert commit() == clean
+    (tmp_path/'ggr_nb/masks.py').write_text('2\n'); assert commit() == clean + '-dirty'
 
 
 
