@@ -21,15 +21,18 @@ from .probe import bare
 class Spaces:
     "Sets of channels that are cut alike (union-find)."
     def __init__(self): self.parent, self.size, self.frozen = [], [], set()
-    def new(self, size):  # a fresh space of `size` channels
+    def new(self, size):  # channels
+        "A fresh space."
         self.parent.append(len(self.parent)); self.size.append(size)
         return self.parent[-1]
-    def find(self, s):  # the space that s is part of by now
+    def find(self, s):  # a space
+        "The space that s is part of by now."
         while self.parent[s] != s: s = self.parent[s]
         return s
     def join(self, a, b): self.parent[self.find(a)] = self.find(b) # two spaces, from now on one
     def freeze(self, s): self.frozen.add(s)                        # space whose channels all stay
-    def is_frozen(self, s):                                        # by name, or by one joined to it
+    def is_frozen(self, s):                                        # a space
+        "Frozen by name, or by one that was joined to it."
         return any(self.find(f) == self.find(s) for f in self.frozen)
 
 # %% ../nbs/14_compact.ipynb #3cfc097b
@@ -173,6 +176,7 @@ class Record(fx.Interpreter):
     "Run a traced model and keep the value of every node."
     def __init__(self, traced): super().__init__(traced); self.values = {}
     def run_node(self, n):                                         # one operation
+        "Its value, of which a copy is kept."
         value = super().run_node(n)
         if isinstance(value, torch.Tensor): self.values[n] = value.clone()
         return value
@@ -186,6 +190,7 @@ class Depends(Record):
                 ): super().__init__(traced); self.ones = ones
 
     def run_node(self, n): # of the graph
+        "1 or 0; where nothing is known, every value depends on the input."
         value = self._known(n)
         if value is None or n in self.ones and _asks(n, self.ones):
             value = self.values[n] = self.ones[n]

@@ -50,7 +50,9 @@ LABELS = dict(cifar100='CIFAR-100', tiny_imagenet='Tiny-ImageNet', all='all netw
 LABELS |= {'set+rigl': 'SET+RigL', 'ggr-set': 'GGR SET', 'ggr-rigl': 'GGR RigL'}
 
 def label(name:str  # as this package spells it
-          )->str: return LABELS.get(name, name)
+          )->str: # as the paper does
+    "How a name is printed in tables and figures"
+    return LABELS.get(name, name)
 
 # %% ../nbs/14c_comparison.ipynb #c85f40ee
 def net_label(data:str,  # data set

@@ -190,10 +190,12 @@ class Draws(NamedTuple):
     def part(self,
              start: int,  # first row
              stop: int):  # row after the last
+        "The rows of a part of the epoch."
         return Draws(*(t[start:stop] for t in self))
 
     def to(self,
            device):       # where the table is needed
+        "The same numbers on another device."
         return Draws(*(t.to(device) for t in self))
 
 # %% ../nbs/11_data.ipynb #8a8b0c8b

@@ -53,6 +53,7 @@ def reduced(self:Job): return self.recipe != 'full'
 # %% ../nbs/14b_jobs.ipynb #9175bfbd
 @patch(as_prop=True)
 def key(self:Job):
+    "The name of the job in a file of results"
     place = [self.data, self.model, self.method, f'{self.density:g}', self.init, f'seed{self.seed}']
     return '/'.join(place + [self.recipe.replace(' ', ',')])
 

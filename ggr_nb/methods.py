@@ -101,7 +101,8 @@ def new_masks(masks:dict, # {name: bool mask}
     return {n: _changed(m, update.dropped[n], update.grown[n]) for n, m in masks.items()}
 
 # %% ../nbs/08_methods.ipynb #7f0a98b5
-def no_allocation(snap, dropped, room, free): # nothing is given back
+def no_allocation(snap, dropped, room, free): # as every rule of notebook 05
+    "Nothing is given back."
     return dict.fromkeys(dropped, 0)
 
 static = Method('static', drop=drop.drop_nothing, source='a fixed random mask')
@@ -139,7 +140,8 @@ deepr_global = replace(deepr, name='deepr-global', allocate=allocate.random_plac
                        source='Bellec et al. 2018, count over the network')
 
 # %% ../nbs/08_methods.ipynb #4dd347b3
-def full_masks(shapes, budgets, seed=0): # as `random_masks`; pruning begins with every weight
+def full_masks(shapes, budgets, seed=0): # as `random_masks`
+    "Every weight is active: where pruning begins."
     return {n: torch.ones(s, dtype=torch.bool) for n, s in shapes.items()}
 
 set_original = Method('set-original', drop=partial(drop.drop_local, criterion='set'),

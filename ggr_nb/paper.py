@@ -32,7 +32,9 @@ class Cell(NamedTuple):
 
 # %% ../nbs/15_paper.ipynb #81ab0eda
 def number(printed:str # as in the paper
-          ): return None if printed == '–' else float(printed)
+          ): # float; None for a dash
+    "A printed number."
+    return None if printed == '–' else float(printed)
 
 # %% ../nbs/15_paper.ipynb #fdaad6a6
 COLUMNS = tuple(product((.9, .97, .99), ('erk', 'uniform')))   # the six columns of Tables 1 to 3
@@ -188,6 +190,7 @@ def winners(cells:dict  # accuracies, {Cell: float or None}
 # %% ../nbs/15_paper.ipynb #d47e6bae
 @patch(as_prop=True)
 def cell(self:Job):
+    "The place of its result in the paper's tables."
     return Cell(self.data, self.model, self.method, round(1 - self.density, 9), self.init)
 
 # %% ../nbs/15_paper.ipynb #b226dc50

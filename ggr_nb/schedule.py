@@ -31,6 +31,7 @@ def drop_fraction(update:int, # number of the update, the first is 1
     return start * curve(progress(update, last))
 
 def progress(update, last): # numbers of this and of the last update
+    "t in [0, 1]: 0 at the first update, 1 at the last."
     return 0.0 if last <= 1 else min(1.0, (update - 1) / (last - 1))
 
 # %% ../nbs/07_schedule.ipynb #049a294e

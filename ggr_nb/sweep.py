@@ -141,6 +141,7 @@ def hear(self:Worker):
 # %% ../nbs/14a_sweep.ipynb #1a7c7ee3
 @patch
 def end(self:Worker):
+    "Stop the process, even in the middle of a job"
     if self.job: self.process.terminate()
     self.pipe.close(); self.process.join()
 

@@ -108,6 +108,7 @@ class Progress:
     def show(self,
              t, # `Training`, a step further
             ):
+        "A step more; the text at most twice a second"
         self.bar.update(t.recipe.batch)
         if self.bar.disable or time.monotonic() - self.said < .5: return
         self.said, (loss, accuracy) = time.monotonic(), _means(t.totals[t.rank])
@@ -118,6 +119,7 @@ class Progress:
     def epoch(self,
               t, # `Training`, at the end of an epoch
              ):
+        "The number of the epoch that comes"
         self.said = 0.      # the first step of an epoch shows the last one's test accuracy
         now, last = min(t.epoch + 1, t.recipe.epochs), t.recipe.epochs
         self.bar.set_description_str(f'epoch {now}/{last}', False)

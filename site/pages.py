@@ -88,9 +88,9 @@ class Card(BasicMarkdownRenderer):
         lookup, name = NbdevLookup(), self.nm
         source = lookup.code(self.fn)
         link = f'<a class="source" href="{html.escape(source)}">source</a>' if source else ''
-        text = f'<!-- symbol {name.lower()} -->\n\n### `{name}`\n\n<div class="api">{link}\n\n'
-        if said := self.said(): text += f'{said}\n\n'
-        return text + self.table() + '\n\n</div>\n'
+        body = '\n\n'.join(filter(None, (self.said(), self.table())))
+        head = f'<!-- symbol {name.lower()} -->\n\n### `{name}`\n'
+        return head + (f'\n<div class="api">{link}\n\n{body}\n\n</div>\n' if body else '')
 
     def said(self):
         "The docstring if the symbol has one of its own; of a function in one line the remark at its end."
@@ -101,7 +101,8 @@ class Card(BasicMarkdownRenderer):
         if one_line(self.sym): return ''
         try: params = docments(self.sym, full=True, returns=True)
         except Exception: return ''
-        rows = [(n, p) for n, p in params.items() if n not in ('self', 'cls') and (p.get('docment') or n != 'return')]
+        rest = [n for n, p in inspect.signature(self.sym).parameters.items() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        rows = [(n, p) for n, p in params.items() if n not in ('self', 'cls') and (p.get('docment') or n not in ('return', *rest))]
         if not any(p.get('docment') for _, p in rows): return ''   # the source beside it says as much
         table = [['*returns*' if n == 'return' else f'`{n}`', said(p.get('anno')), '' if n == 'return' else default(p.get('default')),
                   cell(p.get('docment'))] for n, p in rows]

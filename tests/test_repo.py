@@ -245,6 +245,18 @@ def imported(path, own=False):
 
 
 @each_module
+def test_public_functions_say_what_they_do(path):
+    "A docstring for every public class, function and method; a function in one line has its remark behind it."
+    def undocumented(body, prefix=''):
+        for n in body:
+            if not isinstance(n, (ast.FunctionDef, ast.ClassDef)) or n.name.startswith('_'): continue
+            if not ast.get_docstring(n) and n.end_lineno > n.lineno: yield prefix + n.name
+            if isinstance(n, ast.ClassDef): yield from undocumented(n.body, f'{n.name}.')
+    silent = list(undocumented(ast.parse(path.read_text(encoding='utf-8')).body))
+    assert not silent, f'without a docstring: {silent}'
+
+
+@each_module
 def test_module_imports_only_lower_ones(path):
     assert path.stem in ORDER, f'{path.name} comes from no notebook: delete it'
     for name in imported(path)[1] - {path.stem}:

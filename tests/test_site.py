@@ -117,6 +117,7 @@ def test_cards_come_before_their_code_and_say_nothing_empty(name, soups):
     "What a function is for, then its code; never Python's own words about functions in general."
     article = soups[f'{name}.html'].select_one('article')
     for noise in ('Call self as a function', 'Return repr(self)', 'Initialize self'): assert noise not in article.text
+    for box in article.select('.api'): assert box.get_text(strip=True).removeprefix('source'), 'a card that says nothing'
     cards, late = {}, []      # of names that only one card has
     for place, e in enumerate(article.find_all(['h3', 'details'])):
         if e.name == 'h3' and e.code: short = e.code.text.split('.')[-1]; cards[short] = None if short in cards else place
