@@ -7,7 +7,7 @@
 Parts: criteria (criteria × densities × growth), jaccard (what each criterion would remove from the same state, and how
 much of it was born at the last update), dead (how much of it has no gradient, and what its removal costs), mended
 (two criteria with the dead first), cifar (a real subset of CIFAR-100), 'cifar, mended' (magnitude with the dead first,
-there), period (criteria × steps between updates, in a training of fixed length).
+there), norm and 'norm, mended' (the same for GGR in a network with BatchNorm), period (criteria × steps between updates, in a training of fixed length).
 Results: results/weights.jsonl.
 """
 from dataclasses import replace
@@ -23,7 +23,7 @@ from ggr_nb.data import Data, cifar100
 from ggr_nb.drop import CRITERIA, Snapshot, drop_local
 from ggr_nb.measure import jaccard
 from ggr_nb.methods import METHODS
-from ggr_nb.models import lenet, mlp
+from ggr_nb.models import digits_net, lenet, mlp
 
 SEEDS, FRACTION, UNTIL = range(5), .5, .75
 DENSITIES = [.01, .03, .05, .1, .2, .3, .5]
@@ -44,13 +44,15 @@ def some_classes(classes=10):
     cut = lambda split: tuple(t[pick(split)] for t in split)
     return Data(f'cifar100, {classes} classes', cut(data.train), cut(data.test), classes, data.mean, data.std)
 
-def make_net(data): return mlp() if data.name == 'digits' else lenet(data.classes, input_size=(3, 32, 32))
+def make_net(data, kind):
+    if kind.startswith('norm'): return digits_net()      # three convolutions with BatchNorm
+    return mlp() if data.name == 'digits' else lenet(data.classes, input_size=(3, 32, 32))
 
 def work(kind, criterion, growth, density, seed, lr, every=None, epochs=30):
     data, seen = data_of(kind), {}
-    net, r = seeded(partial(make_net, data), seed), recipe(lr, epochs, every=every, fraction=FRACTION, update_until=UNTIL * epochs)
+    net, r = seeded(partial(make_net, data, kind), seed), recipe(lr, epochs, every=every, fraction=FRACTION, update_until=UNTIL * epochs)
     drop = {'jaccard': partial(watching, seen, criterion), 'dead': partial(weighing, seen, net, data, criterion),
-            'mended': partial(mended, criterion), 'cifar, mended': partial(mended, criterion)}.get(kind)
+            'mended': partial(mended, criterion)}.get(kind.removeprefix('cifar, ').removeprefix('norm, '))
     chosen = criterion if criterion in WITHOUT else method(criterion, growth, drop)
     opt, sparsifier = equip(net, chosen, r, data, density=density, init='erk', weights='unit', seed=seed)
     train(net, opt, data, r, seed); seen.pop('before', None)
@@ -148,6 +150,8 @@ def jobs():
     for plain, first, options in ('criteria', 'mended', digits_), ('cifar', 'cifar, mended', real):
         yield from grid(plain, **options, **voted, criterion=['magnitude', 'snip'])
         yield from grid(first, **options, **voted, criterion=['magnitude'])
+    for part in 'norm', 'norm, mended':
+        yield from grid(part, lr=[.1], growth=['vote'], density=[.005, .01, .02], seed=SEEDS, criterion=['magnitude'])
     usual = dict(density=[.03], growth=['gradient'])
     yield from grid('period', **digits_, **usual, every=[3, 10, 73, 220], **every_one, seed=SEEDS)
 
