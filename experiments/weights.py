@@ -151,7 +151,7 @@ def jobs():
         yield from grid(plain, **options, **voted, criterion=['magnitude', 'snip'])
         yield from grid(first, **options, **voted, criterion=['magnitude'])
     for part in 'norm', 'norm, mended':
-        yield from grid(part, lr=[.1], growth=['vote'], density=[.005, .01, .02], seed=SEEDS, criterion=['magnitude'])
+        yield from grid(part, lr=[.1], growth=['vote'], density=[.005, .01, .02], seed=range(10), criterion=['magnitude'])
     usual = dict(density=[.03], growth=['gradient'])
     yield from grid('period', **digits_, **usual, every=[3, 10, 73, 220], **every_one, seed=SEEDS)
 
