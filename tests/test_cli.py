@@ -67,11 +67,10 @@ def test_demo_interrupted_and_started_again(start, command, tmp_path):
     for name in ('accuracy.png', 'density.png'): assert (file.parent/name).stat().st_size > 5000
 
 
-@pytest.mark.parametrize('wrong, said', [('--density 3', '(0, 1]'), ('--density 0.000001', 'cannot be reached'), ('--inits erk,unifrom', 'uniform'),
-                                         ('--epochs 0', '1 epoch or more'), ('--seeds 0', 'seeds=0')])
-def test_demo_refuses_before_the_first_run(wrong, said, command, tmp_path):
-    status, out, err = command('ggr_demo', *wrong.split())
-    assert status == 1 and said in err and 'Traceback' not in err and not (tmp_path/'runs').exists()
+def test_demo_refuses_before_the_first_run(command, tmp_path):
+    "(What else is refused is tried in the notebook.)"
+    status, out, err = command('ggr_demo', '--inits', 'erk,unifrom')
+    assert status == 1 and "'uniform'" in err and 'Traceback' not in err and not (tmp_path/'runs').exists()
 
 
 def test_training_with_a_killed_worker_ends_as_without(tmp_path):
