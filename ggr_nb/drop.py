@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['CRITERIA', 'Snapshot', 'lowest', 'highest', 'magnitude', 'random_score', 'mest', 'snip', 'sensitivity',
-           'reciprocal_sensitivity', 'set_score', 'score_active', 'drop_local', 'adjust', 'drop_threshold',
-           'drop_global', 'drop_sign', 'drop_to_schedule', 'drop_nothing']
+           'reciprocal_sensitivity', 'set_score', 'score_active', 'drop_local', 'drop_dead_first', 'adjust',
+           'drop_threshold', 'drop_global', 'drop_sign', 'drop_to_schedule', 'drop_nothing']
 
 # %% ../nbs/03_drop.ipynb #d4e70d08
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -108,6 +108,13 @@ def drop_local(snap:Snapshot, # the state
         places, score = score_active(snap, name, criterion)
         dropped[name] = _some_of(places, score, round(snap.fraction * len(places)))
     return dropped
+
+# %% ../nbs/03_drop.ipynb #03dead02
+def drop_dead_first(snap:Snapshot, # the state; the rule needs `grads`
+                    )->dict: # {name: flat positions of the dropped weights}
+    "As `drop_local` by magnitude, but active weights whose gradient is exactly zero go first."
+    alive = {n: w.masked_fill(snap.grads[n] == 0, 0) for n, w in snap.weights.items()}
+    return drop_local(replace(snap, weights=alive))
 
 # %% ../nbs/03_drop.ipynb #11a163f5
 def adjust(threshold:float, # H, used in this update
