@@ -295,12 +295,14 @@ def _draw_curves(ax, p):
 def _rings(ax, s):
     for why, at in s['flags'].items():
         edge = dict(mec='#a8071a', mew=1.8) if why[0] == '!' else dict(mec='#5b6673', mew=1)
-        ax.plot(at, [s['y'][i] for i in at], ls='', marker='o', mfc='none', ms=10, **edge)
+        ax.plot(at, [s['y'][i] for i in at], ls='', marker='o', mfc='none', ms=10,
+                clip_on=False, **edge)
 
 def _dots(ax, series, colours):
     for s, c, shape in zip(series, colours, itertools.cycle('osD^vP')):
         y = [v or float('nan') for v in s['y']]
-        ax.plot(range(len(y)), y, color=c, marker=shape, lw=.8, ms=4, label=s['label'])
+        ax.plot(range(len(y)), y, color=c, marker=shape, lw=.8, ms=4, label=s['label'],
+                clip_on=False)
         _rings(ax, s)
 
 # %% ../nbs/16a_panels.ipynb #bad47d81
