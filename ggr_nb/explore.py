@@ -74,7 +74,9 @@ def deal_out(
 # %% ../nbs/17_explore.ipynb #f21b5900
 def _count(dealt, word): return sum(t == word for t in dealt[2].values())
 
-def _rounded(densities): return {n: float(f'{d:.2g}') for n, d in densities.items()}
+def _place(name): return name.replace('features.', '').replace('.conv.', '.')   # short enough
+
+def _rounded(densities): return {_place(n): float(f'{d:.2g}') for n, d in densities.items()}
 
 def _trouble(dealt): return {'saturated': _count(dealt, 'saturated'),
                              'starving': _count(dealt, '!starving')}
@@ -82,7 +84,7 @@ def _trouble(dealt): return {'saturated': _count(dealt, 'saturated'),
 # %% ../nbs/17_explore.ipynb #10402170
 def _density_panels(dealt):
     thin = {k: _rounded(v[1]) for k, v in dealt.items()}
-    flags = {k: v[2] for k, v in dealt.items()}
+    flags = {k: {_place(n): t for n, t in v[2].items()} for k, v in dealt.items()}
     work = {k: {'FLOPs': v[3] / dealt['uniform'][3]} for k, v in dealt.items()}
     bad = {k: _trouble(v) for k, v in dealt.items()}
     return [bars(thin, ylabel='density', flags=flags, xlabel='layer, from input to output',
