@@ -138,7 +138,7 @@ def bench_removal(quick):
 # ---- masking ---------------------------------------------------------------------------------------------------
 
 def bench_masking(quick):
-    from ggr_nb.models import resnet18, vgg16_tiny
+    from ggr_nb.train.models import resnet18, vgg16_tiny
     from ggr_nb.sparsify import Sparsifier
     out = {}
     x, y = torch.randn(32 if quick else 128, 3, 32, 32), torch.randint(100, (32 if quick else 128,))

@@ -1,4 +1,4 @@
-"""Images per second of the batches of `ggr_nb.data` against torchvision's DataLoader with per-image PIL transforms.
+"""Images per second of the batches of `ggr_nb.train.data` against torchvision's DataLoader with per-image PIL transforms.
 
     python benchmarks/data.py [--rounds 15] [--seconds 0.4] [--threads 2] [--quiet 20] [--device cuda]
 
@@ -19,7 +19,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
-from ggr_nb.data import Data, cifar100
+from ggr_nb.train.data import Data, cifar100
 
 BATCH = 128
 BASE = 'DataLoader, no workers'

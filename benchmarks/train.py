@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 
-from ggr_nb.data import Data
-from ggr_nb.machine import Switches, bf16_units, switches
+from ggr_nb.train.data import Data
+from ggr_nb.train.machine import Switches, bf16_units, switches
 from ggr_nb.methods import METHODS
-from ggr_nb.models import MODELS
-from ggr_nb.runs import Recipe, save_checkpoint
-from ggr_nb.train import Training
+from ggr_nb.train.models import MODELS
+from ggr_nb.train.runs import Recipe, save_checkpoint
+from ggr_nb.train.training import Training
 
 FILE = Path(__file__).with_suffix('.json')
 STEPS = 390                    # an epoch of CIFAR-100

@@ -1,4 +1,4 @@
-"""Does keeping every unit's last weight stop GGR from draining the classifier (nbs/tutorials/reproduction.ipynb)?
+"""Does keeping every unit's last weight stop GGR from draining the classifier (nbs/studies/reproduction.ipynb)?
 
     python experiments/classifier.py      six runs of a minute each; stop and go on at will
 
@@ -7,9 +7,9 @@ are not in the paper's grid. Results: results/classifier.jsonl, in the form of r
 """
 from functools import partial
 
-from ggr_nb.demo import cores
-from ggr_nb.jobs import Job, run_job
-from ggr_nb.sweep import Pool, Results, sweep
+from ggr_nb.paper.demo import cores
+from ggr_nb.paper.jobs import Job, run_job
+from ggr_nb.paper.sweep import Pool, Results, sweep
 
 REDUCED = dict(epochs=5, width=.25, stem=4, batch=128, updates=10, fraction=.3, augment=False)
 JOBS = [Job('cifar100', 'resnet18', m, .01, 'erk', s, **REDUCED) for s in range(3) for m in ('ggr-connect', 'rigl-connect')]

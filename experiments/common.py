@@ -10,12 +10,12 @@ import torch
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from ggr_nb.data import digits
+from ggr_nb.train.data import digits
 from ggr_nb.init import generator
 from ggr_nb.masks import clean_name
-from ggr_nb.runs import RECIPES, commit, hardware, versions
+from ggr_nb.train.runs import RECIPES, commit, hardware, versions
 from ggr_nb.sparsify import Sparsifier
-from ggr_nb.sweep import Results
+from ggr_nb.paper.sweep import Results
 
 
 def recipe(lr, epochs=30, **changes): return replace(RECIPES['digits'].scaled(epochs), lr=lr, **changes)

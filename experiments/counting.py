@@ -1,4 +1,4 @@
-"""Who feeds whom, and how much of growth should be chance (nbs/tutorials/who_feeds_whom.ipynb, half_by_gradient.ipynb).
+"""Who feeds whom, and how much of growth should be chance (nbs/studies/who_feeds_whom.ipynb, half_by_gradient.ipynb).
 
     python experiments/counting.py                 all of it, a quarter of an hour on one core; stop and go on at will
     python experiments/counting.py --quick         does everything run?
@@ -15,7 +15,7 @@ from ggr_nb.allocate import ALLOCATIONS
 from ggr_nb.grow import hybrid
 from ggr_nb.init import random_masks
 from ggr_nb.methods import METHODS
-from ggr_nb.models import digits_net, mlp
+from ggr_nb.train.models import digits_net, mlp
 
 SEEDS, DATA = range(5), digits()
 RULES = ['local', 'survivors', 'mean_momentum', 'mean_gradient', 'global_topk', 'global_topk_normalised', 'random']

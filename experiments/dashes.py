@@ -1,5 +1,5 @@
 """Fill the dashes: why a depthwise network under uniform density does not train, and what cures it
-(nbs/tutorials/fill_the_dashes.ipynb).
+(nbs/studies/fill_the_dashes.ipynb).
 
     python experiments/dashes.py                    all of it, about half an hour on one core; stop and go on at will
     python experiments/dashes.py --quick            does everything run?
@@ -7,7 +7,7 @@
 
 Parts: start (the gradient before the first step, by layer and by kind of channel), cures (uniform 97 %),
 cost (the cells that work already), denser (98 %), elsewhere (networks without depthwise layers),
-real (MobileNetV2, half as wide, on ten classes of CIFAR-100 at half the resolution; needs the data, see ggr_nb.data).
+real (MobileNetV2, half as wide, on ten classes of CIFAR-100 at half the resolution; needs the data, see ggr_nb.train.data).
 Results: results/dashes.jsonl.
 """
 import math
@@ -22,16 +22,16 @@ from torchvision.ops import Conv2dNormActivation
 
 from common import accuracy, digits, equip, first_gradient, recipe, run_all, seeded, train
 from ggr_nb.allocate import global_topk, global_topk_normalised, largest_remainder
-from ggr_nb.connect import connected_masks, covering_budgets, covering_masks, drop_keep_units, even_masks
-from ggr_nb.data import cifar100
+from ggr_nb.beyond.connect import connected_masks, covering_budgets, covering_masks, drop_keep_units, even_masks
+from ggr_nb.train.data import cifar100
 from ggr_nb.drop import Snapshot, drop_local
 from ggr_nb.init import fan_in, random_masks
 from ggr_nb.masks import apply_masks_, sparse_parameters
 from ggr_nb.methods import METHODS, new_masks, redistribute
-from ggr_nb.models import digits_net, initialise_, mlp, mobilenet_v2
-from ggr_nb.runs import Recipe
+from ggr_nb.train.models import digits_net, initialise_, mlp, mobilenet_v2
+from ggr_nb.train.runs import Recipe
 from ggr_nb.sparsify import plan
-from ggr_nb.train import build, fit
+from ggr_nb.train.training import build, fit
 
 DATA = digits()
 

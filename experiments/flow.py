@@ -1,4 +1,4 @@
-"""Gradient flow, lottery tickets and SNIP on a LeNet-5 for 8 × 8 digits (nbs/tutorials/gradient_flow.ipynb).
+"""Gradient flow, lottery tickets and SNIP on a LeNet-5 for 8 × 8 digits (nbs/studies/gradient_flow.ipynb).
 
     python experiments/flow.py                 all of it, some minutes on one core; stop and go on at will
     python experiments/flow.py --quick         does everything run?
@@ -17,9 +17,9 @@ from torch.nn.functional import cross_entropy
 from common import accuracy, digits, recipe, run_all, seeded, train
 from ggr_nb.init import random_masks
 from ggr_nb.masks import counts
-from ggr_nb.measure import gradient_flow
-from ggr_nb.models import lenet
-from ggr_nb.snip import snip_masks
+from ggr_nb.train.measure import gradient_flow
+from ggr_nb.train.models import lenet
+from ggr_nb.beyond.snip import snip_masks
 from ggr_nb.sparsify import Sparsifier
 
 SEEDS, DATA, LAST = range(5), digits(), 'fc3'

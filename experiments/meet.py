@@ -1,4 +1,4 @@
-"""Where the papers meet: initial scale, redistribution and gradient in one grid (nbs/tutorials/where_the_papers_meet.ipynb).
+"""Where the papers meet: initial scale, redistribution and gradient in one grid (nbs/studies/where_the_papers_meet.ipynb).
 
     python experiments/meet.py                 all of it, about a quarter of an hour on one core; stop and go on at will
     python experiments/meet.py --quick         does everything run?
@@ -14,7 +14,7 @@ from torch import nn
 
 from common import accuracy, digits, equip, first_gradient, recipe, run_all, seeded, train
 from ggr_nb.init import random_masks
-from ggr_nb.models import mlp
+from ggr_nb.train.models import mlp
 
 METHODS, SEEDS, DATA = ('static', 'set', 'dsr', 'rigl', 'ggr'), range(5), digits()
 

@@ -1,4 +1,4 @@
-"""Small-dense: narrow dense networks with as many weights as the demonstration's sparse ones (nbs/10b_small_dense.ipynb).
+"""Small-dense: narrow dense networks with as many weights as the demonstration's sparse ones (nbs/beyond/small_dense.ipynb).
 
     python experiments/small.py      about two minutes; stop and go on at will
 
@@ -8,12 +8,12 @@ import argparse
 
 import torch
 
-from ggr_nb.demo import cores, digits_job
-from ggr_nb.jobs import Job
+from ggr_nb.paper.demo import cores, digits_job
+from ggr_nb.paper.jobs import Job
 from ggr_nb.masks import sparse_parameters
-from ggr_nb.models import digits_net
-from ggr_nb.small import small_width
-from ggr_nb.sweep import Pool, Results, sweep
+from ggr_nb.train.models import digits_net
+from ggr_nb.beyond.small_dense import small_width
+from ggr_nb.paper.sweep import Pool, Results, sweep
 
 DENSITIES, SEEDS = (.1, .05, .02, .01, .005), range(10)
 

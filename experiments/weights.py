@@ -1,4 +1,4 @@
-"""Fantastic weights: pruning criteria inside dynamic sparse training (nbs/tutorials/fantastic_weights.ipynb).
+"""Fantastic weights: pruning criteria inside dynamic sparse training (nbs/studies/fantastic_weights.ipynb).
 
     python experiments/weights.py                 all of it, an hour on one core; stop and go on at will
     python experiments/weights.py --quick         does everything run?
@@ -19,11 +19,11 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from common import accuracy, digits, equip, recipe, run_all, seeded, train
-from ggr_nb.data import Data, cifar100
+from ggr_nb.train.data import Data, cifar100
 from ggr_nb.drop import CRITERIA, Snapshot, drop_local
-from ggr_nb.measure import jaccard
+from ggr_nb.train.measure import jaccard
 from ggr_nb.methods import METHODS
-from ggr_nb.models import digits_net, lenet, mlp
+from ggr_nb.train.models import digits_net, lenet, mlp
 
 SEEDS, FRACTION, UNTIL = range(5), .5, .75
 DENSITIES = [.01, .03, .05, .1, .2, .3, .5]

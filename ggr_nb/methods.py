@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['static', 'set_', 'rigl', 'dsr', 'snfs', 'ggr', 'ggr_set', 'ggr_rigl', 'set_rigl', 'deepr', 'deepr_global',
-           'set_original', 'gmp', 'chase', 'rigl_sg', 'rigl_sm', 'gse', 'dense', 'rigl_connect', 'ggr_connect', 'srigl',
-           'METHODS', 'Method', 'Update', 'free_places', 'redistribute', 'new_masks', 'no_allocation',
-           'random_sign_birth', 'full_masks', 'get_method']
+           'set_original', 'gmp', 'chase', 'rigl_sg', 'rigl_sm', 'gse', 'dense', 'METHODS', 'Method', 'Update',
+           'free_places', 'redistribute', 'new_masks', 'no_allocation', 'random_sign_birth', 'full_masks', 'get_method']
 
 # %% ../nbs/08_methods.ipynb #116ec41c
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from functools import partial
 
 import torch
 
-from . import allocate, connect, drop, grow
+from . import allocate, drop, grow
 from .drop import Snapshot
 from .init import random_masks
 
@@ -155,17 +154,10 @@ rigl_sm = replace(rigl, name='rigl-sm', allocate=allocate.mean_weight, source='s
 gse = replace(rigl, name='gse', grow=grow.sampled(2.0), source='GSE 2024: growth from a sample')
 dense = Method('dense', drop=drop.drop_nothing, first_masks=full_masks, source='the reference')
 
-# %% ../nbs/08_methods.ipynb #cbdbf199
-rigl_connect = replace(rigl, name='rigl-connect', drop=connect.drop_keep_units,
-                       first_masks=connect.connected_masks, source='this package, Connected masks')
-ggr_connect = replace(rigl_connect, name='ggr-connect', allocate=ggr.allocate, grow=ggr.grow)
-srigl = replace(rigl, name='srigl', grow=connect.grow_even, first_masks=connect.even_masks,
-                source='Lasby et al. 2023: constant fan-in, without its ablation of units')
-
 # %% ../nbs/08_methods.ipynb #feb36a45
 METHODS = {m.name: m for m in (
     dense, static, set_, rigl, dsr, ggr, set_rigl, ggr_set, ggr_rigl, snfs, deepr, deepr_global,
-    set_original, gmp, chase, rigl_sg, rigl_sm, gse, rigl_connect, ggr_connect, srigl)}
+    set_original, gmp, chase, rigl_sg, rigl_sm, gse)}
 
 def get_method(method, # a `Method` or a key of `METHODS`
                )->Method:

@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-import ggr_nb.train as train
-from ggr_nb.train import RECIPES, fit
+import ggr_nb.train.training as train
+from ggr_nb.train.training import RECIPES, fit
 
 train.AGREE = 1      # agree at every step: the tests stop at arbitrary ones
 

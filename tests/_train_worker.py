@@ -5,7 +5,7 @@
 """
 import os, resource, signal, sys
 
-from ggr_nb.train import fit
+from ggr_nb.train.training import fit
 from test_train import SHORT, SET
 
 

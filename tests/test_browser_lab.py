@@ -6,8 +6,8 @@ from urllib.request import urlopen
 import nbformat
 import pytest
 
-import ggr_nb.explore as explore
-from ggr_nb.explorer import Explorer
+import ggr_nb.show.explore as explore
+from ggr_nb.show.explorer import Explorer
 
 PAGE = '<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>two</title><body>'
 
@@ -141,8 +141,8 @@ def test_without_scripts_the_first_picture_stays(page, window):
 
 # --- JupyterLab -----------------------------------------------------------------------------------------------------
 
-CELLS = ['from ggr_nb.explore import schedule_explorer\nexplorer = schedule_explorer()', 'explorer', 'explorer.live()',
-         'from ggr_nb.dashboard import Dashboard\nboard = Dashboard(epochs=500)\nboard.live()']
+CELLS = ['from ggr_nb.show.explore import schedule_explorer\nexplorer = schedule_explorer()', 'explorer', 'explorer.live()',
+         'from ggr_nb.show.dashboard import Dashboard\nboard = Dashboard(epochs=500)\nboard.live()']
 
 
 @pytest.fixture(scope='module')

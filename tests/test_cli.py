@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ggr_nb.demo import demo_jobs, demo_table, verdict
-from ggr_nb.data import cifar100
-from ggr_nb.jobs import Job, run_job
-from ggr_nb.sweep import Pool, Results, sweep
+from ggr_nb.paper.demo import demo_jobs, demo_table, verdict
+from ggr_nb.train.data import cifar100
+from ggr_nb.paper.jobs import Job, run_job
+from ggr_nb.paper.sweep import Pool, Results, sweep
 
 HERE = dict(os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]), OMP_NUM_THREADS='1')
 HERE.setdefault('GGR_DATA', str(Path(__file__).parents[2]/'shared'/'data'))    # the commands run in a folder of their own
@@ -26,7 +26,7 @@ def start(tmp_path):
     "Start a command; the process"
     def run(name, *arguments):
         script = tmp_path/f'{name}.py'
-        script.write_text(f'from ggr_nb.cli import {name}\nif __name__ == "__main__": {name}()\n')
+        script.write_text(f'from ggr_nb.paper.commands import {name}\nif __name__ == "__main__": {name}()\n')
         return subprocess.Popen([sys.executable, script, *map(str, arguments)], cwd=tmp_path, env=HERE, text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
     return run

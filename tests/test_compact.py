@@ -5,11 +5,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from ggr_nb.compact import compact
+from ggr_nb.train.compact import compact
 from ggr_nb.init import sparse_init_
 from ggr_nb.masks import sparse_parameters
-from ggr_nb.measure import emptiness, parameters
-from ggr_nb.models import MODELS, mlp
+from ggr_nb.train.measure import emptiness, parameters
+from ggr_nb.train.models import MODELS, mlp
 
 SIZE = {'lenet': (1, 28, 28), 'mlp': (1, 8, 8), 'digits_net': (1, 8, 8)}
 WIDTH = {'vgg16_tiny': .06, 'mobilenet_v2': .1, 'resnet18': .125}
@@ -67,7 +67,7 @@ def test_an_mlp_keeps_exactly_its_connected_neurons(seed, used):
 
 def hidden_sizes(net, masks):
     "Rows and columns of each layer when a hidden neuron stays if it is on a path."
-    from ggr_nb.measure import connected
+    from ggr_nb.train.measure import connected
     live = list(connected(net, masks, (6,)).values())
     sizes = [6] + [int((a.any(1) & b.any(0)).sum()) for a, b in zip(live, live[1:])] + [3]
     return list(zip(sizes, sizes[1:]))

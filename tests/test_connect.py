@@ -4,7 +4,7 @@ import math
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 
-from ggr_nb.connect import connected_masks, covering_budgets, covering_masks, drop_keep_units, even_masks, pick_even
+from ggr_nb.beyond.connect import connected_masks, covering_budgets, covering_masks, drop_keep_units, even_masks, pick_even
 from ggr_nb.drop import Snapshot, drop_local
 from ggr_nb.init import fan_in
 

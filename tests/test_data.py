@@ -18,8 +18,8 @@ from PIL import Image
 from torchvision import datasets
 from torchvision.transforms import functional as TF
 
-from ggr_nb import data as module
-from ggr_nb.data import (DATASETS, Data, cached, cifar100, digits, draws, normalised, picked, roots, sources,
+import ggr_nb.train.data as module
+from ggr_nb.train.data import (DATASETS, Data, cached, cifar100, digits, draws, normalised, picked, roots, sources,
                          tiny_imagenet)
 
 UNIT = 2**14
@@ -225,7 +225,7 @@ def test_digits_are_stratified_and_seeded(numbers):
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed():
-    code = "import sys, ggr_nb.data; print([m for m in ('sklearn', 'torchvision', 'matplotlib') if m in sys.modules])"
+    code = "import sys, ggr_nb.train.data; print([m for m in ('sklearn', 'torchvision', 'matplotlib') if m in sys.modules])"
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == '[]'
 
@@ -497,7 +497,7 @@ def test_it_is_mapped_and_private(tmp_path):
 SLOW = '''
     import sys, time, torch
     from pathlib import Path
-    from ggr_nb.data import cached
+    from ggr_nb.train.data import cached
     def make():
         for i in range(100): print(i, flush=True); time.sleep(.01); yield torch.full((3, 64, 64), i, dtype=torch.uint8)
     x = cached(Path(sys.argv[1]) / 'c', 'a', (100, 3, 64, 64), make)
@@ -567,6 +567,6 @@ def test_the_notebook_runs_without_the_large_data(tmp_path, root):
             exec(compile(c, 'cell', 'exec'), ns)
         print(ns['pictures'])
     '''
-    out = subprocess.run([sys.executable, '-c', textwrap.dedent(code), str(root / 'nbs' / '11_data.ipynb'), str(tmp_path)], capture_output=True, text=True, env=env)
+    out = subprocess.run([sys.executable, '-c', textwrap.dedent(code), str(root / 'nbs' / 'train' / 'data.ipynb'), str(tmp_path)], capture_output=True, text=True, env=env)
     assert out.returncode == 0, out.stderr[-2000:]
     assert 'digits' in out.stdout.splitlines()[-1] and 'CIFAR-100: no folder' in out.stdout

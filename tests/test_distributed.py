@@ -6,7 +6,7 @@ import pytest, torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _ddp_worker import net, settings
-from ggr_nb.train import Run, fit
+from ggr_nb.train.training import Run, fit
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-import ggr_nb.explore as explore
-from ggr_nb.explorer import Explorer
-from ggr_nb.panels import bars, curves, frame, intern, masks, pack, ticks, unpack
-from ggr_nb.script import runtime, stylesheet
+import ggr_nb.show.explore as explore
+from ggr_nb.show.explorer import Explorer
+from ggr_nb.show.panels import bars, curves, frame, intern, masks, pack, ticks, unpack
+from ggr_nb.show.script import runtime, stylesheet
 
 NAMES = sorted(n for n in explore.__all__ if n.endswith('_explorer'))
 STATES = dict(criteria_explorer=28, density_explorer=21, dsr_ggr_explorer=42, evolution_explorer=68, growth_explorer=15,
@@ -160,7 +160,7 @@ def test_ids_are_unique_on_a_page_with_everything_twice(made):
 
 def test_another_process_writes_the_same_page_and_needs_no_ipywidgets(made):
     "A notebook run again stores what it stored before; nothing but `.live()` asks for widgets."
-    code = 'import sys; sys.modules["ipywidgets"] = None; import ggr_nb.dashboard; from ggr_nb.explore import schedule_explorer as s; print(s().static())'
+    code = 'import sys; sys.modules["ipywidgets"] = None; import ggr_nb.show.dashboard; from ggr_nb.show.explore import schedule_explorer as s; print(s().static())'
     run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     same = lambda page: re.sub(r'(x[0-9a-f]{6})-[0-9]+', r'\1', page.strip())
     assert same(run.stdout) == same(made['schedule_explorer'][1]), run.stderr

@@ -9,9 +9,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ggr_nb.masks import counts, density, sparse_parameters
-from ggr_nb.measure import (connected, emptiness, exploration, flops, forward_flops, gradient_flow, gradients, groups_of, jaccard,
+from ggr_nb.train.measure import (connected, emptiness, exploration, flops, forward_flops, gradient_flow, gradients, groups_of, jaccard,
                             mean_flops, parameters, periods, positions, survival, training_flops)
-from ggr_nb.models import MODELS, digits_net, mlp, resnet18
+from ggr_nb.train.models import MODELS, digits_net, mlp, resnet18
 
 SIZE = {'lenet': (1, 28, 28), 'mlp': (1, 8, 8), 'digits_net': (1, 8, 8)}
 seeds = st.integers(0, 10**6)

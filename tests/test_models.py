@@ -5,7 +5,7 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torchvision import models as tv
 
-from ggr_nb.models import MODELS, WEIGHTS, initialise_, lenet, mlp, mobilenet_v2, resnet18, vgg16, vgg16_tiny
+from ggr_nb.train.models import MODELS, WEIGHTS, initialise_, lenet, mlp, mobilenet_v2, resnet18, vgg16, vgg16_tiny
 
 LEAST = {'vgg16': 32, 'vgg16_tiny': 16, 'lenet': 4, 'digits_net': 4}
 

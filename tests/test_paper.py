@@ -8,11 +8,11 @@ from itertools import product
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from ggr_nb.comparison import Entry, ranks
-from ggr_nb.jobs import Job, recipe_of, size
-from ggr_nb.paper import (COLUMNS, Cell, METHODS_1, NETS, PUBLISHED, cite, column_mean, disagreements, grid, our_mean,
+from ggr_nb.paper.comparison import Entry, ranks
+from ggr_nb.paper.jobs import Job, recipe_of, size
+from ggr_nb.paper.published import (COLUMNS, Cell, METHODS_1, NETS, PUBLISHED, cite, column_mean, disagreements, grid, our_mean,
                           read_table, table, winners)
-from ggr_nb.sweep import Results
+from ggr_nb.paper.sweep import Results
 
 RESNET = dict(data='cifar100', models='resnet18')
 

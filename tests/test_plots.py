@@ -10,7 +10,8 @@ from hypothesis import given, settings, strategies as st
 from matplotlib.colors import same_color, to_hex, to_rgb
 from PIL import Image
 
-from ggr_nb import plots as P
+import ggr_nb.show.plots as P
+import ggr_nb.show.sparse_plots as S
 
 pytestmark = pytest.mark.filterwarnings('error')
 MOBILE = [f'features.{i}.conv.{j}.weight' for i in range(18) for j in range(3)][:-2] + ['classifier.1.weight']
@@ -71,13 +72,13 @@ PLOTS = dict(
     bar=lambda: P.bar_plot({'the naive way': 1, 'ours': (.2, .03), 'theirs': (1.4, .2)}, 'time', LONG, reference=(1, 'naive')),
     heat=lambda: P.heat_plot([[.1, float('nan'), 99.]] * 3, ['a', 'b', 'c'], ['x', 'y', 'z'], LONG),
     huge=lambda: P.mask_plot({'m': torch.rand(3000, 6000) < .02}, LONG), mask=lambda: P.mask_plot(MASKS, LONG), tall=lambda: P.mask_plot({k: v.reshape(144, 18) for k, v in MASKS.items()}),
-    timeline=lambda: P.timeline_plot(SPANS, LONG, 'ms'), methods=lambda: P.method_plot(SCORES | {('dense', ''): [99.]}, LONG),
-    before_after=lambda: P.density_before_after(pairs(FIVE), LONG), before_after53=lambda: P.density_before_after({'ggr': pairs(MOBILE)['ggr']}, LONG),
-    over_time=lambda: P.density_over_time(history(FIVE), dict.fromkeys(FIVE, 1000), LONG), over_time53=lambda: P.density_over_time(history(MOBILE)),
-    quotas=lambda: P.quota_over_time(history(FIVE), LONG), quotas53=lambda: P.quota_over_time(history(MOBILE)),
-    figure1=lambda: P.figure1(*update()), figure1_plain=lambda: P.figure1(*update()[:-1], title=''),
-    figure2=lambda: P.figure2(series(FIVE), {l: {n: 1000 * v for n, v in d.items()} for l, d in series(FIVE).items()}, LONG),
-    figure3=lambda: P.figure3(MASKS, LONG))
+    timeline=lambda: P.timeline_plot(SPANS, LONG, 'ms'), methods=lambda: S.method_plot(SCORES | {('dense', ''): [99.]}, LONG),
+    before_after=lambda: S.density_before_after(pairs(FIVE), LONG), before_after53=lambda: S.density_before_after({'ggr': pairs(MOBILE)['ggr']}, LONG),
+    over_time=lambda: S.density_over_time(history(FIVE), dict.fromkeys(FIVE, 1000), LONG), over_time53=lambda: S.density_over_time(history(MOBILE)),
+    quotas=lambda: S.quota_over_time(history(FIVE), LONG), quotas53=lambda: S.quota_over_time(history(MOBILE)),
+    figure1=lambda: S.figure1(*update()), figure1_plain=lambda: S.figure1(*update()[:-1], title=''),
+    figure2=lambda: S.figure2(series(FIVE), {l: {n: 1000 * v for n, v in d.items()} for l, d in series(FIVE).items()}, LONG),
+    figure3=lambda: S.figure3(MASKS, LONG))
 
 
 @lru_cache(None)
@@ -275,7 +276,7 @@ def test_timeline_places_spans():
 
 def test_method_plot_every_seed_and_mean():
     scores = {('ggr', 'erk'): [90., 92., 97.], ('set', 'erk'): [80.], ('ggr', 'uniform'): [50., 60.], ('dense', ''): [99., 97.]}
-    fig = P.method_plot(scores)
+    fig = S.method_plot(scores)
     erk, uniform = fig.axes
     assert erk.collections[0].get_offsets().tolist() == [[90, 0], [92, 0], [97, 0]]
     assert set(erk.lines[0].get_xdata()) == {93} and set(erk.lines[-1].get_xdata()) == {98}
@@ -285,7 +286,7 @@ def test_method_plot_every_seed_and_mean():
 
 def test_before_and_after():
     pair = values(FIVE, 0), values(FIVE, 1)
-    fig = P.density_before_after({'dsr': pair, 'ggr': pair, 'rigl': pair})
+    fig = S.density_before_after({'dsr': pair, 'ggr': pair, 'rigl': pair})
     ring, dot = fig.axes[1].lines
     assert ring.get_ydata() == pytest.approx(list(pair[0].values())) and dot.get_ydata() == pytest.approx(list(pair[1].values()))
     assert same_color(dot.get_color(), P.COLOURS['ggr']) and ring.get_markerfacecolor() == P.PAPER
@@ -293,7 +294,7 @@ def test_before_and_after():
 
 def test_history_starts_before_the_first_update():
     h = history(FIVE)
-    fig = P.density_over_time(h, dict.fromkeys(FIVE, 200))
+    fig = S.density_over_time(h, dict.fromkeys(FIVE, 200))
     lines = {l.get_label(): l.get_ydata() for l in fig.axes[0].lines}
     assert all(v[0] == .5 for v in lines.values()) and lines['fc2.weight'][1:].tolist() == [u['layers']['fc2.weight']['count'] / 200 for u in h]
     raster = plot('over_time53').axes[0].images[0].get_array()
@@ -303,7 +304,7 @@ def test_history_starts_before_the_first_update():
 
 def test_quotas_stack_to_one():
     h = history(FIVE)
-    top, shares = P.quota_over_time(h).axes
+    top, shares = S.quota_over_time(h).axes
     assert [b.get_height() for b in top.patches] == [u['k'] for u in h]
     bars = np.array([b.get_height() for b in shares.patches]).reshape(len(FIVE), len(h))
     assert np.allclose(bars.sum(0), 1) and np.allclose(bars[2], [u['layers']['conv3.weight']['quota'] / u['k'] for u in h])
@@ -318,7 +319,7 @@ def colour(c): return np.round(255 * np.array(to_rgb(c))).astype(int).tolist()
 
 def test_figure1_paints_every_place():
     masks, dropped, quotas, by_g, by_c, grads = update()
-    fig = P.figure1(masks, dropped, quotas, by_g, by_c, grads)
+    fig = S.figure1(masks, dropped, quotas, by_g, by_c, grads)
     for row, n in enumerate(masks):
         before, drop, count, grow = (tiles(ax) for ax in fig.axes[4 * row:4 * row + 4])
         active, kept = masks[n].flatten().clone(), masks[n].flatten().clone()
@@ -338,7 +339,7 @@ def test_figure1_paints_every_place():
 
 def test_figure2_two_panels():
     d, n = {'ERK': values(FIVE, 0), 'GGR': values(FIVE, 1)}, {'ERK': dict.fromkeys(FIVE, 7), 'GGR': dict.fromkeys(FIVE, 9)}
-    top, bottom = P.figure2(d, n).axes
+    top, bottom = S.figure2(d, n).axes
     assert top.lines[1].get_ydata() == pytest.approx(list(d['GGR'].values())) and set(bottom.lines[0].get_ydata()) == {7}
     assert (top.get_ylabel(), bottom.get_ylabel()) == ('density', 'active weights')
 
@@ -346,8 +347,8 @@ def test_figure2_two_panels():
 def test_figure3_counts_empty_units():
     mask = torch.zeros(4, 3, 3, 3)
     mask[1, 2, 0, 0] = mask[3] = 1
-    assert 'empty: 2 of 4 outputs, 0 of 27 inputs' in P.figure3({'GGR': mask}).alt
-    with pytest.raises(ValueError, match='same layer'): P.figure3({'a': torch.ones(2, 3), 'b': torch.ones(3, 2)})
+    assert 'empty: 2 of 4 outputs, 0 of 27 inputs' in S.figure3({'GGR': mask}).alt
+    with pytest.raises(ValueError, match='same layer'): S.figure3({'a': torch.ones(2, 3), 'b': torch.ones(3, 2)})
 
 
 # the pieces
@@ -406,7 +407,7 @@ def test_narrow_log_axes_have_numbers():
 
 
 @pytest.mark.parametrize('call', [lambda: P.layer_plot({}), lambda: P.curve_plot(series={}), lambda: P.mask_plot({}), lambda: P.bar_plot({}),
-    lambda: P.timeline_plot([]), lambda: P.density_over_time([]), lambda: P.method_plot({}), lambda: P.figure3({}), lambda: P.heat_plot([], [], [])])
+    lambda: P.timeline_plot([]), lambda: S.density_over_time([]), lambda: S.method_plot({}), lambda: S.figure3({}), lambda: P.heat_plot([], [], [])])
 def test_nothing_to_draw_is_an_error(call):
     with pytest.raises(ValueError, match='nothing to draw'): call()
 
@@ -439,7 +440,7 @@ def test_without_pyplot_and_the_same_under_any_style(tmp_path):
     code = '''
         import sys, hashlib, matplotlib
         {setup}
-        from ggr_nb.plots import layer_plot
+        from ggr_nb.show.plots import layer_plot
         fig = layer_plot({{'GGR': dict(a=1, b=2), 'x': dict(a=2, b=1)}}, 'y', 'Title')
         print('matplotlib.pyplot' in sys.modules, hashlib.md5(fig.png()).hexdigest())
         fig.save(r'{path}.svg')
@@ -453,7 +454,7 @@ def test_without_pyplot_and_the_same_under_any_style(tmp_path):
 def test_jupyter_shows_it_once_with_its_words():
     "A real kernel, with pyplot loaded: one output, one picture, our metadata."
     client, v4 = pytest.importorskip('nbclient'), pytest.importorskip('nbformat').v4
-    cell = v4.new_code_cell("import matplotlib.pyplot as plt\nfrom ggr_nb.plots import bar_plot\nbar_plot({'a': 1}, title='One bar')")
+    cell = v4.new_code_cell("import matplotlib.pyplot as plt\nfrom ggr_nb.show.plots import bar_plot\nbar_plot({'a': 1}, title='One bar')")
     nb = v4.new_notebook(cells=[cell])
     client.NotebookClient(nb, timeout=120, kernel_name='python3').execute()
     output, = nb.cells[0].outputs
@@ -463,7 +464,7 @@ def test_jupyter_shows_it_once_with_its_words():
 
 def test_stored_outputs_carry_words_and_stay_small(root):
     "Every stored picture of the two notebooks."
-    for name in ('16_plots', '16_plots_sparse'):
+    for name in ('show/plots', 'show/sparse_plots'):
         cells = json.loads((root / f'nbs/{name}.ipynb').read_text())['cells']
         pictures = [o for c in cells for o in c.get('outputs', []) if 'image/png' in o.get('data', {})]
         assert len(pictures) >= 8

@@ -1,5 +1,5 @@
 """The repository itself: what is exported, stored and promised agrees with the notebooks it comes from."""
-import ast, configparser, json, os, re, shutil, statistics, subprocess, sys
+import ast, configparser, json, os, re, shutil, subprocess, sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,7 +14,7 @@ NOTEBOOKS = list(pages.notebooks().values())
 IDS = [p.relative_to(NBS).with_suffix('').as_posix() for p in NOTEBOOKS]
 LIBRARY = sorted(p for p in (ROOT / 'ggr_nb').rglob('*.py') if not p.name.startswith('_'))
 each_notebook = pytest.mark.parametrize('path', NOTEBOOKS, ids=IDS)
-each_module = pytest.mark.parametrize('path', LIBRARY, ids=lambda p: p.stem)
+each_module = pytest.mark.parametrize('path', LIBRARY, ids=lambda p: module_name(p))
 
 
 @lru_cache
@@ -130,73 +130,38 @@ def test_code_is_narrow(path):
     assert not wide, '\n'.join(wide)
 
 
-def shape_of_a_lesson(path):
-    "Prose between the code, imports apart, parameters explained, exercises at the end (what STYLE asks that can be counted)."
-    library = any('default_exp' in said for _, said, _, _ in cells(path))
-    prose = sum(len(b) for k, _, b, _ in cells(path) if k == 'markdown')
-    total = sum(len(''.join(c['source'])) for *_, c in cells(path))
-    gaps, run, exports, functions = [], 0, [], []
-    if prose < .3 * total: gaps.append(f'prose is {prose / total:.0%} of the characters (30 %)')
+def exported_functions(path):
+    "(function, source lines of its cell) for every function of the exported cells of a notebook, methods included."
     for kind, said, body, _ in cells(path):
-        if kind == 'markdown': run = 0; continue
-        if 'hide' in said or not body.strip(): continue
-        run += 1
-        if run == 5: gaps.append(f'five code cells in a row, ending with {body.splitlines()[0]!r}')
-        parsed = tree(body).body
-        imports = [isinstance(n, (ast.Import, ast.ImportFrom)) for n in parsed]
-        exported = {'export', 'exports'} & said.keys()
-        if any(imports) and not all(imports) and not exported: gaps.append(f'imports mixed with other code: {body.splitlines()[0]!r}')
-        if not exported or all(imports): continue
-        exports.append(len([l for l in body.splitlines() if l.strip()]))
-        for node in ast.walk(tree(body)):
-            if isinstance(node, ast.FunctionDef):
-                functions.append(node.end_lineno - node.lineno + 1)
-                gaps += bare_parameters(node, body.splitlines())
-    if exports and sorted(exports)[int(.9 * len(exports))] > 20: gaps.append(f'one exported cell in ten is longer than 20 lines: {sorted(exports)[-3:]}')
-    if library and not any(k == 'markdown' and re.search(r'^#+ .*exercise', b, re.M | re.I) for k, _, b, _ in cells(path)): gaps.append('no exercises')
-    return [f'{path.name}: {g}' for g in gaps], exports, functions
-
-
-def bare_parameters(function, lines):
-    "The public parameters that no trailing comment explains."
-    if function.name.startswith('_'): return []
-    own = [a for a in function.args.posonlyargs + function.args.args + function.args.kwonlyargs if a.arg not in ('self', 'cls')]
-    return [f'{function.name}: nothing is said of `{a.arg}`' for a in own if '#' not in lines[a.end_lineno - 1][a.end_col_offset:]]
-
-
-def symbols_explained_used_and_tested(path):
-    "Prose right before each public symbol, a use within three cells after it, two visible assertions for each."
-    found, public, gaps = cells(path), [], []
-    test = re.compile(r'^\s*(assert\b|test_\w+\(|with (ExceptionExpected|expect_fail))', re.M)
-    shown = hidden = 0
-    for i, (kind, said, body, _) in enumerate(found):
-        if kind != 'code': continue
-        if 'hide' in said: hidden += len(test.findall(body))
-        else: shown += len(test.findall(body))
-        if not {'export', 'exports'} & said.keys(): continue
-        names = [n.name for n in tree(body).body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith('_')]
-        public += names
-        for name in names:
-            if found[i - 1][0] != 'markdown': gaps.append(f'`{name}` is defined without a word before it')
-            later = '\n'.join(b for _, _, b, _ in found[i + 1:i + 4])
-            if not re.search(rf'\b{name}\b', later): gaps.append(f'`{name}` is not used within three cells')
-    if shown + hidden < 2 * len(public): gaps.append(f'{shown + hidden} assertions for {len(public)} public symbols')
-    if shown < .9 * (shown + hidden): gaps.append(f'only {shown} of {shown + hidden} assertions can be seen')
-    return [f'{path.name}: {g}' for g in gaps]
+        if kind == 'code' and {'export', 'exports'} & said.keys():
+            for node in ast.walk(tree(body)):
+                if isinstance(node, ast.FunctionDef): yield node, body.splitlines()
 
 
 @each_notebook
-def test_notebook_has_the_shape_of_a_lesson(path):
-    gaps, exports, functions = shape_of_a_lesson(path)
-    gaps += symbols_explained_used_and_tested(path)
-    assert not gaps, '\n'.join(gaps)
-    assert statistics.median(exports or [0]) <= 8, f'exported cells have a median of {statistics.median(exports)} lines (8)'
-    assert statistics.median(functions or [0]) <= 6, f'functions have a median of {statistics.median(functions)} lines (6)'
+def test_public_parameters_are_documented(path):
+    "Every parameter of a public function has a trailing comment."
+    bare = []
+    for function, lines in exported_functions(path):
+        if function.name.startswith('_'): continue
+        own = [a for a in function.args.posonlyargs + function.args.args + function.args.kwonlyargs if a.arg not in ('self', 'cls')]
+        bare += [f'{function.name}: nothing is said of `{a.arg}`' for a in own if '#' not in lines[a.end_lineno - 1][a.end_col_offset:]]
+    assert not bare, '\n'.join(bare)
 
 
-def test_exported_cells_are_short_over_all_notebooks():
-    exports = sorted(n for p in NOTEBOOKS for n in shape_of_a_lesson(p)[1])
-    assert exports[int(.9 * len(exports))] <= 18      # for one notebook 20 are allowed
+@each_notebook
+def test_imports_stand_alone(path):
+    "nbdev runs cells that import while it builds the docs, without the cells before them: code among imports would fail there."
+    for kind, said, body, cell in cells(path):
+        if kind != 'code' or 'hide' in said or {'export', 'exports'} & said.keys(): continue
+        imports = [isinstance(n, (ast.Import, ast.ImportFrom)) for n in tree(body).body]
+        assert all(imports) or not any(imports), f'cell {cell["id"]} mixes imports with code: {body.splitlines()[0]!r}'
+
+
+@each_notebook
+def test_a_notebook_of_the_library_ends_with_exercises(path):
+    if not any('default_exp' in said for _, said, _, _ in cells(path)): return
+    assert any(k == 'markdown' and re.search(r'^#+ .*exercise', b, re.M | re.I) for k, _, b, _ in cells(path)), 'no exercises'
 
 
 def test_every_notebook_is_in_the_sidebar():
@@ -216,23 +181,50 @@ def test_the_index_is_a_map_of_all_notebooks():
 
 # --- the library ----------------------------------------------------------------------------------------------------
 
-ORDER = {m[1]: p.stem for p in NOTEBOOKS for m in [next((re.search(r'#\|\s*default_exp\s+(\S+)', ''.join(c['source'])) for _, _, _, c in cells(p)
-                                                        if 'default_exp' in ''.join(c['source'])), None)] if m}
+def sidebar_order():
+    "Notebooks in the order of `_quarto.yml`, which is the reading order and the order of imports."
+    found = []
+    for item in pages.quarto_yml()['website']['sidebar']['contents']:
+        names = item['contents'] if 'section' in item else [item['href']]
+        found += [p.relative_to(NBS).as_posix() for p in sorted(NBS.glob(names))] if isinstance(names, str) else names
+    return [n.removesuffix('.ipynb') for n in found]
 
 
-def imported(path, own=False):
-    "(top-level names that a module imports anywhere in it, the modules of this library that it imports)"
+def module_of(name):
+    "The module of a notebook: its own path, the number of the reading path apart."
+    folder, _, stem = name.rpartition('/')
+    return '.'.join(filter(None, [folder.replace('/', '.'), re.sub(r'^\d+_', '', stem)]))
+
+
+ORDER = {module_of(n): i for i, n in enumerate(sidebar_order())}
+
+
+def module_name(path): return '.'.join(path.relative_to(ROOT / 'ggr_nb').with_suffix('').parts)
+
+
+@each_notebook
+def test_a_module_has_the_path_of_its_notebook(path):
+    name = path.relative_to(NBS).with_suffix('').as_posix()
+    said = [re.search(r'default_exp\s+(\S+)', ''.join(c['source']))[1] for _, d, _, c in cells(path) if 'default_exp' in d]
+    assert said in ([], [module_of(name)]), f'{name} exports to {said}'
+    assert re.fullmatch(r'(\d\d_\w+|index|hour)', name) or re.fullmatch(r'(beyond|train|paper|show|guides|studies)/[a-z]\w*', name), \
+        f'{name}: numbers are for the reading path only, everything else lies in its folder'
+
+
+def imported(path):
+    "(top-level names that a module imports anywhere in it, the modules of this library that it imports, with their folders)"
     others, inside = set(), set()
+    package = ('ggr_nb.' + module_name(path)).split('.')[:-1]
     for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
         if isinstance(node, ast.Import):
             for a in node.names:
                 others.add(a.name.split('.')[0])
-                if a.name.startswith('ggr_nb.'): inside.add(a.name.split('.')[1])
+                if a.name.startswith('ggr_nb.'): inside.add(a.name.removeprefix('ggr_nb.'))
         elif isinstance(node, ast.ImportFrom):
-            if node.level or (node.module or '').split('.')[0] == 'ggr_nb':
-                rest = (node.module or '').removeprefix('ggr_nb').strip('.')
-                inside |= {rest.split('.')[0]} if rest else {a.name for a in node.names}
-            else: others.add(node.module.split('.')[0])
+            base = package[:len(package) - node.level + 1] if node.level else []
+            full = base + (node.module.split('.') if node.module else [])
+            if full[0] != 'ggr_nb': others.add(full[0]); continue
+            inside |= {'.'.join(full[1:])} | {'.'.join(full[1:] + [a.name]) for a in node.names}
     return others - {'ggr_nb'}, {m for m in inside if m in ORDER}
 
 
@@ -250,9 +242,10 @@ def test_public_functions_say_what_they_do(path):
 
 @each_module
 def test_module_imports_only_lower_ones(path):
-    assert path.stem in ORDER, f'{path.name} comes from no notebook: delete it'
-    for name in imported(path)[1] - {path.stem}:
-        assert ORDER[name] < ORDER[path.stem], f'{ORDER[path.stem]} imports {name}, which {ORDER[name]} defines later'
+    own = module_name(path)
+    assert own in ORDER, f'{own} comes from no notebook: delete it'
+    later = sorted(name for name in imported(path)[1] - {own} if ORDER[name] > ORDER[own])
+    assert not later, f'{own} imports {later}, which stand behind it in _quarto.yml'
 
 
 @each_module
@@ -285,7 +278,7 @@ def import_without(*names, modules):
 
 def test_imports_without_widgets_and_scikit_learn():
     "Every module but explore works where ipywidgets, scikit-learn, IPython and ray are not installed."
-    modules = [p.stem for p in LIBRARY if p.stem != 'explore']
+    modules = [module_name(p) for p in LIBRARY if p.stem != 'explore']
     run = import_without('ipywidgets', 'sklearn', 'IPython', 'ray', 'nbdev', modules=modules)
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == ['imported', *modules]

@@ -153,7 +153,7 @@ def test_tables_are_tables(soups):
     for name, soup in soups.items():
         left = [t for t in soup.select_one('article').find_all(string=re.compile(r'\|\s*:?-{2,}|\|[—–]+\|')) if not t.find_parent(['pre', 'code', 'script'])]
         assert not left, f'{name}: {left[0][:120]}'
-    assert soups['tutorials/reproduction.html'].select('.cell_output table')
+    assert soups['studies/reproduction.html'].select('.cell_output table')
 
 
 def test_hidden_cells_stay_hidden_and_solutions_are_folded(soups):
@@ -179,7 +179,7 @@ def quarto(tmp_path_factory):
     "(what build.py hands to `quarto render`, what it makes of the answer), for a copy with a few notebooks; the program itself only looks."
     top = tmp_path_factory.mktemp('quarto')
     copy, command = top / 'copy', top / 'bin' / 'quarto'
-    for part in ('settings.ini', '_quarto.yml', 'nbs/index.ipynb', 'nbs/00_masks.ipynb', 'nbs/07_schedule.ipynb', 'nbs/14d_evidence.ipynb'):
+    for part in ('settings.ini', '_quarto.yml', 'nbs/index.ipynb', 'nbs/00_masks.ipynb', 'nbs/07_schedule.ipynb', 'nbs/paper/evidence.ipynb'):
         (copy / part).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / part, copy / part)
     for part in ('site', 'ggr_nb', 'nbs/images'): shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns('__pycache__'))

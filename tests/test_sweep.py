@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from ggr_nb.sweep import Pool, RayPool, Results, report, sweep
+from ggr_nb.paper.sweep import Pool, RayPool, Results, report, sweep
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -155,7 +155,7 @@ DRIVER = '''
 import sys
 sys.path.insert(0, {here!r})
 from test_sweep import Task, work
-from ggr_nb.sweep import Pool, Results, sweep
+from ggr_nb.paper.sweep import Pool, Results, sweep
 if __name__ == '__main__':
     sweep([Task(n, {folder!r}, .3) for n in range(6)], Results({file!r}), Pool(work, workers=2), progress=False)
 '''

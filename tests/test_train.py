@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest, torch
 from torch import nn
 
-from ggr_nb.data import cifar100, digits, tiny_imagenet
+from ggr_nb.train.data import cifar100, digits, tiny_imagenet
 from ggr_nb.masks import counts
 from ggr_nb.methods import METHODS
-from ggr_nb.models import MODELS
-from ggr_nb.runs import commit, load_checkpoint, previous, save_checkpoint
-from ggr_nb.probe import gradient_flow, positions
-from ggr_nb.train import RECIPES, Recipe, Run, Stopped, fit, switches, train_main
+from ggr_nb.train.models import MODELS
+from ggr_nb.train.runs import commit, load_checkpoint, previous, save_checkpoint
+from ggr_nb.train.probe import gradient_flow, positions
+from ggr_nb.train.training import RECIPES, Recipe, Run, Stopped, fit, switches, train_main
 
 HERE = Path(__file__).parent
 RECIPE = replace(RECIPES['digits'], epochs=3, batch=64, milestones=(2,), update_until=3, every=11)      # 22 steps an epoch
@@ -435,7 +435,7 @@ def test_weights_and_dense_layers_of_a_command_are_real(tmp_path):
 
 @pytest.mark.parametrize('seconds, least, most', [(0, 22, 23), (1e9, 0, 0)])
 def test_save_every_sets_the_pace_of_checkpoints(tmp_path, monkeypatch, seconds, least, most):
-    import ggr_nb.train as module
+    import ggr_nb.train.training as module
     written = []
     monkeypatch.setattr(module, 'save_checkpoint', lambda path, state: written.append(state['step']))
     train_main(**COMMAND, save_every=seconds, out=str(tmp_path/'a'))
@@ -459,12 +459,12 @@ def test_progress_says_what_matters(capsys):
 # ---------------------------------------------------------------- switches
 
 def test_default_switches(monkeypatch):
-    monkeypatch.setattr('ggr_nb.machine.bf16_units', lambda device: True)
+    monkeypatch.setattr('ggr_nb.train.machine.bf16_units', lambda device: True)
     assert switches(MODELS['resnet18'](), 'cpu').amp and switches(MODELS['mobilenet_v2'](), 'cpu').amp
     assert not switches(MODELS['mobilenet_v2'](width=.35), 'cpu').amp
     assert not switches(MODELS['digits_net'](), 'cpu').amp and not switches(MODELS['resnet18'](), 'cpu', amp=False).amp
     assert switches(MODELS['mobilenet_v2'](), 'cpu').channels_last and not switches(MODELS['resnet18'](), 'cpu', steps=10**6).compile
-    monkeypatch.setattr('ggr_nb.machine.bf16_units', lambda device: False)
+    monkeypatch.setattr('ggr_nb.train.machine.bf16_units', lambda device: False)
     assert not switches(MODELS['resnet18'](), 'cpu').amp
 
 

@@ -1,0 +1,1 @@
+"""Beyond the method: masks that connect, SNIP, the small dense rival."""
