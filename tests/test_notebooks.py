@@ -3,7 +3,7 @@
 Beyond running, the outputs it stores must be of the kinds that it makes: a cell that prints or plots for the
 one who runs it does so for the reader of the page, too, and no cell shows what its code no longer makes.
 """
-import builtins, os, random, signal, sys, warnings
+import builtins, importlib, os, pkgutil, random, signal, sys, warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from execnb.shell import CaptureShell, InteractiveShell
 from matplotlib import pyplot as plt
 from nbdev.config import get_config
 from nbdev.process import NBProcessor
+
+import ggr_nb
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p for p in (ROOT / 'nbs').rglob('*.ipynb')
@@ -34,9 +36,17 @@ class Recorder(CaptureShell):
         Recorder.ran[cell.id] = cell.outputs
 
 
+def registries():
+    "Every dict that a module of the library holds, `METHODS` for one: a notebook registers its own functions under the same names."
+    for _, name, _ in pkgutil.walk_packages(ggr_nb.__path__, 'ggr_nb.'): importlib.import_module(name)
+    modules = [m for name, m in list(sys.modules.items()) if name.split('.')[0] == 'ggr_nb']
+    return {id(v): v for m in modules for k, v in vars(m).items() if type(v) is dict and not k.startswith('__')}.values()
+
+
 @contextmanager
 def untouched():
     "Give the process back as it was found: a notebook must not see what another one left behind."
+    before = [(d, dict(d)) for d in registries()]
     place, path, environment, main = os.getcwd(), list(sys.path), dict(os.environ), sys.modules['__main__']
     hooks = sys.displayhook, sys.excepthook
     names, instance, rc = set(vars(builtins)), InteractiveShell._instance, matplotlib.rcParams.copy()
@@ -46,6 +56,7 @@ def untouched():
     try:
         with warnings.catch_warnings(): yield
     finally:
+        for now, then in before: now.clear(); now.update(then)
         os.chdir(place)
         sys.path[:], sys.modules['__main__'] = path, main
         sys.displayhook, sys.excepthook = hooks

@@ -126,12 +126,13 @@ CALLS = dict(layer_plot=({'a': {'x': 1.}},), curve_plot=({'a': ([0, 1], [1, 2])}
 
 @pytest.mark.parametrize('name', CALLS)
 def test_words_of_ones_own_win(name):
-    assert getattr(P, name)(*CALLS[name], alt='My words.').alt == 'My words.'
+    function = getattr(P, name, None) or getattr(S, name)
+    assert function(*CALLS[name], alt='My words.').alt == 'My words.'
 
 
 def test_every_public_plot_is_tested():
     "Whatever returns a card is in the list above."
-    public = {n for n in P.__all__ if getattr(getattr(P, n), '__annotations__', {}).get('return') is P.Card}
+    public = {n for module in (P, S) for n in module.__all__ if getattr(getattr(module, n), '__annotations__', {}).get('return') is P.Card}
     assert public == set(CALLS)
 
 
@@ -324,10 +325,10 @@ def test_figure1_paints_every_place():
         before, drop, count, grow = (tiles(ax) for ax in fig.axes[4 * row:4 * row + 4])
         active, kept = masks[n].flatten().clone(), masks[n].flatten().clone()
         kept[dropped[n]] = False
-        assert [t == colour(P.ACTIVE) for t in before.tolist()] == active.tolist()
-        assert [i for i, t in enumerate(drop.tolist()) if t == colour(P.LOST)] == dropped[n].tolist()
-        assert [i for i, t in enumerate(grow.tolist()) if t == colour(P.BY_GRADIENT)] == sorted(by_g[n].tolist())
-        assert [i for i, t in enumerate(grow.tolist()) if t == colour(P.BY_CHANCE)] == sorted(by_c[n].tolist())
+        assert [t == colour(S.ACTIVE) for t in before.tolist()] == active.tolist()
+        assert [i for i, t in enumerate(drop.tolist()) if t == colour(S.LOST)] == dropped[n].tolist()
+        assert [i for i, t in enumerate(grow.tolist()) if t == colour(S.BY_GRADIENT)] == sorted(by_g[n].tolist())
+        assert [i for i, t in enumerate(grow.tolist()) if t == colour(S.BY_CHANCE)] == sorted(by_c[n].tolist())
         free = grads[n].flatten().abs().masked_fill(kept, -1)
         w = masks[n].flatten(1).shape[1]
         frame = fig.axes[4 * row + 2].lines[0]
