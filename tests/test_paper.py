@@ -109,8 +109,8 @@ def test_a_key_tells_every_field():
     a = Job('cifar100', 'resnet18', 'set', .1, 'erk', 0)
     others = [replace(a, **{k: v}) for k, v in dict(data='tiny_imagenet', model='x', method='ggr', density=.01, init='uniform',
               seed=1, scale=.5, epochs=3, width=.5, images=10, stem=2, batch=64, updates=9, fraction=.3,
-              augment=False).items()]
-    assert len({j.key for j in [a, *others]}) == 16
+              augment=False, validate=True, warm=True).items()]
+    assert len({j.key for j in [a, *others]}) == 18
     assert len(others) == len(asdict(a))
 
 
