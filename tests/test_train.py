@@ -11,7 +11,7 @@ from ggr_nb.masks import counts
 from ggr_nb.methods import METHODS
 from ggr_nb.train.models import MODELS
 from ggr_nb.train.runs import commit, load_checkpoint, previous, save_checkpoint
-from ggr_nb.train.probe import gradient_flow, positions
+from ggr_nb.train.measure import gradient_flow, positions
 from ggr_nb.train.training import RECIPES, Recipe, Run, Stopped, fit, switches, train_main
 
 HERE = Path(__file__).parent

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from ..masks import apply_masks_, sparse_parameters
 from .measure import RULES, Reach, _average, _either, _same, _window
-from .probe import bare
+from .measure import bare
 
 # %% ../../nbs/train/compact.ipynb #6f9d0927
 class Spaces:

@@ -27,7 +27,7 @@ from .machine import shared, switches, synchronised, wrapped
 from ..masks import sparse_parameters
 from ..methods import METHODS, Method
 from .models import MODELS
-from .probe import evaluating, forward_flops, gradient_flow, positions
+from .measure import evaluating, forward_flops, gradient_flow, positions
 from .runs import (RECIPES, Recipe, Run, commit, hardware, load_checkpoint, pack,
                                previous)
 from .runs import save_checkpoint, unpack, versions, write_atomically
