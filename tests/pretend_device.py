@@ -152,7 +152,7 @@ class _Functions(TorchFunctionMode):
         if name == 'unravel_index' and isinstance(args[0], Distant): return self.unravelled(*args, **kwargs)
         if f is torch.Tensor.tolist and isinstance(args[0], Distant): _log.note('download'); return args[0].here.tolist()
         if f is torch.Tensor.numpy and isinstance(args[0], Distant): raise TypeError(f"can't convert {DEVICE} tensor to numpy")
-        if f is torch.Tensor.data.__set__: return _set_data(*args)
+        if f == torch.Tensor.data.__set__: return _set_data(*args)
         return f(*args, **kwargs)
 
     @staticmethod

@@ -277,7 +277,8 @@ def _frozen_channels(plan):
     s = plan.spaces
     for r in plan.readers: r.read, r.opens = s.find(r.read), s.find(r.opens)
     roots = map(s.find, range(len(s.parent)))
-    return {i: torch.full((s.size[i],), s.is_frozen(i)) for i in roots}
+    device = plan.readers[0].module.weight.device if plan.readers else None
+    return {i: torch.full((s.size[i],), s.is_frozen(i), device=device) for i in roots}
 
 # %% ../../nbs/train/compact.ipynb #0ce239b8
 def needed_channels(
@@ -356,7 +357,8 @@ def _prepared(model, masks):
     "A copy in evaluation mode with the masks multiplied in"
     model = deepcopy(bare(model)).eval()
     weights = sparse_parameters(model, include=list(masks)) if masks else {}
-    if masks: apply_masks_({n: p.data for n, p in weights.items()}, masks)
+    apply_masks_({n: p.data for n, p in weights.items()},
+                 {n: masks[n].to(p.device) for n, p in weights.items()})
     return model
 
 # %% ../../nbs/train/compact.ipynb #0ff9087f

@@ -218,7 +218,7 @@ def connected(
     found = [stand_ins[n] for n in masks]
     grads = (torch.autograd.grad(out, found, allow_unused=True) if out.requires_grad
              else [None] * len(found))
-    return {n: torch.zeros_like(m, dtype=torch.bool) if g is None else (m != 0) & (g > .5)
+    return {n: torch.zeros_like(m, dtype=torch.bool) if g is None else (m != 0) & (g > .5).to(m.device)
             for (n, m), g in zip(masks.items(), grads)}
 
 # %% ../../nbs/train/measure.ipynb #5a92130e
@@ -254,8 +254,8 @@ def gradient_flow(
     total = 0.
     for n, g in gradients(model, x, y, **kw).items():
         if masks and n in masks: g = g * (masks[n] != 0).to(g.device)
-        total += g.double().square().sum().item()
-    return total
+        total += g.double().square().sum()
+    return float(total)
 
 # %% ../../nbs/train/measure.ipynb #1e8262f5
 def exploration(
