@@ -12,7 +12,7 @@ export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs lab export clean
+.PHONY: help demo test coverage docs lab export clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -21,8 +21,14 @@ help: ## Show this list
 demo: $(VENV)/.library ## Train dense, static, SET, RigL, DSR and GGR on real handwriting; print a table, write a figure
 	ggr_demo $(ARGS)
 
-test: $(VENV)/.development ## Check everything: notebooks, properties, faults, pages in a browser (ARGS='-k masks' picks)
+test: $(VENV)/.development ## Check everything: notebooks, properties, faults, pages in a browser (ARGS='-m core': the method alone)
 	python -m pytest -n 2 --dist loadfile $(ARGS)
+
+coverage: $(VENV)/.development ## Say which lines of the library notebooks and tests together leave out
+	python -m coverage erase
+	COVERAGE_CORE=ctrace python -m coverage run -m pytest -n 2 --dist loadfile $(ARGS)
+	python -m coverage combine --quiet
+	python -m coverage report
 
 docs: $(VENV)/.development ## Build the documentation site into _docs/
 	python site/build.py $(ARGS)
@@ -36,7 +42,7 @@ export: $(VENV)/.development ## After editing a notebook: write ggr_nb/, clean t
 	python site/readme.py
 
 clean: ## Remove the environment and everything built
-	rm -rf $(VENV) _docs _proc build dist *.egg-info .pytest_cache .hypothesis
+	rm -rf $(VENV) _docs _proc build dist *.egg-info .pytest_cache .hypothesis .coverage*
 
 # The stamps: an environment is made again when the requirements change.
 $(BIN)/python:

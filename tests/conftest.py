@@ -1,5 +1,5 @@
 """What every test shares: the project's root, one thread, no window, a still generator, a browser, a server."""
-import os, shutil, threading
+import os, re, shutil, threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,6 +12,20 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(1)
+
+
+CORE = {'test_core', 'test_connect', 'test_notebooks'}   # with `-m core` nothing else is even read
+
+
+def pytest_ignore_collect(collection_path, config):
+    if config.option.markexpr == 'core' and collection_path.name.startswith('test_') and collection_path.stem not in CORE: return True
+
+
+def pytest_collection_modifyitems(items):
+    "`-m core`: the method itself, its notebooks (those with a number, and what lies beyond) and their properties."
+    for item in items:
+        notebook = item.path.stem == 'test_notebooks' and not re.search(r'\[(\d\d_|beyond/)', item.name)
+        if item.path.stem in CORE and not notebook: item.add_marker('core')
 
 
 @pytest.fixture(scope='session')

@@ -1,13 +1,16 @@
 """Every notebook under nbs/ is one test: it runs from top to bottom through nbdev's own runner, in this process.
 
-Beyond running, the outputs it stores must be of the kinds that it makes: a cell that prints or plots for the
-one who runs it does so for the reader of the page, too, and no cell shows what its code no longer makes.
+Beyond running, the outputs it stores must be those that it makes: the words exactly, the numbers within what another
+processor or PyTorch may change (`close`), a picture by its alternative text. A cell that prints times, or the machine it
+runs on, says `#| volatile`: of it only the kind of output is compared.
 """
-import builtins, importlib, os, pkgutil, random, signal, sys, warnings
+import ast, builtins, importlib, os, pkgutil, random, re, signal, sys, warnings
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import matplotlib, nbdev.test, numpy as np, pytest, torch
+from bs4 import BeautifulSoup
 from execnb.nbio import read_nb
 from execnb.shell import CaptureShell, InteractiveShell
 from matplotlib import pyplot as plt
@@ -19,6 +22,7 @@ import ggr_nb
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p for p in (ROOT / 'nbs').rglob('*.ipynb')
                    if not any(part.startswith(('.', '_')) for part in p.relative_to(ROOT / 'nbs').parts))
+NEAR, DIGITS = .005, 1.5
 LIMIT = 240  # seconds; a notebook that hangs is a failure, not a hung suite
 
 
@@ -32,8 +36,30 @@ class Recorder(CaptureShell):
 
     def cell(self, cell, **kwargs):
         cell.outputs = []
-        super().cell(cell, **kwargs)
+        if home := counted() and exported().get(cell.id): self.compile = AtHome(self.compile, *home)
+        try: super().cell(cell, **kwargs)
+        finally: self.compile = getattr(self.compile, 'compiler', self.compile)
         Recorder.ran[cell.id] = cell.outputs
+
+
+class AtHome:
+    "Compiles an exported cell under the file and the lines that it has in the library: `make coverage` counts it there."
+    def __init__(self, compiler, file, line): self.compiler, self.file, self.line = compiler, file, line
+    def __getattr__(self, name): return getattr(self.compiler, name)
+    def __call__(self, tree, name, *rest): return self.compiler(ast.increment_lineno(tree, self.line - 1), self.file, *rest)
+
+
+def counted(): return 'coverage' in sys.modules and sys.modules['coverage'].Coverage.current()
+
+
+@cache
+def exported():
+    "{id of an exported cell: (file, first line)} of the library."
+    found = {}
+    for file in (ROOT / 'ggr_nb').rglob('*.py'):
+        for i, line in enumerate(file.read_text(encoding='utf-8').splitlines(), 2):
+            if mark := re.fullmatch(r'# %% \S+\.ipynb #(\S+)', line): found[mark[1]] = str(file), i
+    return found
 
 
 def registries():
@@ -77,15 +103,43 @@ def time_limit(seconds):
     finally: signal.alarm(0); signal.signal(signal.SIGALRM, before)
 
 
-def kinds(outputs):
-    "What a reader sees of the outputs of one cell; progress and warnings on stderr do not count."
-    found = set()
+NUMBER = re.compile(r'(?<![\w.])[-+−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?')
+RICH = 'text/html', 'image/svg+xml', 'image/png', 'text/markdown', 'text/latex', 'text/plain'   # what a page shows, the best first
+
+
+def read(outputs):
+    "[(kind, words)] that a reader gets of one cell's outputs; of a picture its alternative text. Warnings on stderr do not count."
+    found = []
     for o in outputs or []:
-        if o['output_type'] == 'stream': found |= {'text'} if o['name'] == 'stdout' and ''.join(o['text']).strip() else set()
-        elif o['output_type'] == 'error': found.add('error')
-        else: found.add(next((k for k in ('text/html', 'image/svg+xml', 'image/png', 'text/markdown', 'text/latex')
-                              if k in o['data']), 'text'))
-    return {{'image/svg+xml': 'picture', 'image/png': 'picture'}.get(k, k) for k in found}
+        data, meta = o.get('data', {}), o.get('metadata', {}).get('image/png', {})
+        kind = o.get('name') or next((k for k in RICH if k in data), o['output_type'])
+        text = ''.join(o.get('text') or data.get(kind if kind.startswith('text') else 'text/plain') or o.get('evalue') or '')
+        if kind == 'stderr' or kind == 'stdout' and not text.strip(): continue
+        if kind == 'text/html':
+            soup = BeautifulSoup(text, 'html.parser')
+            for e in soup(['script', 'style']): e.decompose()
+            text = ' '.join([soup.get_text(' '), *(e[a] for a in ('alt', 'aria-label', 'title') for e in soup.find_all(attrs={a: True}))])
+        if kind == 'image/png': text = meta.get('alt') or text
+        text = re.sub(r' at 0x[0-9a-f]+', '', text)
+        if found and found[-1][0] == kind == 'stdout': text = found.pop()[1] + text
+        found.append((kind.replace('image/svg+xml', 'image/png'), text))
+    return found
+
+
+def close(then, now):
+    "Are two written numbers what different processors may make of one? Within half a per cent, or one and a half of the last digit written."
+    a, b = (float(x.replace(',', '').replace('−', '-')) for x in (then, now))
+    mantissa, _, power = then.partition('e')
+    last = 10. ** (int(power or 0) - len(mantissa.partition('.')[2]))
+    return abs(a - b) <= max(NEAR * max(abs(a), abs(b)), DIGITS * last)
+
+
+def difference(then, now):
+    "What a reader would notice between two texts: other words, or numbers that are not `close`; '' for nothing."
+    words, numbers = zip(*((NUMBER.sub(' # ', t).split(), NUMBER.findall(t)) for t in (then, now)))
+    if words[0] != words[1]: return f'{then!r} is stored, running it says {now!r}'
+    far = [f'{a} is stored, running it says {b}' for a, b in zip(*numbers) if not close(a, b)]
+    return '; '.join(far)
 
 
 def shown(notebook):
@@ -108,8 +162,34 @@ def test_notebook(path, monkeypatch, capfd):
     with untouched(), time_limit(LIMIT):
         passed, _ = nbdev.test.test_nb(path, skip_flags=flags, basepath=ROOT)
     if not passed: pytest.fail(capfd.readouterr().err, pytrace=False)
+    untrue = []
     for name, cell in shown(read_nb(path)).items():
         if name not in Recorder.ran: continue
-        now, then = kinds(Recorder.ran[name]), kinds(cell.get('outputs'))
-        assert now == then, (f'{path.name}, cell {name}: running it shows {sorted(now) or "nothing"}, the file stores '
-                             f'{sorted(then) or "nothing"}. Run the notebook, save it, `nbdev_clean`.\n\n{cell.source}')
+        then, now = read(cell.get('outputs')), read(Recorder.ran[name])
+        kinds = [[kind for kind, _ in x] or ['nothing'] for x in (then, now)]
+        wrong = f'{kinds[0]} is stored, running it shows {kinds[1]}' if kinds[0] != kinds[1] else ''
+        if 'volatile' not in cell.directives_: wrong = wrong or '; '.join(filter(None, (difference(a, b) for (_, a), (_, b) in zip(then, now))))
+        if wrong: untrue.append(f'cell {name}: {wrong}\n{cell.source}')
+    assert not untrue, f'{path.name} stores what it does not show. Run it, save it, `nbdev_clean`.\n\n' + '\n\n'.join(untrue)
+
+
+@pytest.mark.parametrize('then, now, same', [
+    ('97 %', '97 %', True), ('97 %', '94 %', False), ('97 %', '96 %', True), ('1,826 active', '1,826 active', True), ('1,826 active', '1,926 active', False),
+    ('0.123', '0.124', True), ('0.123', '0.126', False), ('1e-05 at most', '2e-05 at most', True), ('1.00e-05', '1.02e-05', False),
+    ('−3.2 points', '−3.3 points', True), ('3.2 points', '-3.2 points', False), ('GGR wins', 'RigL wins', False), ('[1, 2]', '[1, 2, 3]', False),
+    ('layer3.weight 12', 'layer4.weight 12', False), ('True', 'False', False), ('a  b', 'a b', True)])
+def test_what_counts_as_the_same(then, now, same):
+    assert (difference(then, now) == '') == same == (difference(now, then) == '')
+
+
+def test_a_stored_untruth_is_found():
+    "Of two outputs that differ in a number, a word, a kind or the words of a picture, a reader is told."
+    text = lambda s: dict(output_type='stream', name='stdout', text=[s])
+    picture = lambda alt: dict(output_type='display_data', data={'image/png': 'x', 'text/plain': '<Figure>'}, metadata={'image/png': {'alt': alt}})
+    page = lambda s: dict(output_type='display_data', data={'text/html': f'<p title="{s}">{s}</p><script>{s}</script>', 'text/plain': 'x'}, metadata={})
+    for form in (text, picture, page):
+        (kind, then), = read([form('right in 97 % of 300')])
+        for wrong in ('right in 94 % of 300', 'wrong in 97 % of 300', 'right in 97 % of 330'): assert difference(then, read([form(wrong)])[0][1])
+        assert not difference(then, read([form('right in 97 % of 301')])[0][1])
+    assert [read([form('a')])[0][0] for form in (text, picture, page)] == ['stdout', 'image/png', 'text/html']
+    assert read([text('a'), dict(output_type='stream', name='stderr', text='b'), text('c'), text(' ')]) == [('stdout', 'ac')]
