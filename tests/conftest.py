@@ -11,6 +11,8 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+BESIDE = ROOT.parent / 'shared' / 'data'           # data sets may lie beside a checkout; the library knows nothing of it
+if BESIDE.exists(): os.environ.setdefault('GGR_DATA', str(BESIDE))
 torch.set_num_threads(1)
 
 

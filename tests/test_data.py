@@ -18,9 +18,10 @@ from PIL import Image
 from torchvision import datasets
 from torchvision.transforms import functional as TF
 
-import ggr_nb.train.data as module
-from ggr_nb.train.data import (DATASETS, Data, cached, cifar100, digits, draws, normalised, picked, roots, sources,
-                         tiny_imagenet)
+from ggr_nb.train import data as data_module, files as files_module
+from ggr_nb.train.data import (DATASETS, Data, cifar10, cifar100, digits, draws, mnist, moments, normalised, picked, sources,
+                               tiny_imagenet)
+from ggr_nb.train.files import cached, roots, tiny_listing, tiny_tree
 
 UNIT = 2**14
 CACHE = os.environ.get('GGR_CACHE')
@@ -198,7 +199,7 @@ def test_wrong_arrays_are_refused():
     Data(**ok)
     for change, words in ((dict(classes=2), 'labels run from 0 to 2; with 2 classes'), (dict(train=(x, y - 1)), 'from -1 to 1'),
                           (dict(train=(x.float(), y)), 'float32'), (dict(test=(x, y[:5])), 'int64 of shape'), (dict(test=(x, y.int())), 'int32'),
-                          (dict(test=(x[:0], y[:0])), 'no pictures'), (dict(test=(x[:, :, :3], y)), 'test pictures'), (dict(mean=(.5, .5)), 'one per channel'),
+                          (dict(test=(x[:0], y[:0])), 'no images'), (dict(test=(x[:, :, :3], y)), 'test images'), (dict(mean=(.5, .5)), 'one per channel'),
                           (dict(std=(0.,)), 'above 0'), (dict(pad=4), '0 … 3'), (dict(pad=-1), 'pad -1'), (dict(rotate=200.), '180 degrees'), (dict(names=('a',)), '1 names')):
         with pytest.raises(ValueError, match=words): Data(**(ok | change))
 
@@ -230,11 +231,59 @@ def test_nothing_heavy_is_imported_before_it_is_needed():
     assert out.strip() == '[]'
 
 
-def test_part_is_stratified_and_keeps_the_scale(numbers):
-    few = numbers.part(train=7, seed=3)
+def test_a_part_is_stratified_and_keeps_the_scale(numbers):
+    few = numbers.part(train=70, seed=3)
     assert few.train[1].bincount().tolist() == [7] * 10 and few.test[0].data_ptr() == numbers.test[0].data_ptr()
     assert (few.mean, few.std, few.classes) == (numbers.mean, numbers.std, 10)
-    assert few.train[0].equal(numbers.part(train=7, seed=3).train[0]) and not few.train[0].equal(numbers.part(train=7).train[0])
+    assert few.train[0].equal(numbers.part(train=70, seed=3).train[0]) and not few.train[0].equal(numbers.part(train=70).train[0])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=2, max_size=6), st.floats(0, 1), st.integers(0, 99))
+def test_a_part_of_sorted_files_has_every_class_in_its_share(sizes, share, seed):
+    y = torch.cat([torch.full((n,), c) for c, n in enumerate(sizes)]); n = max(1, round(share * len(y)))
+    data = Data('sorted', (noise(len(y), 1, 4, 4), y), (noise(2, 1, 4, 4), torch.tensor([0, 1])), len(sizes), (.5,), (.2,))
+    got = data.part(train=n, seed=seed).train
+    assert len(got[1]) == n and all(abs(g - n * m / len(y)) < 1 for g, m in zip(got[1].bincount(minlength=len(sizes)).tolist(), sizes))
+    rows = {tuple(x.flatten().tolist()) for x in got[0]}
+    assert len(rows) == n and rows <= {tuple(x.flatten().tolist()) for x in data.train[0]}
+
+
+@pytest.mark.parametrize('wrong', [0, -49000, 2.5, '10', True, 1439, float('nan')])
+def test_an_impossible_part_is_refused(numbers, wrong):
+    with pytest.raises(ValueError, match='give a whole number, 1 … 1438'): numbers.part(train=wrong)
+
+
+def test_what_is_held_out_is_stratified_seeded_and_gone_from_training(numbers):
+    a, b, c = numbers.hold_out(.1), numbers.hold_out(.1), numbers.hold_out(.1, seed=1)
+    counts = numbers.train[1].bincount().tolist()
+    assert a.test[1].bincount().tolist() == [round(n * .1) for n in counts] and len(a.train[1]) + len(a.test[1]) == sum(counts)
+    assert a.test[0].equal(b.test[0]) and not a.test[0].equal(c.test[0])
+    both = torch.cat([a.train[0], a.test[0]]).flatten(1).tolist()
+    assert sorted(both) == sorted(numbers.train[0].flatten(1).tolist())
+    for wrong in (0, 1, -.1, .0001, float('nan')):
+        with pytest.raises(ValueError, match='share='): numbers.hold_out(wrong)
+
+
+def test_a_changed_set_does_not_share_what_lies_on_a_device(numbers):
+    x, y = numbers.train
+    numbers.on('train', 'meta')
+    for other in (replace(numbers, train=(x[:10], y[:10])), numbers.part(train=10)):
+        assert len(other.on('train', 'meta')[1]) == 10 and len(numbers.on('train', 'meta')[1]) == len(y)
+    numbers.placed.clear()
+
+
+def test_evaluation_draws_nothing(numbers, monkeypatch):
+    def none(*a, **kw): raise AssertionError('drawn')
+    monkeypatch.setattr(data_module, 'draws', none)
+    assert sum(len(y) for _, y in numbers.batches('test', 100)) == len(numbers.test[1])
+    with pytest.raises(AssertionError, match='drawn'): next(numbers.batches('train', 100))
+
+
+def test_labels_of_a_test_batch_are_the_callers_own(numbers):
+    before = numbers.test[1].clone()
+    for _, y in numbers.batches('test', 100): y.fill_(3)
+    assert numbers.test[1].equal(before)
 
 
 # --- places -----------------------------------------------------------------------------------------------------
@@ -243,13 +292,19 @@ def test_roots_in_their_order(tmp_path, monkeypatch):
     (tmp_path / 'project' / 'nbs').mkdir(parents=True)
     monkeypatch.setenv('GGR_DATA', str(tmp_path / 'x')); monkeypatch.chdir(tmp_path / 'project' / 'nbs')
     here = tmp_path / 'project' / 'nbs'
-    assert roots() == [tmp_path / 'x', here / 'data', here.parent / 'shared' / 'data', Path.home() / '.cache' / 'ggr_nb']
+    assert roots() == [tmp_path / 'x', here / 'data', Path.home() / '.cache' / 'ggr_nb']
     (here.parent / 'settings.ini').touch()
-    assert roots()[1:3] == [here.parent / 'data', tmp_path / 'shared' / 'data']
+    assert roots()[1] == here.parent / 'data'
     assert roots('~/z') == [Path.home() / 'z']
 
 
-@pytest.mark.parametrize('make, words', [(cifar100, 'download=True'), (tiny_imagenet, 'tiny-imagenet-200.zip')])
+@pytest.mark.parametrize('root', ['~nobody-of-this-name/x', 'x' * 300, '/dev/null/x'])
+@pytest.mark.parametrize('make', [cifar100, tiny_imagenet, mnist])
+def test_an_odd_root_is_data_that_is_not_there(make, root):
+    with pytest.raises(FileNotFoundError, match='no fold'): make(root)
+
+
+@pytest.mark.parametrize('make, words', [(cifar100, 'cifar100(download=True)'), (cifar10, 'cifar10(download=True)'), (mnist, 'mnist(download=True)'), (tiny_imagenet, 'tiny-imagenet-200.zip')])
 def test_missing_data_says_where_and_how(make, words, tmp_path, monkeypatch):
     for var in ('GGR_DATA', 'HOME'): monkeypatch.setenv(var, str(tmp_path / var))
     monkeypatch.chdir(tmp_path)
@@ -324,11 +379,52 @@ def test_a_cifar_archive_is_unpacked_without_a_network(little_cifar, tmp_path, m
     with pytest.raises(OSError, match='could not be fetched from http://127.0.0.1:9'): cifar100(tmp_path / 'new', download=True)
 
 
+@pytest.mark.parametrize('harm', [lambda raw: raw[:-50], lambda raw: raw[:99] + bytes([raw[99] ^ 1]) + raw[100:], lambda raw: b''])
+def test_a_broken_archive_starts_no_download(little_cifar, tmp_path, served, monkeypatch, harm):
+    whole = tmp_path / 'cifar-100-python.tar.gz'
+    (tmp_path / 'net').mkdir(); (tmp_path / 'net' / whole.name).write_bytes(whole.read_bytes())
+    monkeypatch.setattr(datasets.CIFAR100, 'url', f'{served}/net/{whole.name}')
+    (tmp_path / 'only').mkdir(); archive = tmp_path / 'only' / whole.name; archive.write_bytes(harm(whole.read_bytes())); before = archive.read_bytes()
+    with pytest.raises(ValueError, match='wrong MD5') as e: cifar100(tmp_path / 'only')
+    assert str(archive) in str(e.value) and '\n' not in str(e.value) and archive.read_bytes() == before and len(list((tmp_path / 'only').iterdir())) == 1
+    assert len(cifar100(tmp_path / 'only', download=True).train[1]) == 40     # asked for, it is mended
+
+
+def idx(array):
+    "A file in MNIST's format."
+    return bytes([0, 0, 8, array.ndim]) + b''.join(n.to_bytes(4, 'big') for n in array.shape) + array.numpy().tobytes()
+
+
+def test_mnist_is_read_and_its_damage_named(tmp_path):
+    raw = tmp_path / 'MNIST' / 'raw'; raw.mkdir(parents=True)
+    for part, n in (('train', 30), ('t10k', 20)):
+        (raw / f'{part}-images-idx3-ubyte').write_bytes(idx(noise(n, 1, 28, 28)[:, 0])); (raw / f'{part}-labels-idx1-ubyte').write_bytes(idx((torch.arange(n) % 10).byte()))
+    data = mnist(tmp_path)
+    assert repr(data) == 'mnist: 30 training and 20 test images of 1×28×28, 10 classes' and data.train[0].equal(noise(30, 1, 28, 28))
+    from ggr_nb.train.models import lenet
+    assert lenet()(next(data.batches('train', 5))[0]).shape == (5, 10)
+    path = raw / 'train-images-idx3-ubyte'; path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(ValueError, match='MNIST is damaged') as e: mnist(tmp_path)
+    assert '\n' not in str(e.value)
+
+
+def test_cifar10_is_read(tmp_path, monkeypatch):
+    folder = tmp_path / 'cifar-10-batches-py'; folder.mkdir(); C = datasets.CIFAR10; x = noise(60).flatten(1).numpy()
+    def put(name, what):
+        raw = pickle.dumps(what); (folder / name).write_bytes(raw); return [name, md5(raw).hexdigest()]
+    monkeypatch.setattr(C, 'train_list', [put('data_batch_1', dict(data=x[:40], labels=[i % 10 for i in range(40)]))])
+    monkeypatch.setattr(C, 'test_list', [put('test_batch', dict(data=x[40:], labels=[i % 10 for i in range(20)]))])
+    monkeypatch.setattr(C, 'meta', dict(C.meta, md5=put('batches.meta', dict(label_names=[f'class {i}' for i in range(10)]))[1]))
+    data = cifar10(tmp_path)
+    assert data.train[0].flatten(1).equal(torch.from_numpy(x[:40])) and data.names[3] == 'class 3' and data.classes == 10
+    with pytest.raises(FileNotFoundError): cifar100(tmp_path)
+
+
 def test_real_cifar():
     data = real(cifar100)
-    assert repr(data) == 'cifar100: 50000 training and 10000 test pictures of 3×32×32, 100 classes'
+    assert repr(data) == 'cifar100: 50000 training and 10000 test images of 3×32×32, 100 classes'
     assert data.train[1].bincount().tolist() == [500] * 100 and data.test[1].bincount().tolist() == [100] * 100
-    mean, std = module._moments(data.train[0])
+    mean, std = moments(data.train[0])
     assert torch.allclose(torch.tensor([mean, std]), torch.tensor([data.mean, data.std]), atol=1e-4)
     assert (data.names[0], data.names[99]) == ('apple', 'worm')
     x, y = next(data.batches('train', 128))
@@ -377,12 +473,12 @@ def test_tiny_from_a_zip_and_from_a_folder(tmp_path):
     files = tiny_files()
     for place in (as_zip(tmp_path / 'tiny-imagenet-200.zip', files), as_folder(tmp_path / 'f' / 'tiny-imagenet-200', files)):
         for root in (place, place.parent): check_tiny(tiny_imagenet(root, cache=tmp_path / 'cache'))
-    assert sorted(p.name for p in (tmp_path / 'cache').iterdir()) == ['tiny-imagenet-200.json', 'tiny-imagenet-200.npy', 'tiny-imagenet-200.zip.json', 'tiny-imagenet-200.zip.npy']
+    assert {p.name for p in (tmp_path / 'cache').iterdir()} == {*(f'tiny-imagenet-200{kind}.{end}' for kind in ('', '.zip') for end in ('json', 'lock', 'u8'))}
 
 
 def test_tiny_decodes_once_and_again_when_the_data_changed(tmp_path, monkeypatch):
-    path, calls, decoded = as_zip(tmp_path / 'tiny-imagenet-200.zip', tiny_files()), [], module._decoded
-    monkeypatch.setattr(module, '_decoded', lambda *a: (calls.append(1), decoded(*a))[1])
+    path, calls, check = as_zip(tmp_path / 'tiny-imagenet-200.zip', tiny_files()), [], files_module.Tree.check
+    monkeypatch.setattr(files_module.Tree, 'check', lambda tree: (calls.append(1), check(tree)))
     tiny_imagenet(tmp_path); tiny_imagenet(tmp_path); assert len(calls) == 1
     x = tiny_imagenet(tmp_path).train[0]
     as_zip(path, tiny_files({'n9': 4, 'n10': 3, 'n2': 1}))
@@ -406,9 +502,9 @@ def test_a_cut_off_zip_is_refused_wherever_it_is_cut(tmp_path):
     path = as_zip(tmp_path / 'tiny-imagenet-200.zip', tiny_files()); whole = path.read_bytes()
     for at in (0, 1, 100, len(whole) // 2, len(whole) - 30, len(whole) - 1):
         path.write_bytes(whole[:at])
-        with pytest.raises(ValueError, match='cut off or no zip') as e: tiny_imagenet(tmp_path)
+        with pytest.raises(ValueError, match='cut off, damaged or no zip') as e: tiny_imagenet(tmp_path)
         assert str(path) in str(e.value) and 'tiny-imagenet-200.zip' in str(e.value) and str(at) in str(e.value)
-    assert not list(tmp_path.glob('*.npy'))
+    assert not list(tmp_path.glob('*.u8'))
 
 
 def test_wrong_contents_are_named(tmp_path):
@@ -418,15 +514,16 @@ def test_wrong_contents_are_named(tmp_path):
              (files | {'val/val_annotations.txt': note.replace(b'n10', b'n77')}, 'class n77'),
              (files | {'val/val_annotations.txt': note.replace(b'val_1.JPEG', b'val_x.JPEG')}, 'val_1.JPEG has class None'),
              (files | {'wnids.txt': b'n9\nn10\n'}, 'class n2, which is not among the 2'),
-             (files | {'wnids.txt': b'n9\nn10\nn2\nn5\n'}, 'no training pictures of class n5'),
+             (files | {'wnids.txt': b'n9\nn10\nn2\nn5\n'}, 'no training images of class n5'),
              (files | {'train/n9/images/n9_5.JPEG': b'no jpeg'}, 'n9_5.JPEG is damaged'),
              (files | {'train/n9/images/n9_5.JPEG': files['train/n9/images/n9_5.JPEG'][:200]}, 'n9_5.JPEG is damaged'),
              (files | {'train/n9/images/n9_5.JPEG': b''}, 'n9_5.JPEG is damaged'),
              ({k: v for k, v in files.items() if 'wnids' not in k}, 'holds no wnids.txt'),
-             (tiny_files(size=32), r'\(3, 32, 32\)'), (tiny_files(val=0), 'test split: no pictures|no validation')]
+             (tiny_files(size=32), r'it is \(32, 32\)'), (tiny_files(val=0), 'no validation images'),
+             (files | {'val/val_annotations.txt': b'\xff\xfe\t'}, 'it is no text')]
     for i, (what, words) in enumerate(cases):
         with pytest.raises(ValueError, match=words): tiny_imagenet(as_zip(tmp_path / f'{i}.zip', what), cache=tmp_path)
-        assert not (tmp_path / f'{i}.zip.json').exists() or 'no pictures' in words, words
+        assert not (tmp_path / f'{i}.zip.json').exists(), words
     assert not list(tmp_path.glob('*.part'))
 
 
@@ -434,7 +531,59 @@ def test_a_flipped_bit_inside_the_zip_is_noticed(tmp_path):
     path = as_zip(tmp_path / 'tiny-imagenet-200.zip', tiny_files()); raw = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as z: at = z.getinfo('tiny-imagenet-200/train/n9/images/n9_5.JPEG').header_offset
     raw[at + 400] ^= 1; path.write_bytes(bytes(raw))
-    with pytest.raises(ValueError, match='n9_5.JPEG is damaged .*CRC'): tiny_imagenet(path, cache=tmp_path)
+    with pytest.raises(ValueError, match='n9_5.JPEG is damaged: .*CRC'): tiny_imagenet(path, cache=tmp_path)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_a_changed_byte_anywhere_in_the_zip_is_the_same_or_one_clear_line(tmp_path_factory, data):
+    "Names, offsets, flags, sizes, checksums, contents: the outcome is what it was, or a line that names the zip; never fewer images."
+    folder = tmp_path_factory.getbasetemp() / 'bytes'; folder.mkdir(exist_ok=True)
+    path = folder / 'whole.zip'
+    if not path.exists(): as_zip(path, tiny_files())
+    raw = bytearray(path.read_bytes()); directory = raw.index(b'PK\x01\x02')
+    at = data.draw(st.integers(directory, len(raw) - 1) | st.integers(0, len(raw) - 1)); raw[at] ^= data.draw(st.integers(1, 255))
+    bad = folder / 'bad.zip'; bad.write_bytes(raw)
+    for left in folder.glob('bad.zip.*'): left.unlink()
+    try: check_tiny(tiny_imagenet(bad))
+    except ValueError as e: assert str(bad) in str(e) and '\n' not in str(e), repr(str(e))
+
+
+def test_an_entry_lost_from_the_directory_is_noticed(tmp_path):
+    "The zip's directory is whole and says nothing of one image, whose bytes are still there."
+    path = tmp_path / 'tiny-imagenet-200.zip'
+    for lost in ('train/n9/images/n9_5.JPEG', 'val/images/val_5.JPEG', 'test/images/test_0.JPEG'):
+        with zipfile.ZipFile(path, 'w') as z:
+            for name, raw in tiny_files().items(): z.writestr('tiny-imagenet-200/' + name, raw)
+            z.filelist = [i for i in z.filelist if not i.filename.endswith(lost)]
+        with pytest.raises(ValueError, match='is damaged'): tiny_imagenet(path)
+
+
+@pytest.mark.parametrize('name', ['wnids.txt', 'val/val_annotations.txt', 'train/n9/images/n9_5.JPEG'])
+def test_a_small_zip_with_a_huge_entry_is_refused_before_it_is_inflated(tmp_path, name, monkeypatch):
+    with zipfile.ZipFile(tmp_path / 'bomb.zip', 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as z:
+        for n, raw in tiny_files().items():
+            if n != name: z.writestr('t/' + n, raw)
+        with z.open('t/' + name, 'w', force_zip64=True) as f:
+            for _ in range(64): f.write(bytes(2**20))
+    read, inflated = zipfile.ZipFile.read, []
+    monkeypatch.setattr(zipfile.ZipFile, 'read', lambda z, i, *a: (inflated.append(i.file_size), read(z, i, *a))[1])
+    with pytest.raises(ValueError, match=f'{name} would have 67,108,864 bytes'): tiny_imagenet(tmp_path / 'bomb.zip')
+    assert max(inflated, default=0) < 10**6
+
+
+def test_an_encrypted_zip_is_refused_by_name(tmp_path):
+    path = as_zip(tmp_path / 'tiny-imagenet-200.zip', tiny_files()); raw = bytearray(path.read_bytes()); at = 0
+    while (at := raw.find(b'PK\x01\x02', at)) >= 0: raw[at + 8] |= 1; at += 4
+    path.write_bytes(raw)
+    with pytest.raises(ValueError, match='is encrypted'): tiny_imagenet(path)
+
+
+def test_a_huge_image_in_a_small_jpeg_is_not_unpacked(tmp_path):
+    file = BytesIO(); Image.new('L', (9000, 9000)).save(file, 'JPEG')
+    raw = file.getvalue(); raw = raw[:2**20 - 1]                        # the size stands in its head
+    with pytest.raises(ValueError, match=r'n9_5.JPEG is damaged: it is \(9000, 9000\)'):
+        tiny_imagenet(as_zip(tmp_path / 'z.zip', tiny_files() | {'train/n9/images/n9_5.JPEG': raw}))
 
 
 def test_the_shorter_name_wins_and_a_folder_before_a_zip(tmp_path):
@@ -446,18 +595,18 @@ def test_the_shorter_name_wins_and_a_folder_before_a_zip(tmp_path):
 
 def test_real_tiny(tmp_path_factory):
     data = real(tiny_imagenet, cache=CACHE)                             # by default, cached beside the data or at home
-    source = module._tiny_source(None); _, train, val = module._listing(source)
+    source = tiny_tree(); _, train, val = tiny_listing(source)
     assert (len(train), len(val)) == (len(data.train[1]), len(data.test[1])) and data.classes == 200
-    per_class = Counter(n.split('/')[1] for n in source.files if n.startswith('train/') and n.endswith('.JPEG'))
+    per_class = Counter(n.split('/')[1] for n in source.stamps if n.startswith('train/') and n.endswith('.JPEG'))
     assert data.train[1].bincount().tolist() == [per_class[w] for w in data.names]
-    notes = dict(l.split('\t')[:2] for l in source.read('val/val_annotations.txt').decode().splitlines())
+    notes = dict(l.split('\t')[:2] for l in source.read('val/val_annotations.txt', 2**30).decode().splitlines())
     grey = 0
     for i in range(0, len(val), max(1, len(val) // 150)):
-        name, label = val[i]; picture = Image.open(BytesIO(source.read(name))); grey += picture.mode == 'L'
+        name, label = val[i]; picture = Image.open(BytesIO(source.read(name, 2**20))); grey += picture.mode == 'L'
         assert data.names[data.test[1][i]] == notes[name.split('/')[-1]]
         theirs = torch.from_numpy(np.array(picture.convert('RGB'))).permute(2, 0, 1)
         assert (theirs.int() - data.test[0][i].int()).abs().max() <= 2
-    mean, std = module._moments(data.train[0])
+    mean, std = moments(data.train[0])
     assert torch.allclose(torch.tensor([mean, std]), torch.tensor([data.mean, data.std]), atol=3e-3)
     x, y = next(data.batches('train', 64, channels_last=True))
     assert x.shape == (64, 3, 64, 64) and y.unique().numel() > 30
@@ -473,11 +622,11 @@ def numbers_cache(folder, mark='a', n=5, calls=None):
 
 
 @pytest.mark.parametrize('harm', [
-    lambda p: (p / 'c.npy').unlink(), lambda p: (p / 'c.json').unlink(), lambda p: (p / 'c.npy').write_bytes(b''),
-    lambda p: (p / 'c.npy').write_bytes((p / 'c.npy').read_bytes()[:-1]), lambda p: (p / 'c.npy').write_bytes((p / 'c.npy').read_bytes()[:60]),
-    lambda p: (p / 'c.npy').write_bytes(b'junk' * 300), lambda p: (p / 'c.json').write_text('{"finger'), lambda p: (p / 'c.json').write_text('[]'),
-    lambda p: (p / 'c.npy').write_bytes((p / 'c.npy').read_bytes()[:-300] + bytes(300)), lambda p: np.save(p / 'c.npy', np.zeros((5, 3, 8, 8))),
-    lambda p: np.savez(open(p / 'c.npy', 'wb'), x=np.zeros(3)), lambda p: np.save(p / 'c.npy', np.load(p / 'c.npy').reshape(15, 8, 8))])
+    lambda p: (p / 'c.u8').unlink(), lambda p: (p / 'c.json').unlink(), lambda p: (p / 'c.u8').write_bytes(b''),
+    lambda p: (p / 'c.u8').write_bytes((p / 'c.u8').read_bytes()[:-1]), lambda p: (p / 'c.u8').write_bytes((p / 'c.u8').read_bytes() + b'x'),
+    lambda p: (p / 'c.u8').write_bytes(b'junk' * 240), lambda p: (p / 'c.json').write_text('{"finger'), lambda p: (p / 'c.json').write_text('[]'),
+    lambda p: (p / 'c.json').write_text('[' * 100_000), lambda p: (p / 'c.json').write_bytes(b'\xff\xfe'),
+    lambda p: (p / 'c.u8').write_bytes((p / 'c.u8').read_bytes()[:-300] + bytes(300))])
 def test_a_harmed_cache_is_made_anew(tmp_path, harm):
     calls = []
     good = numbers_cache(tmp_path, calls=calls).clone(); harm(tmp_path)
@@ -487,17 +636,26 @@ def test_a_harmed_cache_is_made_anew(tmp_path, harm):
     numbers_cache(tmp_path, mark='b', n=4, calls=calls); assert len(calls) == 4
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(['c.u8', 'c.json']), st.integers(0, 10**6), st.integers(1, 255))
+def test_any_changed_byte_of_a_cache_is_noticed(tmp_path_factory, name, at, flip):
+    folder = tmp_path_factory.getbasetemp() / 'changed'; folder.mkdir(exist_ok=True)
+    calls, good = [], numbers_cache(folder).clone()
+    raw = bytearray((folder / name).read_bytes()); raw[at % len(raw)] ^= flip; (folder / name).write_bytes(raw)
+    assert numbers_cache(folder, calls=calls).equal(good)
+    assert len(calls) == 1 or name == 'c.json'                          # white space may differ in a note
+
+
 def test_it_is_mapped_and_private(tmp_path):
-    x = numbers_cache(tmp_path); before = (tmp_path / 'c.npy').read_bytes()
+    x = numbers_cache(tmp_path); before = (tmp_path / 'c.u8').read_bytes()
     x.fill_(9)
-    assert (tmp_path / 'c.npy').read_bytes() == before and numbers_cache(tmp_path)[1].unique().tolist() == [1]
-    assert isinstance(np.load(tmp_path / 'c.npy', mmap_mode='r'), np.memmap)
+    assert (tmp_path / 'c.u8').read_bytes() == before and numbers_cache(tmp_path)[1].unique().tolist() == [1]
 
 
 SLOW = '''
     import sys, time, torch
     from pathlib import Path
-    from ggr_nb.train.data import cached
+    from ggr_nb.train.files import cached
     def make():
         for i in range(100): print(i, flush=True); time.sleep(.01); yield torch.full((3, 64, 64), i, dtype=torch.uint8)
     x = cached(Path(sys.argv[1]) / 'c', 'a', (100, 3, 64, 64), make)
@@ -512,23 +670,23 @@ def test_a_writer_killed_half_way_leaves_nothing_that_counts(tmp_path):
     p = slow(tmp_path)
     while p.stdout.readline().strip() != '60': pass
     p.send_signal(signal.SIGKILL); p.wait()
-    assert [f.suffix for f in tmp_path.iterdir()] == ['.part']
+    assert sorted(f.suffix for f in tmp_path.iterdir()) == ['.lock', '.part']
     x = cached(tmp_path / 'c', 'a', (2, 1), lambda: iter(torch.tensor([[3], [4]], dtype=torch.uint8)))
-    assert x.tolist() == [[3], [4]]
+    assert x.tolist() == [[3], [4]] and not list(tmp_path.glob('*.part'))      # what was left behind is gone
 
 
-def test_two_writers_at_once_both_get_the_whole(tmp_path):
-    both = [slow(tmp_path) for _ in range(2)]
-    ends = [p.communicate()[0].splitlines()[-1] for p in both]
-    assert ends == [f'sum {sum(range(100)) * 3 * 64 * 64}'] * 2
-    assert sorted(f.name for f in tmp_path.iterdir()) == ['c.json', 'c.npy']
+def test_of_three_processes_at_once_one_decodes_and_all_get_the_whole(tmp_path):
+    ends = [p.communicate()[0].splitlines() for p in [slow(tmp_path) for _ in range(3)]]
+    assert [e[-1] for e in ends] == [f'sum {sum(range(100)) * 3 * 64 * 64}'] * 3
+    assert sorted(len(e) for e in ends) == [1, 1, 101]
+    assert sorted(f.name for f in tmp_path.iterdir()) == ['c.json', 'c.lock', 'c.u8']
 
 
 def test_a_full_disk_is_reported_and_cleaned_up(tmp_path):
     code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n" + textwrap.dedent(SLOW)
     out = subprocess.run([sys.executable, '-c', code, str(tmp_path)], capture_output=True, text=True)
     assert out.returncode and 'cannot be written' in out.stderr and 'cache=' in out.stderr and '1 MB' in out.stderr
-    assert not list(tmp_path.iterdir())
+    assert [f.name for f in tmp_path.iterdir()] == ['c.lock']
 
 
 def test_a_read_only_data_folder_is_left_alone(tmp_path, monkeypatch):
@@ -538,21 +696,21 @@ def test_a_read_only_data_folder_is_left_alone(tmp_path, monkeypatch):
     place.chmod(0o555)
     try:
         check_tiny(tiny_imagenet(place))
-        assert sorted(place.iterdir()) == before and (home / '.cache' / 'ggr_nb' / 'tiny-imagenet-200.zip.npy').exists()
+        assert sorted(place.iterdir()) == before and (home / '.cache' / 'ggr_nb' / 'tiny-imagenet-200.zip.u8').exists()
         monkeypatch.setenv('GGR_CACHE', str(tmp_path / 'named'))
-        check_tiny(tiny_imagenet(place)); assert (tmp_path / 'named' / 'tiny-imagenet-200.zip.npy').exists()
+        check_tiny(tiny_imagenet(place)); assert (tmp_path / 'named' / 'tiny-imagenet-200.zip.u8').exists()
     finally: place.chmod(0o755)
 
 
 def test_an_unwritable_cache_folder_is_an_error_not_another_folder(tmp_path):
     as_zip(tmp_path / 'tiny-imagenet-200.zip', tiny_files()); (tmp_path / 'file').touch()
     with pytest.raises(OSError, match='no cache can be written in') as e: tiny_imagenet(tmp_path, cache=tmp_path / 'file' / 'below')
-    assert 'GGR_CACHE' in str(e.value) and not list(tmp_path.glob('*.npy'))
+    assert 'GGR_CACHE' in str(e.value) and not list(tmp_path.glob('*.u8'))
 
 
 # --- the module -------------------------------------------------------------------------------------------------
 
-def test_by_name(): assert set(DATASETS) == {'digits', 'cifar100', 'tiny_imagenet'} and DATASETS['digits'] is digits
+def test_by_name(): assert set(DATASETS) == {'digits', 'mnist', 'cifar10', 'cifar100', 'tiny_imagenet'} and DATASETS['digits'] is digits
 
 
 def test_the_notebook_runs_without_the_large_data(tmp_path, root):
@@ -565,8 +723,8 @@ def test_the_notebook_runs_without_the_large_data(tmp_path, root):
         for c in cells:
             if 'nbdev' in c or 'benchmarks/data.json' in c or "bench['" in c or 'bar_plot(' in c: continue
             exec(compile(c, 'cell', 'exec'), ns)
-        print(ns['pictures'])
+        print(ns['images'])
     '''
     out = subprocess.run([sys.executable, '-c', textwrap.dedent(code), str(root / 'nbs' / 'train' / 'data.ipynb'), str(tmp_path)], capture_output=True, text=True, env=env)
     assert out.returncode == 0, out.stderr[-2000:]
-    assert 'digits' in out.stdout.splitlines()[-1] and 'CIFAR-100: no folder' in out.stdout
+    assert 'digits' in out.stdout.splitlines()[-1] and 'CIFAR100: no folder' in out.stdout

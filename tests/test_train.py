@@ -104,9 +104,9 @@ def test_every_kind_of_state_is_resumed(tmp_path, model, method):
 
 def enlarged():
     "The digits at 16×16, the least that a VGG takes."
-    d = digits().part(train=20, test=10)
+    d = digits().part(train=200, test=100)
     grow = lambda held: (held[0].repeat_interleave(2, 2).repeat_interleave(2, 3), held[1])
-    return replace(d, train=grow(d.train), test=grow(d.test), placed={})
+    return replace(d, train=grow(d.train), test=grow(d.test))
 
 
 def test_sigkill_then_resume(tmp_path, whole):
@@ -499,7 +499,7 @@ def test_cifar100_learns_and_bf16_is_as_good():
 def subset(data, classes):
     "The first few classes."
     cut = lambda held: tuple(t[held[1] < classes] for t in held)
-    return replace(data, train=cut(data.train), test=cut(data.test), classes=classes, names=data.names[:classes], placed={})
+    return replace(data, train=cut(data.train), test=cut(data.test), classes=classes, names=data.names[:classes])
 
 
 def test_tiny_imagenet_learns():

@@ -34,7 +34,7 @@ class Job:
     scale:float=1.         # shrinks epochs and arithmetic per image alike
     epochs:int=None        # a number of epochs instead
     width:float=None       # a share of the channels instead
-    images:int=None        # train on the first so many images
+    images:int=None        # train on so many images, each class with its share
     stem:int=None          # stride of the first convolution
     batch:int=None         # images per step
     updates:int=None       # about so many mask updates instead of one per epoch
@@ -93,7 +93,7 @@ def recipe_of(job:Job,  # full or reduced
 # %% ../../nbs/paper/jobs.ipynb #4d6b38b5
 @lru_cache
 def load_data(name:str,      # in `DATASETS`
-              images=None,   # only the first so many for training
+              images=None,   # only so many for training, of each class its share
               augment=None,  # False: training images as they are
               validate=None  # True: a fifth of the training images takes the place of the test images
               )->Data:
@@ -103,9 +103,9 @@ def load_data(name:str,      # in `DATASETS`
         n = len(data.train[1])
         held = torch.randperm(n, generator=generator(0, 'held out')).argsort() < n // 5
         data = replace(data, train=tuple(t[~held] for t in data.train),
-                       test=tuple(t[held] for t in data.train), placed={})
-    if augment is False: data = replace(data, pad=0, flip=False, rotate=0., placed={})
-    return replace(data, train=tuple(t[:images] for t in data.train), placed={}) if images else data
+                       test=tuple(t[held] for t in data.train))
+    if augment is False: data = replace(data, pad=0, flip=False, rotate=0.)
+    return data.part(train=images) if images else data
 
 # %% ../../nbs/paper/jobs.ipynb #331bc1af
 def emptiness_of(run:Run,  # finished
