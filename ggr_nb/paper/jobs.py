@@ -163,7 +163,8 @@ def first_threshold(net,           # with its initial weights
 def run_job(job:Job,        # what to train
             out=None,       # folder of checkpoints and finished runs, each job in its own
             device=None,    # None: a GPU if there is one
-            threads=None    # of this process
+            threads=None,   # of this process
+            **how           # for `fit`: compile=False, amp=False, …
             )->dict:        # one line of results
     "Train one job, or go on with it"
     if threads: torch.set_num_threads(threads)
@@ -177,5 +178,5 @@ def run_job(job:Job,        # what to train
         start = first_threshold(net, recipe.fraction)
         method = replace(method, drop=partial(drop_threshold, start=start))
     run = fit(net, data, method, job.density, job.init, recipe, job.seed, device, folder,
-              resume=out is not None, progress=False, each_epoch=tell)
+              resume=out is not None, progress=False, each_epoch=tell, **how)
     return record_of(job, run, **emptiness_of(run, net, data))
