@@ -8,7 +8,8 @@ parser = ConfigParser(delimiters=['='], interpolation=None)
 parser.read(here / 'settings.ini', encoding='utf-8')
 cfg = parser['DEFAULT']
 extras = {'dev': cfg['dev_requirements'].split()}
-if cfg.get('cluster_requirements'): extras['cluster'] = cfg['cluster_requirements'].split()
+for name in ('cluster', 'models'):
+    if cfg.get(f'{name}_requirements'): extras[name] = cfg[f'{name}_requirements'].split()
 
 setup(
     name=cfg['lib_name'],

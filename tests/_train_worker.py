@@ -11,14 +11,18 @@ from test_train import SHORT, SET
 
 def sigkill(folder, step):
     def hook(training):
-        if training.position == int(step): os.kill(os.getpid(), signal.SIGKILL)
+        if training.position != int(step): return
+        training.writer.wait()      # what was begun after the step before is on the disk
+        os.kill(os.getpid(), signal.SIGKILL)
     fit(*SET, out=folder, save_every=0, each_step=hook, **SHORT)
 
 
 def full_disk(folder):
     "From step 30 on no file may grow beyond 64 KB: writing fails in the middle, as on a full disk."
     def hook(training):
-        if training.position == 30: resource.setrlimit(resource.RLIMIT_FSIZE, (65536, resource.RLIM_INFINITY))
+        if training.position != 30: return
+        training.writer.wait()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (65536, resource.RLIM_INFINITY))
     try: fit(*SET, out=folder, save_every=0, each_step=hook, **SHORT)
     except OSError as e: print('DISK', e, sorted(os.listdir(folder)))
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))

@@ -105,7 +105,7 @@ def test_a_record_is_enough_to_run_it_again():
     (('ggr_table', 7), 'choose 1, 2, 3 or 4'),
     (('ggr_sweep', '--data', 'tiny_imagenet', '--models', 'resnet18', '--dry'), 'the paper trains no resnet18 on tiny_imagenet'),
     (('ggr_train', '--data', 'mnist'), 'mnist'),
-    (('ggr_train', '--model', 'digits_net', '--data', 'digits', '--amp', 'fast'), 'There are: auto, on, off'),
+    (('ggr_train', '--model', 'digits_net', '--data', 'digits', '--amp', 'fast'), 'There are: auto, on, off, bf16, fp16'),
     (('ggr_train', '--model', 'digits_net', '--data', 'digits', '--batch_limit', 'few'), 'invalid int value'),
 ])
 def test_wrong_words_are_answered(command, line, says):
@@ -120,7 +120,7 @@ def test_every_switch_of_a_training_from_the_terminal(command, tmp_path):
                                '--device', 'cpu', '--quiet', '--out', 'here')
     assert (status, err) == (0, '') and 'Written to here' in out
     config = json.loads((tmp_path/'here/run.json').read_text())['config']
-    assert config['switches'] == dict(device='cpu', amp=True, channels_last=False, fused=False, compile=False)
+    assert config['switches'] == dict(device='cpu', amp='bf16', channels_last=False, fused=False, compile=False, tf32=False, benchmark=False)
     assert (config['weights'], config['exclude'], config['grad_batches'], config['batch_limit']) == ('unit', ['conv1*', 'fc2*'], 2, 3)
     assert config['recipe']['epochs'] == 2 and config['density'] == .2
 
@@ -128,7 +128,7 @@ def test_every_switch_of_a_training_from_the_terminal(command, tmp_path):
 def test_help_explains_every_parameter_of_a_training(command):
     status, out, _ = command('ggr_train', '--help')
     assert status == 0
-    for name, word in dict(amp='on, off, auto', channels_last='on, off, auto', compile='torch.compile', fused='one kernel', weights='layer, unit', exclude='dense',
+    for name, word in dict(amp='bf16, fp16', channels_last='on, off, auto', compile='torch.compile', fused='one kernel', weights='layer, unit', exclude='dense',
                            grad_batches='averaged', batch_limit='trial', save_every='checkpoints').items():
         assert f'--{name}' in out and word in ' '.join(out.split()), name
 

@@ -254,7 +254,7 @@ def test_modules_import_only_what_is_required(path):
     cfg = configparser.ConfigParser(delimiters=['='], interpolation=None)
     cfg.read(ROOT / 'settings.ini', encoding='utf-8')
     required = {re.split(r'[<>=!~\[]', r)[0] for r in cfg['DEFAULT']['requirements'].split()}
-    extra = {re.split(r'[<>=!~\[]', r)[0] for r in cfg['DEFAULT'].get('cluster_requirements', '').split()}
+    extra = {re.split(r'[<>=!~\[]', r)[0] for k in ('cluster_requirements', 'models_requirements') for r in cfg['DEFAULT'].get(k, '').split()}
     allowed = {'sklearn' if r == 'scikit-learn' else r for r in required} | {'numpy', 'PIL'} | set(sys.stdlib_module_names)
     unknown = imported(path)[0] - allowed
     assert unknown <= extra, f'{path.name} imports {sorted(unknown - extra)}, which settings.ini does not require'

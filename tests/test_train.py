@@ -3,11 +3,12 @@ import json, math, os, re, signal, subprocess, sys, threading, warnings
 from dataclasses import replace
 from pathlib import Path
 
-import pytest, torch
+import numpy as np, pytest, torch
 from torch import nn
 
 from ggr_nb.train.data import cifar100, digits, tiny_imagenet
 from ggr_nb.masks import counts
+from ggr_nb.train import runs
 from ggr_nb.methods import METHODS
 from ggr_nb.train.models import MODELS
 from ggr_nb.train.runs import commit, load_checkpoint, previous, save_checkpoint
@@ -114,7 +115,7 @@ def test_sigkill_then_resume(tmp_path, whole):
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     assert load_checkpoint(tmp_path/'checkpoint.pt')['step'] == 28 - 22
     assert same(whole, fit(*SET, out=tmp_path, resume=True, **SHORT))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['run.json', 'run.pt']
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['history.jsonl', 'run.json', 'run.pt']
 
 
 def worker(*words):
@@ -122,12 +123,12 @@ def worker(*words):
     return subprocess.run([sys.executable, str(HERE/'_train_worker.py'), *map(str, words)], capture_output=True, text=True, timeout=200, env=env)
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_between_steps(tmp_path, whole, number):
-    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(number)
     with pytest.raises(Stopped, match='epoch 2 of 3, after step 5 of 22.*resume=True'):
         fit(*SET, out=tmp_path, each_step=at(27, lambda: os.kill(os.getpid(), number)), **SHORT)
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(number)) == handlers
     assert same(whole, fit(*SET, out=tmp_path, resume=True, **SHORT))
 
 
@@ -215,7 +216,7 @@ def test_history_against_a_count_by_hand(whole):
 
 def test_a_run_tells_all_that_it_may_depend_on(whole):
     assert set(vars(whole)) == {'config', 'history', 'updates', 'masks_start', 'masks', 'state', 'versions', 'hardware', 'commit', 'seconds'}
-    assert set(whole.config) >= {'model', 'width', 'method', 'density', 'init', 'seed', 'weights', 'recipe', 'data', 'images', 'augment', 'batch_limit', 'switches'}
+    assert set(whole.config) >= {'model', 'width', 'method', 'density', 'init', 'seed', 'weights', 'recipe', 'data', 'images', 'augment', 'batch_limit', 'switches', 'val', 'classes', 'image'}
     assert all(set(h) == {'epoch', 'loss', 'train_accuracy', 'test_loss', 'accuracy', 'lr', 'density', 'counts', 'flops', 'exploration', 'gradient_norm', 'seconds'}
                for h in whole.history)
     assert set(whole.versions) == {'ggr_nb', 'python', 'torch', 'torchvision'} and set(whole.hardware) == {'device', 'threads', 'processes'}
@@ -252,7 +253,7 @@ def test_a_disk_that_is_full_at_the_end_costs_no_checkpoint(tmp_path, monkeypatc
     monkeypatch.setattr(Run, 'save', full)
     with pytest.raises(OSError, match='run.pt was not written: No space left.*resume=True'): fit(*SET, out=tmp_path, save_every=0, **SHORT)
     monkeypatch.undo()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['checkpoint.previous.pt', 'checkpoint.pt']
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['checkpoint.previous.pt', 'checkpoint.pt', 'history.jsonl']
     assert same(whole, fit(*SET, out=tmp_path, resume=True, **SHORT))
 
 
@@ -273,10 +274,18 @@ def test_a_run_survives_the_disk(tmp_path, whole):
     assert back['config']['recipe']['lr'] == RECIPE.lr and back['versions']['torch'] == str(torch.__version__) and back['seconds'] > 0
 
 
-def test_a_hook_can_add_to_the_record_even_tensors(tmp_path):
-    def add(record, training): record['extra'] = torch.ones(2).sum()
-    fit('mlp', 'digits', 'set', .1, out=tmp_path, each_epoch=add, **SHORT)
-    assert isinstance(Run.load(tmp_path/'run.pt').history[0]['extra'], str)
+def test_what_a_hook_adds_is_kept_as_numbers_or_refused_after_the_first_epoch(tmp_path):
+    def add(record, training): record.update(tensor=torch.ones(2), share=np.float64(.25), count=np.int64(3), lost=float('nan'))
+    run = fit('mlp', 'digits', 'set', .1, out=tmp_path/'a', each_epoch=add, **SHORT)
+    kept = Run.load(tmp_path/'a').history[0]
+    assert [kept[k] for k in ('tensor', 'share', 'count', 'lost')] == [[1, 1], .25, 3, None]
+    assert [json.loads(l, parse_constant=lambda c: pytest.fail(c)) for l in (tmp_path/'a/history.jsonl').read_text().splitlines()] == run.history
+    assert json.loads((tmp_path/'a/run.json').read_text(), parse_constant=lambda c: pytest.fail(c))['history'] == run.history
+    for bad in ({1, 2}, object(), torch.zeros(20_000)):
+        seen = []
+        with pytest.raises(TypeError, match='record of each_epoch holds'):
+            fit('mlp', 'digits', 'set', .1, each_epoch=lambda record, t: (seen.append(1), record.update(bad=bad)), **SHORT)
+        assert len(seen) == 1      # at once, not at the end
 
 
 def test_own_module_is_trained_in_place_and_named():
@@ -342,7 +351,7 @@ def test_full_disk_and_small_memory(tmp_path, whole):
     said = worker('limits', tmp_path).stdout
     disk = next(l for l in said.splitlines() if l.startswith('DISK'))
     assert 'checkpoint.pt was not written' in disk and 'resume=True' in disk
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['checkpoint.previous.pt', 'checkpoint.pt']
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['checkpoint.previous.pt', 'checkpoint.pt', 'history.jsonl']
     assert load_checkpoint(tmp_path/'checkpoint.pt')['step'] == 29 - 22
     assert same(whole, fit(*SET, out=tmp_path, resume=True, **SHORT))
     memory = next(l for l in said.splitlines() if l.startswith('MEMORY'))
@@ -383,7 +392,7 @@ def test_divergence_is_said_and_the_checkpoint_kept(tmp_path):
 def test_train_main(tmp_path, capsys):
     kw = dict(model='digits_net', data='digits', method='set', density=.1, epochs=2, quiet=True, out=str(tmp_path/'a'), device='cpu')
     run = train_main(**kw)
-    assert run.config["recipe"]["milestones"] == [1, 1, 2] and f'test {run.accuracy:.2f} %' in capsys.readouterr().out
+    assert run.config["recipe"]["milestones"] == [.6, 1.2, 1.6] and f'test {run.accuracy:.2f} %' in capsys.readouterr().out
     assert json.loads((tmp_path/'a/run.json').read_text()) == json.loads(run.to_json())
     with pytest.raises(SystemExit, match='already holds run.pt'): train_main(**kw)
     assert same(run, train_main(**kw, resume=True))
@@ -402,7 +411,7 @@ COMMAND = dict(model='digits_net', data='digits', method='set', density=.1, epoc
 
 
 @pytest.mark.parametrize('words, found', [
-    (dict(amp='on'), dict(switches=dict(amp=True))), (dict(amp='off'), dict(switches=dict(amp=False))), (dict(amp=True), dict(switches=dict(amp=True))),
+    (dict(amp='on'), dict(switches=dict(amp='bf16'))), (dict(amp='off'), dict(switches=dict(amp='off'))), (dict(amp=True), dict(switches=dict(amp='bf16'))), (dict(amp='fp16'), dict(switches=dict(amp='fp16'))),
     (dict(channels_last='off'), dict(switches=dict(channels_last=False))), (dict(channels_last='auto'), dict(switches=dict(channels_last=True))),
     (dict(fused='off'), dict(switches=dict(fused=False))), (dict(fused='auto'), dict(switches=dict(fused=True))),
     (dict(compile='on'), dict(switches=dict(compile=True))), (dict(compile='auto'), dict(switches=dict(compile=False))),
@@ -433,16 +442,15 @@ def test_weights_and_dense_layers_of_a_command_are_real(tmp_path):
     assert run.masks_start['fc1.weight'].equal(plain.masks_start['fc1.weight'])
 
 
-@pytest.mark.parametrize('seconds, least, most', [(0, 22, 23), (1e9, 0, 0)])
-def test_save_every_sets_the_pace_of_checkpoints(tmp_path, monkeypatch, seconds, least, most):
-    import ggr_nb.train.training as module
-    written = []
-    monkeypatch.setattr(module, 'save_checkpoint', lambda path, state: written.append(state['step']))
+@pytest.mark.parametrize('seconds, written', [(0, 22), (1e9, 0)])
+def test_save_every_sets_the_pace_of_checkpoints(tmp_path, monkeypatch, seconds, written):
+    steps = []
+    monkeypatch.setattr(runs.CheckpointWriter, '_write', lambda self, state: steps.append(state['step']))
     train_main(**COMMAND, save_every=seconds, out=str(tmp_path/'a'))
-    assert least <= len(written) <= most
+    assert len(steps) == written
 
 
-@pytest.mark.parametrize('words, message', [(dict(amp='fast'), "unknown amp 'fast'.*auto, on, off"), (dict(compile='onn'), "did you mean 'on'"),
+@pytest.mark.parametrize('words, message', [(dict(amp='fast'), "unknown amp 'fast'.*auto, on, off, bf16, fp16"), (dict(compile='onn'), "did you mean 'on'"),
     (dict(channels_last='1'), 'channels_last'), (dict(weights='units'), 'unit'), (dict(batch_limit=0), 'batch_limit=0'), (dict(save_every=-1.), 'save_every=-1'),
     (dict(save_every=float('nan')), 'save_every=nan'), (dict(exclude='fc9*'), 'fc9'), (dict(grad_batches=0), 'grad_batches'), (dict(width=-1.), 'width'), (dict(device='tpu'), 'tpu')])
 def test_wrong_switches_are_one_line(tmp_path, words, message):
@@ -450,22 +458,40 @@ def test_wrong_switches_are_one_line(tmp_path, words, message):
     assert str(e.value).startswith('ggr_train: ')
 
 
-def test_progress_says_what_matters(capsys):
+def test_a_log_gets_one_line_an_epoch(capsys):
+    fit(*SET, **SHORT | dict(progress=True, recipe=replace(RECIPE, epochs=2)))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and lines[1].startswith('epoch 2/2: ')
+    for word in ('loss', 'train', 'test', 'density 0.05', 'images/s'): assert word in lines[1], word
+
+
+def test_a_terminal_gets_a_bar(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True, raising=False)
     fit(*SET, **SHORT | dict(progress=True, recipe=replace(RECIPE, epochs=2)))
     said = capsys.readouterr().err
     for word in ('epoch 2/2', 'loss', 'test', 'density 0.05', 'images/s', '100%'): assert word in said, word
+    assert 'epoch 2/2: loss' not in said
 
 
 # ---------------------------------------------------------------- switches
 
 def test_default_switches(monkeypatch):
     monkeypatch.setattr('ggr_nb.train.machine.bf16_units', lambda device: True)
-    assert switches(MODELS['resnet18'](), 'cpu').amp and switches(MODELS['mobilenet_v2'](), 'cpu').amp
-    assert not switches(MODELS['mobilenet_v2'](width=.35), 'cpu').amp
-    assert not switches(MODELS['digits_net'](), 'cpu').amp and not switches(MODELS['resnet18'](), 'cpu', amp=False).amp
+    assert switches(MODELS['resnet18'](), 'cpu').amp == switches(MODELS['mobilenet_v2'](), 'cpu').amp == 'bf16'
+    assert switches(MODELS['mobilenet_v2'](width=.35), 'cpu').amp == 'off'
+    assert switches(MODELS['digits_net'](), 'cpu').amp == switches(MODELS['resnet18'](), 'cpu', amp=False).amp == 'off'
     assert switches(MODELS['mobilenet_v2'](), 'cpu').channels_last and not switches(MODELS['resnet18'](), 'cpu', steps=10**6).compile
     monkeypatch.setattr('ggr_nb.train.machine.bf16_units', lambda device: False)
-    assert not switches(MODELS['resnet18'](), 'cpu').amp
+    assert switches(MODELS['resnet18'](), 'cpu').amp == 'off'
+
+
+@pytest.mark.parametrize('card, amp', [((9, 0), 'bf16'), ((8, 0), 'bf16'), ((7, 5), 'fp16'), ((7, 0), 'fp16'), ((6, 1), 'off')])
+def test_a_card_without_bf16_calculates_in_fp16(monkeypatch, card, amp):
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: card)
+    chosen = switches(MODELS['digits_net'](), 'cuda', steps=9999)
+    assert (chosen.amp, chosen.compile, chosen.tf32, chosen.benchmark) == (amp, False, True, True)
+    assert switches(MODELS['digits_net'](), 'cuda', steps=10_000).compile
+    assert switches(MODELS['digits_net'](), 'cuda', amp=True).amp == ('bf16' if card >= (8, 0) else 'fp16')
 
 
 def test_layout_and_fusing_change_nothing_but_rounding():
