@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['static', 'set_', 'rigl', 'dsr', 'snfs', 'ggr', 'ggr_set', 'ggr_rigl', 'set_rigl', 'deepr', 'deepr_global',
            'set_original', 'gmp', 'chase', 'rigl_sg', 'rigl_sm', 'gse', 'dense', 'METHODS', 'Method', 'Update',
-           'free_places', 'redistribute', 'new_masks', 'no_allocation', 'random_sign_birth', 'full_masks', 'get_method']
+           'redistribute', 'change_', 'new_masks', 'no_allocation', 'random_sign_birth', 'full_masks', 'get_method']
 
 # %% ../nbs/08_methods.ipynb #116ec41c
 from collections.abc import Callable
@@ -16,20 +16,21 @@ from functools import partial
 import torch
 
 from . import allocate, drop, grow
-from .drop import Snapshot
+from .allocate import Allocation
 from .init import random_masks
+from .masks import Snapshot
 
 # %% ../nbs/08_methods.ipynb #9f389cac
 @dataclass(frozen=True)
 class Method:
     "Three choices: which weights go, how many each layer gets, which places they take."
     name: str # key in `METHODS`
-    drop: Callable = drop.drop_local # Snapshot -> {name: positions}
-    allocate: Callable = allocate.local # (Snapshot, {name: r_l}, {name: room}, free) -> {name: q_l}
-    grow: Callable = grow.random # (Snapshot, name, free, q) -> positions
+    drop: Callable = drop.drop_local # Snapshot -> {name: positions}, or that and what to remember
+    allocate: Callable = allocate.local # (Snapshot, {name: r_l}, {name: Layer}) -> {name: q_l}
+    grow: Callable = grow.random # (Snapshot, Layer, q) -> positions
     regrow_dropped: bool = True # may a place dropped in this update be taken at once?
     needs: tuple = () # 'grads', 'momenta' or 'targets', whatever the functions read
-    birth: Callable = None # (Snapshot, name, positions) -> values of new weights; default 0
+    birth: Callable = None # (Snapshot, layers, grown) -> (values, what to remember); default 0
     every: int = None # steps between updates, where the method fixes it (DeepR: 1)
     first_masks: Callable = random_masks # (shapes, budgets, seed) -> {name: mask} to start from
     l1: float = 0.0 # L1 pull towards zero in every step (DeepR)
@@ -38,6 +39,8 @@ class Method:
 
     @property
     def dynamic(self): return self.drop is not drop.drop_nothing
+    @property
+    def masks_nothing(self): return not self.dynamic and self.first_masks is full_masks
 
 # %% ../nbs/08_methods.ipynb #da9a4d38
 @dataclass(frozen=True)
@@ -50,57 +53,63 @@ class Update:
     memory: dict # what the method carries to the next update
 
 # %% ../nbs/08_methods.ipynb #4374e317
-def free_places(mask:torch.Tensor, # bool, the mask before the update
-                dropped:torch.Tensor, # flat positions
-                with_dropped:bool=True, # are the just-dropped places free?
-                )->torch.Tensor: # [N] bool
-    "Places that a new weight may take."
-    return (~mask.flatten()).index_fill(0, dropped, with_dropped)
-
-# %% ../nbs/08_methods.ipynb #bfd206e4
-def _grow_layer(method, snap, name, dropped, q):
+def _grow_layer(method, snap, layer, dropped, q):
     "Fill the quota of one layer; just-dropped places last, if the method avoids them."
-    free = free_places(snap.masks[name], dropped, method.regrow_dropped)
-    first = method.grow(snap, name, free, min(q, int(free.count_nonzero())))
+    first = method.grow(snap, layer, min(q, layer.free))
     if len(first) == q: return first
-    again = torch.zeros_like(free).index_fill(0, dropped, True)
-    return torch.cat([first, method.grow(snap, name, again, q - len(first))])
-
-# %% ../nbs/08_methods.ipynb #91ca3ca7
-def _copied(memory):
-    return {k: dict(v) if isinstance(v, dict) else v for k, v in memory.items()}
-
-def _room(mask, dropped, again):
-    "How many a layer could take: its free places, and the just-dropped if they may come again."
-    return mask.numel() - int(mask.count_nonzero()) + dropped * again
+    # nothing else is free: all places but the just-dropped are taken
+    others = torch.cat([layer.places, first]).sort().values
+    again = replace(layer, taken=others, best=None)
+    return torch.cat([first, method.grow(snap, again, q - len(first))])
 
 # %% ../nbs/08_methods.ipynb #168ba786
+def _with_memory(found):
+    "What a rule found, and what it wants to remember: rules that remember return both."
+    return found if isinstance(found, tuple) else (found, {})
+
 def redistribute(method:Method, # the three choices
                  snap:Snapshot, # the state; not changed
+                 new_value:float=0.0, # of grown weights, if the method does not say
                  )->Update: # the decision
     "Drop, allocate, grow: one update of any method."
-    snap = replace(snap, memory=_copied(snap.memory))
-    dropped = method.drop(snap)
-    number = {n: len(d) for n, d in dropped.items()}
-    room = {n: _room(m, number[n], method.regrow_dropped) for n, m in snap.masks.items()}
-    free = lambda n: free_places(snap.masks[n], dropped[n], method.regrow_dropped)
-    quotas = method.allocate(snap, number, room, free)
-    grown = {n: _grow_layer(method, snap, n, dropped[n], q) for n, q in quotas.items()}
-    values = {n: method.birth(snap, n, p) if method.birth else 0.0 for n, p in grown.items()}
-    return Update(dropped, quotas, grown, values, snap.memory)
+    dropped, memory = _with_memory(method.drop(snap))
+    snap = replace(snap, memory=snap.memory | memory)
+    free = {n: l.without(dropped[n], method.regrow_dropped) for n, l in snap.layers.items()}
+    found = method.allocate(snap, {n: len(d) for n, d in dropped.items()}, free)
+    if not isinstance(found, Allocation): found = Allocation(found, {}, {})
+    snap = replace(snap, memory=snap.memory | found.memory)
+    free = {n: replace(l, best=found.best.get(n)) for n, l in free.items()}
+    grown = {n: _grow_layer(method, snap, free[n], dropped[n], q) for n, q in found.quotas.items()}
+    values = {n: new_value for n in grown}
+    if method.birth:
+        values, memory = method.birth(snap, free, grown)
+        snap = replace(snap, memory=snap.memory | memory)
+    return Update(dropped, found.quotas, grown, values, snap.memory)
 
 # %% ../nbs/08_methods.ipynb #1735207f
-def _changed(mask, gone, new):
-    return mask.flatten().index_fill(0, gone, False).index_fill(0, new, True).view_as(mask)
+def change_(tensor:torch.Tensor, # changed in place, any memory layout
+            gone:torch.Tensor, # [r] flat positions, set to `empty`
+            new:torch.Tensor, # [q] flat positions, set to `values`
+            values, # a number or [q] values
+            empty:float=0.0, # what an inactive place holds
+            )->torch.Tensor: # the tensor
+    "Write one layer's part of a decision, without assuming that the tensor is contiguous."
+    with torch.no_grad():
+        for places, value in ((gone, empty), (new, values)):
+            if torch.is_tensor(value): value = value.to(tensor)
+            if tensor.is_contiguous(): tensor.view(-1)[places] = value
+            else: tensor[torch.unravel_index(places, tensor.shape)] = value
+    return tensor
 
 def new_masks(masks:dict, # {name: bool mask}
               update:Update, # a decision
               )->dict: # {name: bool mask}, new tensors
     "The masks after an update."
-    return {n: _changed(m, update.dropped[n], update.grown[n]) for n, m in masks.items()}
+    return {n: change_(m.clone(), update.dropped[n], update.grown[n], True) if n in update.grown
+            else m.clone() for n, m in masks.items()}
 
 # %% ../nbs/08_methods.ipynb #7f0a98b5
-def no_allocation(snap, dropped, room, free): # as every rule of notebook 05
+def no_allocation(snap, dropped, free): # as every rule of notebook 05
     "Nothing is given back."
     return dict.fromkeys(dropped, 0)
 
@@ -122,16 +131,20 @@ set_rigl = replace(ggr, name='set+rigl', allocate=allocate.local,
 
 # %% ../nbs/08_methods.ipynb #b92cbcac
 def random_sign_birth(snap, # Snapshot
-                      name:str, # layer
-                      positions:torch.Tensor, # [q] where weights are born
+                      free:dict, # {name: Layer after the drop}
+                      grown:dict, # {name: [q] flat positions where weights are born}
                       size:float=1e-12, # |w| of a new weight
-                      )->torch.Tensor: # [q] values ± size
-    "A tiny weight of random sign, remembered so that the first flip is seen."
-    sign = torch.randint(0, 2, (len(positions),), generator=snap.gen('sign', name)) * 2 - 1
-    sign = sign.to(positions.device)
-    seen = snap.memory['signs'][name]
-    snap.memory['signs'][name] = seen.index_copy(0, positions, sign.to(seen.dtype))
-    return sign * size
+                      )->tuple: # ({name: [q] values ± size}, what to remember: all signs)
+    "Tiny weights of random sign, remembered so that the first flip is seen."
+    values, signs = {}, {}
+    for name, born in grown.items():
+        sign = torch.randint(0, 2, (len(born),), generator=snap.gen('sign', name)) * 2 - 1
+        sign = sign.to(born.device)
+        places, known = snap.memory['signs'][name]
+        places, order = torch.cat([places, born]).sort()
+        signs[name] = places, torch.cat([known, sign.to(torch.int8)])[order]
+        values[name] = sign * size
+    return values, dict(signs=signs)
 
 deepr = Method('deepr', drop=drop.drop_sign, birth=random_sign_birth, every=1, l1=1e-5,
                source='Bellec et al. 2018, count per layer')

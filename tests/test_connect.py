@@ -5,8 +5,9 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 
 from ggr_nb.beyond.connect import connected_masks, covering_budgets, covering_masks, drop_keep_units, even_masks, pick_even
-from ggr_nb.drop import Snapshot, drop_local
+from ggr_nb.drop import drop_local
 from ggr_nb.init import fan_in
+from ggr_nb.masks import Dense, Layer, snapshot
 
 layer = st.tuples(st.integers(1, 12), st.integers(1, 12), st.sampled_from([(), (1, 1), (3, 3)])).map(lambda t: (*t[:2], *t[2]))
 network = st.lists(layer, min_size=1, max_size=4).map(lambda shapes: {f'l{i}': s for i, s in enumerate(shapes)})
@@ -40,7 +41,7 @@ def test_removal_leaves_every_unit_a_weight(shapes, share, fraction, seed, sides
     gen = torch.Generator().manual_seed(seed)
     masks = connected_masks({n: torch.empty(s) for n, s in shapes.items()}, budget(shapes, share), seed)
     weights = {n: (torch.randn(m.shape, generator=gen) * 2).round() * m for n, m in masks.items()}   # with ties and zeros
-    snap = Snapshot(weights, {}, masks, fraction=fraction, seed=seed)
+    snap = snapshot(weights, {}, masks, fraction=fraction, seed=seed)
     for n, gone in drop_keep_units(snap, sides=sides).items():
         assert masks[n].flatten()[gone].all() and len(gone.unique()) == len(gone)
         assert len(gone) <= round(fraction * int(masks[n].sum()))
@@ -52,7 +53,7 @@ def test_removal_leaves_every_unit_a_weight(shapes, share, fraction, seed, sides
 
 def test_a_unit_that_is_cut_off_already_stays_so_and_the_rest_drops_as_ever():
     mask = torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0]], dtype=torch.bool)
-    snap = Snapshot({'fc': torch.tensor([[4., 1., 2., 3.], [0., 0., 0., 0.]])}, {}, {'fc': mask}, fraction=.5)
+    snap = snapshot({'fc': torch.tensor([[4., 1., 2., 3.], [0., 0., 0., 0.]])}, {}, {'fc': mask}, fraction=.5)
     assert drop_keep_units(snap)['fc'].tolist() == drop_local(snap)['fc'].tolist() == [1, 2]
 
 
@@ -75,9 +76,10 @@ def test_even_masks_have_exact_counts_and_equal_units(shapes, share, seed):
 @given(layer, st.floats(0, 1), st.floats(0, 1), st.integers(0, 99))
 def test_even_growth_lifts_the_lowest_units_first(shape, share, more, seed):
     gen = torch.Generator().manual_seed(seed)
-    mask, score = torch.rand(shape, generator=gen) < share, (torch.randn(shape, generator=gen) * 2).round()
+    mask, score = torch.rand(shape, generator=gen) < share, (torch.randn(shape, generator=gen) * 2).round().abs()
     free = ~mask; q = round(more * int(free.sum()))
-    new = pick_even(score, free, q)
+    places = mask.flatten().nonzero().flatten()
+    new = pick_even(Layer('l', shape, places, places * 0., {'grads': Dense(score)}), q)
     assert len(new) == len(new.unique()) == q and free.flatten()[new].all()
     after = mask.flatten().index_fill(0, new, True).view(shape)
     before_, after_, room = fan_in(mask), fan_in(after), math.prod(shape[1:])

@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-import ggr_nb.topk as topk
+import ggr_nb.masks as masks_module
 from ggr_nb.density import DENSITIES, budgets, largest_remainder
 from ggr_nb.drop import lowest
 from ggr_nb.init import random_masks, sample, generator
@@ -46,10 +46,10 @@ def test_200_updates_conserve_counts_and_keep_zeros(method, optimizer, dtype):
         assert all(1 <= n[k] <= sizes[k] for k in n)
         assert sum(n.values()) == total or (method == 'gmp' and sum(n.values()) <= total)
         for k, p in s.weights.items():
-            off = s._masks[k] == 0
+            off = s.layers[k].mask == 0
             assert not p[off].any(), (k, i)
             if method != 'snfs':  # lives on momentum at inactive places, by definition
-                assert not any(t[off].any() for t in s._state(k).values()), (k, i)
+                assert not any(t[off].any() for t in s._states(s.layers[k]).values()), (k, i)
     assert s.updates == (200 if s.method.dynamic else 0)
     if method == 'gmp': assert s.counts() == s.targets
 
@@ -149,12 +149,12 @@ def test_lowest_equals_a_stable_sort(xs, k):
 @settings(deadline=None, max_examples=300)
 @given(st.lists(values, min_size=1, max_size=6), st.integers(0, 80), st.sampled_from([torch.float32, torch.bfloat16]), st.integers(1, 9))
 def test_streaming_topk_equals_the_stable_global_sort(layers, k, dtype, chunk):
-    old, topk.CHUNK = topk.CHUNK, chunk
+    old, masks_module.CHUNK = masks_module.CHUNK, chunk
     try:
         top = StreamingTopK(k)
         for i, xs in enumerate(layers): top.update(i, torch.tensor(xs, dtype=dtype))
         got = top.counts()
-    finally: topk.CHUNK = old
+    finally: masks_module.CHUNK = old
     flat = sorted(((-x, i, j) for i, xs in enumerate(layers) for j, x in enumerate(xs)))[:k]
     assert got == {i: sum(f[1] == i for f in flat) for i in range(len(layers))}
 
@@ -178,7 +178,7 @@ def test_channels_last_decides_as_contiguous_does():
         s = Sparsifier(model, opt, 'ggr', density=.2, every=1, until=9)
         x = torch.randn(16, 3, 8, 8, generator=generator(1)).double().to(memory_format=layout)
         for _ in range(6): opt.zero_grad(); cross_entropy(model(x), Y).backward(); opt.step()
-        assert all(m.stride() == p.stride() for m, p in zip(s._masks.values(), s.weights.values()))
+        assert all(m.stride() == p.stride() for m, p in zip((l.mask for l in s.layers.values()), s.weights.values()))
         return s.masks
     assert same(run(torch.contiguous_format), run(torch.channels_last))
 
@@ -198,7 +198,7 @@ def test_clipping_sees_only_active_gradients_and_growth_still_sees_all():
         model = small(); opt = OPTIMIZERS['sgd'](model.parameters()); s = Sparsifier(model, opt, 'ggr', density=.2, every=1, until=9)
         for i in range(4):
             opt.zero_grad(); cross_entropy(model(X), Y).backward()
-            if early: s.mask_gradients(); assert all(not p.grad[s._masks[n] == 0].any() for n, p in s.weights.items())
+            if early: s.mask_gradients(); assert all(not p.grad[s.layers[n].mask == 0].any() for n, p in s.weights.items())
             opt.step()
         out.append(s.masks)
     assert same(plain, clipped)

@@ -58,9 +58,9 @@ def test_two_processes_follow_one(two, method):
 def test_uneven_batch_is_refused(two): assert 'batch 65' in two[0].stdout and 'multiple of 2' in two[0].stdout
 
 
-def test_masks_that_differ_are_noticed_at_the_first_update(two):
+def test_masks_that_differ_are_noticed_at_the_first_step(two):
     said = two[0].stdout      # of both, and they may speak at the same time
-    assert said.count('apart:') == said.count('step 11: the masks of the processes differ') == 2
+    assert said.count('apart:') == said.count('step 0: the masks of the processes differ') == 2
 
 
 def test_the_command_speaks_once(two, folder):

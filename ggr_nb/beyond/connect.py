@@ -13,8 +13,9 @@ from dataclasses import replace
 import torch
 
 from ..density import largest_remainder
-from ..drop import lowest, score_active
-from ..init import generator, sample
+from ..drop import highest, lowest, score_active
+from ..init import as_mask, sample
+from ..masks import Dense, Layer, Snapshot, generator
 from ..methods import METHODS
 
 # %% ../../nbs/beyond/connect.ipynb #8ad9f1ef
@@ -63,41 +64,62 @@ def strongest(unit:torch.Tensor, # [n] int64: the unit of every active weight
 
 # %% ../../nbs/beyond/connect.ipynb #efc2d2e3
 def drop_keep_units(snap, # Snapshot
-                    criterion:str='magnitude', # key of `CRITERIA`
+                    criterion='magnitude', # key of `CRITERIA`, or a function
                     sides:int=1, # 1: outputs keep a weight; 2: inputs as well
                     )->dict: # {name: flat positions of the dropped weights}
     "`drop_local`, but a unit's strongest weight stays."
-    return {name: _spared(snap, name, criterion, sides) for name in snap.masks}
-
-def _spared(snap, name, criterion, sides):
-    places, score = score_active(snap, name, criterion)
-    safe = _safe(places, score, snap.masks[name].shape, sides)
-    k = min(round(snap.fraction * len(places)), int((~safe).sum()))
-    return places[lowest(score.masked_fill(safe, torch.inf), k)]
-
-def _safe(places, score, shape, sides):
-    "The strongest weight of every output, and of every input if `sides` is 2."
-    column = places // math.prod(shape[2:])
-    safe = strongest(column // shape[1], score)
-    return safe if sides == 1 else safe | strongest(column % shape[1], score)
+    dropped = {}
+    for name, layer in snap.layers.items():
+        score = score_active(snap, layer, criterion)
+        column = layer.places // math.prod(layer.shape[2:])
+        safe = strongest(column // layer.shape[1], score)
+        if sides == 2: safe |= strongest(column % layer.shape[1], score)
+        k = min(round(snap.fraction * len(score)), int((~safe).sum()))
+        luck = lambda i: snap.luck(layer.name, layer.places[i])
+        dropped[name] = layer.places[lowest(score.masked_fill(safe, torch.inf), k, luck)]
+    return dropped
 
 # %% ../../nbs/beyond/connect.ipynb #79ff2af3
-def _levels(score, free):
-    "The how-manieth input of its unit each free place would be, the best place first."
-    turn = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    return (~free).sum(1, keepdim=True) + turn
+def _water(active, room, q):
+    "How many each unit gets for sure, and which units are candidates for the one more."
+    low, high = 0, int((active + room).max()) if len(active) else 0
+    filled = lambda level: torch.minimum((level - active).clamp(min=0), room)
+    while low < high:                                     # the highest level that q can pay for
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if int(filled(middle).sum()) <= q else (low, middle - 1)
+    sure = filled(low)
+    return sure, (active + sure <= low) & (sure < room)
 
 # %% ../../nbs/beyond/connect.ipynb #438b9fc5
-def pick_even(score:torch.Tensor, # [n_out, n_in, *kernel]; within a unit the highest goes first
-              free:torch.Tensor, # bool, same shape
+def pick_even(layer:Layer, # after the drop; its gradient says which place of a unit goes first
               q:int, # how many
+              luck=None, # (layer, positions) -> int64: the lowest of equals goes first
               )->torch.Tensor: # [q] int64 flat positions
     "The free places that make the units' numbers of inputs as equal as they can be."
-    score, free = score.flatten(1).masked_fill(~free.flatten(1), -torch.inf), free.flatten(1)
-    level = _levels(score, free).flatten()
-    order = score.flatten().argsort(descending=True, stable=True)
-    order = order[level[order].argsort(stable=True)]
-    return order[free.flatten()[order]][:q]
+    units = torch.arange(layer.shape[0], device=layer.places.device)
+    held = (layer.places // layer.fan).bincount(minlength=len(units))
+    room = layer.fan - (layer.blocked // layer.fan).bincount(minlength=len(units))
+    sure, candidate = _water(held, room, q)
+    picked, extra = [], []
+    for start, score in layer.stream(fill=-1.):
+        first, score = start // layer.fan, score.view(-1, layer.fan)
+        order = score.argsort(dim=1, descending=True, stable=True)
+        if luck:                                          # among equals by lot, then by score
+            number = luck(layer.name, start + torch.arange(score.numel(), device=score.device))
+            lot = number.view_as(score).argsort(dim=1)
+            by_score = score.gather(1, lot).argsort(dim=1, descending=True, stable=True)
+            order = lot.gather(1, by_score)
+        here = units[first:first + len(score)]
+        rank = torch.arange(layer.fan, device=score.device)
+        places = order + (here * layer.fan)[:, None]
+        picked.append(places[rank < sure[here, None]])
+        one_more = candidate[here]
+        at = sure[here][one_more, None]
+        extra.append((places[one_more].gather(1, at)[:, 0],
+                      score[one_more].gather(1, order[one_more].gather(1, at))[:, 0]))
+    places, score = map(torch.cat, zip(*extra))
+    lot = (lambda i: luck(layer.name, places[i])) if luck else None
+    return torch.cat([*picked, places[highest(score, q - int(sure.sum()), lot)]])
 
 # %% ../../nbs/beyond/connect.ipynb #60c48821
 def even_masks(shapes:dict, # {name: weight shape}
@@ -105,16 +127,16 @@ def even_masks(shapes:dict, # {name: weight shape}
                seed:int=0, # the run's seed
                )->dict: # {name: bool mask} with exactly these counts
     "Random masks in which all units of a layer have equally many inputs, give or take one."
-    masks = {n: torch.zeros(s, dtype=torch.bool) for n, s in shapes.items()}
-    for n, m in masks.items():
-        noise = torch.rand(m.shape, generator=generator(seed, 'even', n))
-        m.view(-1)[pick_even(noise, ~m, budgets[n])] = True
+    masks, nobody = {}, torch.empty(0, dtype=torch.int64)
+    for name, shape in shapes.items():
+        noise = torch.rand(shape, generator=generator(seed, 'even', name))
+        empty = Layer(name, tuple(shape), nobody, nobody.float(), {'grads': Dense(noise)})
+        masks[name] = as_mask(pick_even(empty, budgets[name]), shape)
     return masks
 
-def grow_even(snap, name, free, q): # as the rules of the notebook on growing
+def grow_even(snap, layer, q): # as the rules of the notebook on growing
     "Every unit up to the same number of inputs, by |g| (constant fan-in)."
-    g = snap.grads[name].abs()
-    return pick_even(g, free.view_as(g), q)
+    return pick_even(layer, q, snap.luck)
 
 # %% ../../nbs/beyond/connect.ipynb #8bb90e9c
 def connected_masks(shapes:dict, # {name: weight shape}, or the weights themselves

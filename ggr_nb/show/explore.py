@@ -12,14 +12,15 @@ __all__ = ['RANKS', 'FC', 'STAGES', 'PAINT', 'GRADIENT_SHARE', 'RULES', 'BIRTHS'
 import math
 import torch
 import torch.nn.functional as F
+from dataclasses import replace
 from functools import lru_cache
 from torch import Tensor
 from ..density import DENSITIES, budgets
-from ..drop import CRITERIA, Snapshot, lowest, score_active
+from ..drop import CRITERIA, drop_lowest, score_active
 from .explorer import Explorer, State, state
 from ..init import generator, random_masks, sparse_init_
 from ..masks import sparse_parameters
-from ..methods import METHODS, free_places, new_masks, redistribute
+from ..methods import METHODS, new_masks, redistribute
 from ..train.models import MODELS
 from .panels import bars, curves, masks
 from .rehearsal import dsr_ggr_explorer, evolution_explorer, growth_explorer, rehearse
@@ -176,7 +177,7 @@ def _trace(top, n, rank):
     counts, values, layers = top.counts(), torch.cat(top.values), torch.cat(top.layers)
     def _held(i): return values[layers == i].sort(descending=True).values.tolist()
     return dict(layer=n, rank={r: float(rank[r - 1]) for r in RANKS if r <= len(rank)},
-                buffer={name: _held(i) for i, name in enumerate(top.names)},
+                buffer={name: _held(i) for i, name in enumerate(top.seen)},
                 counts=counts, threshold=top.threshold)
 
 # %% ../../nbs/show/explore.ipynb #42def60a
@@ -186,11 +187,12 @@ def stream(
     density:float=.1, # of the network whose gradients are streamed
 ) -> list: # before any layer and after each: dict(layer, rank, buffer, counts, threshold)
     "A streaming top-k over the gradients of a small trained network, step by step."
-    snap, top = rehearse('static', density, updates=4)[-1].snap, StreamingTopK(k, key=torch.abs)
+    snap, top = rehearse('static', density, updates=4)[-1].snap, StreamingTopK(k)
     trace = [dict(layer=None, rank={}, buffer={}, counts={}, threshold=None)]
-    for n, g in snap.grads.items():
-        top.update(n, g, where=~snap.masks[n])
-        rank = g[~snap.masks[n]].abs().sort(descending=True).values
+    for n, layer in snap.layers.items():
+        magnitude = torch.cat([m for _, m in layer.stream()])
+        top.update(n, magnitude)
+        rank = magnitude.sort(descending=True).values
         trace.append(_trace(top, n, rank))
     return trace
 
@@ -243,22 +245,21 @@ GRADIENT_SHARE = dict(set=0, rigl=1, dsr=0, ggr=.5)
 
 # %% ../../nbs/show/explore.ipynb #08c91049
 @lru_cache
-def small_state() -> Snapshot: # three layers of 192, 120 and 100 places
+def small_state() -> tuple: # (Snapshot, {layer: mask}); layers of 192, 120 and 100 places
     "A small network in the middle of its training, before an update."
-    snap = rehearse('ggr', .3, 'erk', (16, 12, 10, 10), updates=8, every=40)[3].snap
-    size = torch.cat([w[snap.masks[n]].abs() for n, w in snap.weights.items()]).sort().values
+    moment = rehearse('ggr', .3, 'erk', (16, 12, 10, 10), updates=8, every=40)[3]
+    size = torch.cat([l.values.abs() for l in moment.snap.layers.values()]).sort().values
     memory = dict(next_threshold=float(size[round(.3 * len(size))]))
-    return Snapshot(snap.weights, snap.grads, snap.masks, fraction=.3, seed=1, update=6,
-                    memory=memory)
+    return replace(moment.snap, fraction=.3, seed=1, update=6, memory=memory), moment.before
 
 # %% ../../nbs/show/explore.ipynb #000606e1
 def _voters(snap, u):
     "Free places whose |g| is among the k largest, by one plain sort."
-    free = {n: free_places(m, u.dropped[n]) for n, m in snap.masks.items()}
-    size = {n: g.flatten().abs() for n, g in snap.grads.items()}
+    after = {n: l.without(u.dropped[n], True) for n, l in snap.layers.items()}
+    size = {n: torch.cat([m for _, m in l.stream()]) for n, l in after.items()}
     k = sum(map(len, u.dropped.values()))
-    bar = torch.cat([size[n][f] for n, f in free.items()]).sort(descending=True).values[k - 1]
-    return {n: f & (size[n] >= bar) for n, f in free.items()}
+    bar = torch.cat([*size.values()]).sort(descending=True).values[k - 1]
+    return {n: s >= bar for n, s in size.items()}
 
 # %% ../../nbs/show/explore.ipynb #ca8c259f
 def _coats(c, n, u, at, vote, method):
@@ -276,9 +277,9 @@ def paint_step(
     stage:str, # one of STAGES
 ) -> tuple: # ({layer: class numbers in the order of PAINT}, the Update)
     "One update, painted up to a stage."
-    snap, at = small_state(), STAGES.index(stage)
+    (snap, before), at = small_state(), STAGES.index(stage)
     u = redistribute(METHODS[method], snap)
-    start = new_masks(snap.masks, u) if stage == 'after' else snap.masks
+    start = new_masks(before, u) if stage == 'after' else before
     vote = _voters(snap, u) if (stage, method) == ('quotas', 'ggr') else {}
     return {n: _coats(m.int(), n, u, at, vote, method) for n, m in start.items()}, u
 
@@ -294,7 +295,7 @@ BIRTHS = {0: 'New places are drawn at random.',
 def _say_step(method, stage, u):
     k = sum(map(len, u.dropped.values()))
     q = ', '.join(f'{n} {v}' for n, v in u.quotas.items())
-    places = torch.cat([m.flatten() for m in small_state().masks.values()])
+    places = torch.cat([m.flatten() for m in small_state()[1].values()])
     how = 'below one threshold for all layers' if method == 'dsr' else '30 % of each layer'
     return dict(before=f'{len(places)} places in three layers, {int(places.sum())} of them active.',
         drop=f'{k} weights go: those nearest to zero, {how}.',
@@ -370,7 +371,8 @@ def schedule_explorer(
 
 # %% ../../nbs/show/explore.ipynb #15b2513d
 @lru_cache
-def _ranked_state(): return rehearse('static', .12, sizes=(64, 24, 16, 10), updates=5)[-1].snap
+def _ranked_state():
+    return rehearse('static', .12, sizes=(64, 24, 16, 10), updates=5)[-1].snap
 
 @lru_cache
 def going(
@@ -378,19 +380,21 @@ def going(
     fraction:float, # share of the layer's active weights
 ) -> Tensor: # flat positions that would go
     "Which active weights of a trained layer a criterion would drop."
-    places, score = score_active(_ranked_state(), 'fc1', criterion)
-    return places[lowest(score, round(fraction * len(places)))]
+    snap = _ranked_state(); layer = snap.layers['fc1']
+    score = score_active(snap, layer, criterion)
+    return drop_lowest(snap, layer, score, round(fraction * len(score)))
 
 # %% ../../nbs/show/explore.ipynb #61a173a8
 CAMPS = {'free': '#10141b', 'stays': '#c9d1db', 'goes': '#d55e00'}
 
 def _camps(out):
     "The layer's active weights, divided: |w| and |g| of each, and where they are."
-    snap = _ranked_state()
-    w, g, m = (t['fc1'].flatten() for t in (snap.weights, snap.grads, snap.masks))
-    def _cloud(p): return w[p].abs().clamp(min=1e-4), g[p].abs().clamp(min=1e-6)
-    stay = m.index_fill(0, out, False)
-    return {'stays': _cloud(stay), 'goes': _cloud(out)}, m.int().index_fill(0, out, 2).view(24, 64)
+    layer = _ranked_state().layers['fc1']
+    w, g, goes = layer.values.abs(), layer.grads.abs(), torch.isin(layer.places, out)
+    def _cloud(p): return w[p].clamp(min=1e-4), g[p].clamp(min=1e-6)
+    canvas = torch.zeros(layer.size, dtype=torch.int32).index_fill(0, layer.places, 1)
+    canvas = canvas.index_fill(0, out, 2).view(layer.shape)
+    return {'stays': _cloud(~goes), 'goes': _cloud(goes)}, canvas
 
 # %% ../../nbs/show/explore.ipynb #caf82d9b
 def _jaccard(a, b):

@@ -15,10 +15,10 @@ from functools import lru_cache
 from torch import Tensor
 from ..train.data import digits
 from ..density import DENSITIES, budgets
-from ..drop import Snapshot
 from .explorer import Explorer
 from ..grow import hybrid
-from ..init import generator, random_masks, sparse_init_
+from ..init import random_masks, sparse_init_
+from ..masks import Snapshot, generator, snapshot
 from ..methods import METHODS, new_masks, redistribute
 from .panels import bars, curves, masks
 from ..schedule import drop_fraction
@@ -28,6 +28,7 @@ from ..schedule import drop_fraction
 class Moment:
     "One update of a rehearsal."
     snap: Snapshot # what the update saw
+    before: dict # {layer: mask} before it
     update: object # what it decided, an `Update`
     masks: dict # {layer: bool mask} afterwards
     accuracy: float # share of the batch that was right, before the update
@@ -94,12 +95,12 @@ def rehearse(
     momenta, memory, moments = {n: torch.zeros_like(w) for n, w in weights.items()}, {}, []
     for u in range(1, updates + 1):
         grads, accuracy = _train(weights, masks, momenta, x, y, every)
-        snap = Snapshot(dict(weights), grads, masks, dict(momenta), seed=seed, update=u,
+        snap = snapshot(dict(weights), grads, masks, dict(momenta), seed=seed, update=u,
                         fraction=drop_fraction(u, updates + 1, fraction), memory=memory)
-        update = redistribute(method, snap)
+        update, before = redistribute(method, snap), masks
         masks, memory = new_masks(masks, update), update.memory
         _clear(weights, update); _clear(momenta, update)
-        moments.append(Moment(snap, update, masks, accuracy))
+        moments.append(Moment(snap, before, update, masks, accuracy))
     return moments
 
 # %% ../../nbs/show/rehearsal.ipynb #eae9dac0
@@ -160,7 +161,7 @@ def race(
 ) -> dict: # densities, net, threshold, accuracy; each before and after every update
     "How the layers' densities move under one method."
     moments = rehearse(method, .1, init, DEEP, updates=20, fraction=.2)
-    steps = [moments[0].snap.masks] + [m.masks for m in moments]
+    steps = [moments[0].before] + [m.masks for m in moments]
     share = {n: [float(s[n].float().mean()) for s in steps] for n in steps[0]}
     bar = [m.update.memory.get('threshold', 0) for m in moments]
     net = [dict.fromkeys(share, 0)] + [_flow(m.update) for m in moments]
@@ -228,7 +229,7 @@ def life(
 ) -> tuple: # masks, shares of the first one that are left, shares ever active
     "The first layer's masks of one training."
     moments = rehearse(method, .1, sizes=(64, 32, 24, 10), updates=updates)
-    steps = [moments[0].snap.masks['fc1']] + [m.masks['fc1'] for m in moments]
+    steps = [moments[0].before['fc1']] + [m.masks['fc1'] for m in moments]
     return steps, *_shares(steps)
 
 # %% ../../nbs/show/rehearsal.ipynb #77c18142
