@@ -24,9 +24,9 @@ from common import accuracy, digits, equip, first_gradient, recipe, run_all, see
 from ggr_nb.allocate import global_topk, global_topk_normalised, largest_remainder
 from ggr_nb.beyond.connect import connected_masks, covering_budgets, covering_masks, drop_keep_units, even_masks
 from ggr_nb.train.data import cifar100
-from ggr_nb.drop import Snapshot, drop_local
+from ggr_nb.drop import drop_local
 from ggr_nb.init import fan_in, random_masks
-from ggr_nb.masks import apply_masks_, sparse_parameters
+from ggr_nb.masks import apply_masks_, snapshot, sparse_parameters
 from ggr_nb.methods import METHODS, new_masks, redistribute
 from ggr_nb.train.models import digits_net, initialise_, mlp, mobilenet_v2
 from ggr_nb.train.runs import Recipe
@@ -48,9 +48,9 @@ def narrow():
 # The cures, cheapest first.
 def ceiling(times):
     "GGR's vote, but no layer gets more than `times` what it gave."
-    def rule(snap, dropped, room, free):
-        votes = global_topk(snap, dropped, room, free)
-        caps = {n: min(max(room[n], r), math.ceil(times * r)) for n, r in dropped.items()}
+    def rule(snap, dropped, free):
+        votes = global_topk(snap, dropped, free).quotas
+        caps = {n: min(max(free[n].free, r), math.ceil(times * r)) for n, r in dropped.items()}
         return largest_remainder(votes, sum(dropped.values()), caps=caps)
     return rule
 
@@ -60,7 +60,7 @@ def warmed(net, masks, method, seed, rounds=5, fraction=.1):
     for i in range(rounds):
         for n, p in weights.items(): p.data = dense[n] * masks[n]
         grads = first_gradient(net, DATA, seed + i)[1]
-        snap = Snapshot({n: p.detach() for n, p in weights.items()}, grads, masks, fraction=fraction, seed=seed, update=-i)
+        snap = snapshot({n: p.detach() for n, p in weights.items()}, grads, masks, fraction=fraction, seed=seed, update=-i)
         masks = new_masks(masks, redistribute(method, snap))
     for n, p in weights.items(): p.data = dense[n]
     return masks
@@ -76,7 +76,7 @@ def dealt_to_alone(shapes, n, seed):
 def drop_keep_alone(snap):
     "The last weight is safe where a unit reads one channel."
     plain, keeping = drop_local(snap), drop_keep_units(snap)
-    return {k: (keeping if alone(m.shape) else plain)[k] for k, m in snap.masks.items()}
+    return {k: (keeping if alone(l.shape) else plain)[k] for k, l in snap.layers.items()}
 
 ggr, rigl = METHODS['ggr'], METHODS['rigl']
 keep = partial(replace, drop=drop_keep_units)
@@ -158,7 +158,7 @@ def look(model, seed, density, init, fraction=.3):
     masks = random_masks({k: tuple(p.shape) for k, p in weights.items()}, n, seed); apply_masks_(weights, masks)
     x, y = batch(model, seed, 128 if model == 'narrow' else 32)
     out, dead, grads = seeded(lambda: dissect(net, weights, x, y), seed)      # MobileNetV2 ends with dropout
-    snap = Snapshot({k: p.detach() for k, p in weights.items()}, grads, masks, fraction=fraction, seed=seed)
+    snap = snapshot({k: p.detach() for k, p in weights.items()}, grads, masks, fraction=fraction, seed=seed)
     update = redistribute(ggr, snap)
     rows = {k: row(masks[k], g, dead.get(k), len(update.dropped[k]), update.quotas[k]) for k, g in grads.items()}
     return dict(logits=out, layers=rows)

@@ -20,7 +20,9 @@ from torch.nn.functional import cross_entropy
 
 from common import accuracy, digits, equip, recipe, run_all, seeded, train
 from ggr_nb.train.data import Data, cifar100
-from ggr_nb.drop import CRITERIA, Snapshot, drop_local
+from ggr_nb.drop import CRITERIA, drop_local
+from ggr_nb.init import as_mask
+from ggr_nb.masks import snapshot
 from ggr_nb.train.measure import jaccard
 from ggr_nb.methods import METHODS
 from ggr_nb.train.models import digits_net, lenet, mlp
@@ -61,12 +63,14 @@ def work(kind, criterion, growth, density, seed, lr, every=None, epochs=30):
 
 # --- what would each criterion remove? ------------------------------------------------------------------------------
 
+def masks_of(snap): return {n: as_mask(l.places, l.shape) for n, l in snap.layers.items()}
+
 def watching(seen, criterion, snap):
     "A drop rule that asks all criteria first, then does what `criterion` says."
     before = seen.pop('before', None)
     seen.setdefault('fractions', []).append(round(snap.fraction, 4))
     for key, value in asked(snap, before).items(): seen.setdefault(key, []).append(value)
-    seen['before'] = snap.masks
+    seen['before'] = masks_of(snap)
     return drop_local(snap, criterion)
 
 def asked(snap, before=None):
@@ -78,7 +82,7 @@ def asked(snap, before=None):
 
 def share_of_newborn(snap, before, gone):
     "|removed and newborn| / |newborn|, where newborn is active now and was not before the last update."
-    new = {n: (m & ~before[n]).flatten() for n, m in snap.masks.items()}
+    new = {n: (m & ~before[n]).flatten() for n, m in masks_of(snap).items()}
     return sum(int(new[n][p].sum()) for n, p in gone.items()) / max(1, sum(int(m.sum()) for m in new.values()))
 
 def trained(net, sparsifier, data, recipe, seed):
@@ -87,7 +91,7 @@ def trained(net, sparsifier, data, recipe, seed):
     net.train().zero_grad(); cross_entropy(net(x), y).backward()
     weights = {n: p.detach() for n, p in sparsifier.weights.items()}
     grads = {n: p.grad for n, p in sparsifier.weights.items()}
-    return dict(trained=asked(Snapshot(weights, grads, sparsifier.masks, fraction=FRACTION, seed=seed))['overlaps'],
+    return dict(trained=asked(snapshot(weights, grads, sparsifier.masks, fraction=FRACTION, seed=seed))['overlaps'],
                 names=list(CRITERIA))
 
 # --- what would the removal cost? -----------------------------------------------------------------------------------
@@ -95,7 +99,7 @@ def trained(net, sparsifier, data, recipe, seed):
 def weighing(seen, net, data, criterion, snap):
     "A drop rule that first asks what every criterion's choice holds: weights without any gradient, and accuracy."
     gone = {c: drop_local(snap, c) for c in CRITERIA}
-    every = {n: m.flatten().nonzero().flatten() for n, m in snap.masks.items()}
+    every = {n: l.places for n, l in snap.layers.items()}
     nothing = {n: p[:0] for n, p in every.items()}
     seen['names'] = list(CRITERIA)
     for key, value in dict(dead=dead(snap, every), dead_removed=[dead(snap, g) for g in gone.values()],
@@ -105,21 +109,21 @@ def weighing(seen, net, data, criterion, snap):
 
 def mended(criterion, snap):
     "The dead first, then by the criterion: a weight without a gradient has the lowest score there is."
-    dead = {n: g == 0 for n, g in snap.grads.items()}
-    weights = {n: w.masked_fill(dead[n], 0) for n, w in snap.weights.items()}
-    grads = {n: g.masked_fill(dead[n], torch.inf if criterion == 'reciprocal_sensitivity' else 0) for n, g in snap.grads.items()}
-    return drop_local(replace(snap, weights=weights, grads=grads), criterion)
+    still = torch.inf if criterion == 'reciprocal_sensitivity' else 0
+    def score(w, g, gen): return CRITERIA[criterion](w.masked_fill(g == 0, 0), g.masked_fill(g == 0, still), gen)
+    return drop_local(snap, score)
 
 def dead(snap, places):
     "Share of these weights whose gradient is exactly zero: their unit is not heard, or hears nothing."
-    zero = sum(int((snap.grads[n].flatten()[p] == 0).sum()) for n, p in places.items())
+    zero = sum(int((snap.layers[n].gradient_at(p) == 0).sum()) for n, p in places.items())
     return round(zero / max(1, sum(map(len, places.values()))), 4)
 
 @torch.no_grad()
 def left(net, data, snap, gone, images=500):
     "Accuracy on training images right after the removal, in percent."
     x, y = next(data.batches('train', images, 0, 0, augment=False))
-    cut = {n: w.flatten().index_fill(0, gone[n], 0).view_as(w) for n, w in snap.weights.items()}
+    cut = {n: as_mask(l.places, l.shape).to(l.values.dtype).flatten().index_put((l.places,), l.values).index_fill(0, gone[n], 0).view(l.shape)
+           for n, l in snap.layers.items()}
     return round(100 * float((functional_call(net, cut, x).argmax(1) == y).float().mean()), 2)
 
 # --- the jobs -------------------------------------------------------------------------------------------------------
