@@ -114,11 +114,12 @@ def bench_topk(quick):
 # ---- removal ---------------------------------------------------------------------------------------------------
 
 def bench_removal(quick):
-    from ggr_nb.drop import Snapshot, drop_local
+    from ggr_nb.drop import drop_local
+    from ggr_nb.masks import snapshot
     rows = []
     for density in (0.1, 0.03, 0.01):
         w = torch.randn(1024, 4096 if quick else 25088); mask = torch.rand(w.shape) < density; w = w * mask
-        snap = Snapshot({'fc': w}, {}, {'fc': mask}, fraction=0.1)
+        snap = snapshot({'fc': w}, {}, {'fc': mask}, fraction=0.1)
         n = int(mask.sum())
 
         def sort_layer():
