@@ -11,8 +11,8 @@ Fixed before the first run of the parts `digits_net` and `lenet`:
              random - magnitude (does it help?), random - placebo (because they are dead?), index - random (or because
              ties sweep the rows in order?). Six comparisons, one Holm family: `FAMILY`.
   then       the same against the other arms (`OTHERS`, six comparisons, a second family), and `FAMILY` cell by cell at
-             every density (a third). Density .01 runs first, then .005, then .02: what is there when it is stopped
-             has all its seeds or does not count.
+             every density (a third). The arms of the question at density .01 run first, then the others, then
+             .005 and .02.
 All arms are GGR (vote, growth half by gradient); only the removal differs. Results: results/dead_first.jsonl.
 """
 from dataclasses import replace
@@ -24,8 +24,8 @@ from torch import nn
 from torch.nn.functional import avg_pool2d, cross_entropy
 
 from common import accuracy, digits, equip, recipe, resplit, run_all, seeded, train
-from ggr_nb.drop import drop_dead_first, drop_local
-from ggr_nb.init import sample
+from ggr_nb.drop import drop_local, drop_lowest
+from ggr_nb.masks import clean_name
 from ggr_nb.methods import METHODS
 from ggr_nb.train.data import cifar100
 from ggr_nb.train.models import digits_net, lenet
@@ -36,7 +36,7 @@ SCHEDULES = {.1: .5, .5: .75}                   # first fraction: share of the t
 ARMS, MORE = ('magnitude', 'random', 'index', 'placebo'), ('snip', 'by magnitude', 'dormant')
 FAMILY = [('random', 'magnitude'), ('random', 'placebo'), ('index', 'random')]
 OTHERS = [('random', 'snip'), ('random', 'by magnitude'), ('random', 'dormant')]
-RATES, TAU = dict(digits_net=.1, lenet=.1), .025 # chosen by part `pilot`
+RATES, TAU = dict(digits_net=.1, lenet=.1), .1  # chosen by part `pilot`
 BATCHES = 4                                     # a weight is dead if none of so many batches gives it a gradient
 
 
@@ -55,16 +55,17 @@ def look(net, batches, each):
     for n, b in net.named_buffers(): b.copy_(kept[n])
 
 def dead_weights(net, weights, snap, batches):
-    "{layer: bool}: the gradient is exactly zero in every batch, the one of the update included."
-    dead = {n: g == 0 for n, g in snap.grads.items()}
+    "{layer: [n] bool}: the gradient is exactly zero in every batch, the one of the update included."
+    dead = {n: l.grads == 0 for n, l in snap.layers.items()}
     def each(loss):
-        for n, g in zip(weights, torch.autograd.grad(loss, list(weights.values()))): dead[n] &= g == 0
+        for n, g in zip(weights, torch.autograd.grad(loss, list(weights.values()))):
+            dead[n] &= g.flatten()[snap.layers[n].places] == 0
     look(net, batches, each)
     return dead
 
-def dormant_weights(net, weights, snap, batches, tau):
-    """{layer: bool}: into or out of a dormant unit (Sokar et al. 2023, ReDo): its mean |activation| is at most
-    tau times the mean of its layer."""
+def dormant_weights(net, snap, batches, tau):
+    """{layer: [n] bool}: into or out of a dormant unit (Sokar et al. 2023, ReDo): its mean |activation| is at
+    most tau times the mean of its layer."""
     sizes, hooks = {}, []
     for name, m in net.named_modules():
         if not isinstance(m, nn.ReLU): continue
@@ -75,66 +76,53 @@ def dormant_weights(net, weights, snap, batches, tau):
     look(net, batches, lambda loss: None)
     for h in hooks: h.remove()
     units = [torch.cat(s).mean(0) for s in sizes.values()]          # a ReLU behind every layer but the last
-    asleep = [u <= tau * u.mean() for u in units]
-    found, names = {}, list(weights)
-    for i, n in enumerate(names):
-        w = snap.masks[n]; marked = torch.zeros_like(w, dtype=torch.bool)
-        if i < len(asleep): marked[asleep[i]] = True
-        if i:
-            inputs = asleep[i - 1]; marked[:, inputs.repeat_interleave(w.shape[1] // len(inputs))] = True
-        found[n] = marked
+    asleep, found = [u <= tau * u.mean() for u in units], {}
+    for i, (n, l) in enumerate(snap.layers.items()):
+        found[n] = asleep[i][l.places // l.fan] if i < len(asleep) else torch.zeros(len(l.places), dtype=torch.bool)
+        if i: found[n] = found[n] | asleep[i - 1][l.places % l.fan // (l.fan // len(asleep[i - 1]))]
     return found
 
 
 # --- the removals: `marked` weights first ---------------------------------------------------------------------------
 
 def first(snap, marked, ties):
-    "As magnitude removal, but the marked weights go first: by a seeded draw, or by their magnitude."
-    scores = {}
-    for n, w in snap.weights.items():
-        own = torch.rand(w.shape, generator=snap.gen('ties', n)) if ties == 'random' else w.abs()
-        scores[n] = torch.where(marked[n], 1e-30 * own, w.abs().clamp(min=1e-20))
-    return drop_local(replace(snap, weights=scores))
+    "As magnitude removal, but the marked weights go first: by a seeded draw, by their place, or by magnitude."
+    gone = {}
+    for n, l in snap.layers.items():
+        size, own = l.values.abs(), torch.arange(len(l.places)) / len(l.places)
+        if ties == 'random': own = torch.rand(len(l.places), generator=snap.gen('ties', n))
+        if ties == 'magnitude': own = size
+        score = torch.where(marked[n], 1e-30 * own, size.clamp(min=1e-20))
+        gone[n] = drop_lowest(snap, l, score, round(snap.fraction * len(l.places)))
+    return gone
 
 def as_many(snap, marked):
     "Placebo: in every layer as many active weights as are marked, drawn blindly."
-    found = {}
-    for n, m in snap.masks.items():
-        places = m.flatten().nonzero().flatten(); k = int((marked[n] & m).sum())
-        pick = places[sample(len(places), k, snap.gen('placebo', n))]
-        found[n] = torch.zeros(m.numel(), dtype=torch.bool).index_fill(0, pick, True).view_as(m)
-    return found
+    blind = lambda n, m: m[torch.randperm(len(m), generator=snap.gen('placebo', n))]
+    return {n: blind(n, m) for n, m in marked.items()}
 
 def removal(arm, seen, net, data, batches, tau, snap):
     "One arm's removal; what it saw goes into `seen`."
-    weights = {n: p for n, p in sparse(net, snap)}
+    named = {clean_name(n): p for n, p in net.named_parameters()}
     looks = probes(data, snap.seed, snap.update, batches - 1)
-    once = {n: g == 0 for n, g in snap.grads.items()}
-    dead = once if arm in ('magnitude', 'snip') else dead_weights(net, weights, snap, looks)
+    once = {n: l.grads == 0 for n, l in snap.layers.items()}
+    dead = once if arm in ('magnitude', 'snip') else dead_weights(net, {n: named[n] for n in snap.layers}, snap, looks)
+    def note(**values):
+        for key, value in values.items(): seen.setdefault(key, []).append(round(value, 4))
     if arm in ('magnitude', 'snip'): gone = drop_local(snap, arm)
-    elif arm == 'index': gone = drop_dead_first(replace(snap, grads={n: (~d).float() for n, d in dead.items()}))
     elif arm == 'placebo': gone = first(snap, as_many(snap, dead), 'random')
     elif arm == 'dormant':
-        asleep = dormant_weights(net, weights, snap, looks or probes(data, snap.seed, snap.update, 1), tau)
+        asleep = dormant_weights(net, snap, looks or probes(data, snap.seed, snap.update, 1), tau)
         gone = first(snap, asleep, 'random')
-        seen['dormant'] = seen.get('dormant', []) + [share(asleep, snap)]
-        both = {n: asleep[n] & dead[n] for n in dead}; seen['both'] = seen.get('both', []) + [share(both, snap)]
-    else: gone = first(snap, dead, 'random' if arm == 'random' else 'magnitude')
-    taken = sum(int(dead[n].flatten()[p].sum()) for n, p in gone.items())
-    for key, value in dict(fraction=round(snap.fraction, 4), dead=share(dead, snap), dead_once=share(once, snap),
-                           taken=round(taken / max(1, sum(map(len, gone.values()))), 4)).items():
-        seen[key] = seen.get(key, []) + [value]
+        note(dormant=share(asleep), both=share({n: asleep[n] & dead[n] for n in dead}))
+    else: gone = first(snap, dead, arm.removeprefix('by '))
+    taken = {n: dead[n][torch.isin(snap.layers[n].places, p)] for n, p in gone.items()}
+    note(fraction=snap.fraction, dead=share(dead), dead_once=share(once), taken=share(taken))
     return gone
 
-def sparse(net, snap):
-    "The parameters that belong to the layers of the state."
-    named = {n.removesuffix('.weight'): p for n, p in net.named_parameters()} | dict(net.named_parameters())
-    return [(n, named[n]) for n in snap.masks]
-
-def share(marked, snap):
-    "Share of the active weights that is marked."
-    active = sum(int(m.sum()) for m in snap.masks.values())
-    return round(sum(int((marked[n] & m).sum()) for n, m in snap.masks.items()) / active, 4)
+def share(marked):
+    "Share of these weights that is marked."
+    return sum(int(m.sum()) for m in marked.values()) / max(1, sum(map(len, marked.values())))
 
 
 # --- one run --------------------------------------------------------------------------------------------------------
@@ -169,11 +157,11 @@ def jobs():
         cell = dict(part='pilot', net=kind, density=.01, init=init, seed=seed)
         for lr in (.01, .03, .1, .3): yield cell | dict(arm='magnitude', fraction=.1, lr=lr)
         for tau in (.025, .1): yield cell | dict(arm='dormant', fraction=.5, tau=tau, lr=.1)
-    for density, seed, kind, init in product(DENSITIES, SEEDS, NETWORKS, STARTS):
-        cell = dict(part=kind, net=kind, density=density, init=init, seed=seed)
-        arms = ARMS + MORE * (density == .01)
-        for fraction, arm in product(SCHEDULES, arms): yield cell | dict(arm=arm, fraction=fraction)
-        if density == .01: yield cell | dict(arm='static', fraction=.1)
+    for density, arms in (.01, ARMS), (.01, MORE), *((d, ARMS) for d in DENSITIES[1:]):
+        for seed, kind, init in product(SEEDS, NETWORKS, STARTS):
+            cell = dict(part=kind, net=kind, density=density, init=init, seed=seed)
+            for fraction, arm in product(SCHEDULES, arms): yield cell | dict(arm=arm, fraction=fraction)
+            if arms == MORE: yield cell | dict(arm='static', fraction=.1)
     for seed, kind in product(SEEDS, NETWORKS):          # is one batch enough to call a weight dead?
         yield dict(part='batches', net=kind, arm='random', density=.01, init='erk', fraction=.5, seed=seed, batches=1)
 

@@ -25,7 +25,7 @@ from dashes import empty, narrow
 from dead_first import first
 from ggr_nb.allocate import global_topk, mean_gradient
 from ggr_nb.beyond.connect import drop_keep_units
-from ggr_nb.drop import drop_local
+from ggr_nb.drop import drop_local, drop_lowest
 from ggr_nb.init import random_masks, rescale_
 from ggr_nb.masks import apply_masks_
 from ggr_nb.methods import METHODS
@@ -80,25 +80,26 @@ def alive(make, values, seed, data):
 
 def without_classifier(rule):
     "An allocation in which the last layer has no voice: it gets back what it gave, the others share theirs."
-    def allocate(snap, dropped, room, free):
-        *others, last = snap.masks
+    def allocate(snap, dropped, free):
+        *others, last = snap.layers
         cut = lambda d: {n: d[n] for n in others}
-        rest = replace(snap, masks=cut(snap.masks), grads=cut(snap.grads), weights=cut(snap.weights))
-        quotas = rule(rest, cut(dropped), cut(room), free); snap.memory.update(rest.memory)
-        return quotas | {last: dropped[last]}
+        found = rule(replace(snap, layers=cut(snap.layers)), cut(dropped), cut(free))
+        return getattr(found, 'quotas', found) | {last: dropped[last]}
     return allocate
 
 def spare_newborn(snap):
     "Magnitude removal that spares what was grown in the update before."
-    before, now = snap.memory.get('masks', snap.masks), snap.masks
-    snap.memory['masks'] = dict(now)
-    return drop_local(replace(snap, weights={n: w.masked_fill(now[n] & ~before[n], torch.inf) for n, w in snap.weights.items()}))
+    before, gone = snap.memory.get('before', {}), {}
+    for n, l in snap.layers.items():
+        newborn = ~torch.isin(l.places, before.get(n, l.places))
+        gone[n] = drop_lowest(snap, l, l.values.abs().masked_fill(newborn, torch.inf), round(snap.fraction * len(l.places)))
+    return gone, dict(before={n: l.places for n, l in snap.layers.items()})
 
 def after(steps, every, drop):
     "No removal, and so no move, before a step."
     return lambda snap: drop(replace(snap, fraction=0.) if snap.update * every <= steps else snap)
 
-def dead_first(snap): return first(snap, {n: g == 0 for n, g in snap.grads.items()}, 'random')
+def dead_first(snap): return first(snap, {n: l.grads == 0 for n, l in snap.layers.items()}, 'random')
 
 ggr, rigl, local = METHODS['ggr'], METHODS['rigl'], METHODS['set+rigl']
 mean = replace(ggr, allocate=mean_gradient)
