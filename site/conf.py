@@ -5,20 +5,14 @@ from pathlib import Path
 
 here = Path(__file__).resolve().parent
 sys.path.insert(0, str(here))
-from nbdev.config import get_config  # noqa: E402
-from pages import ROOT, quarto_yml  # noqa: E402
+from pages import quarto_yml, settings  # noqa: E402
 
-config = get_config(path=ROOT)
+config = settings()
 project = html_title = html_short_title = quarto_yml()['website']['title']
-author, release = config.author, config.version
-copyright = config.copyright
+author, release, copyright = config['author'], config['version'], config['copyright']
 language = 'en'
 
-extensions = ['myst_nb']
-nb_execution_mode = 'off'
-nb_merge_streams = True
-nb_output_stderr = 'remove'
-nb_render_markdown_format = 'myst'     # tables and mathematics in what a cell shows
+extensions = ['myst_parser']
 myst_enable_extensions = ['dollarmath', 'amsmath']
 myst_dmath_double_inline = True
 myst_all_links_external = True       # pages.py has already made every link relative; the tests follow each of them
@@ -31,7 +25,6 @@ html_js_files = [('page.js', {'defer': 'defer'})]
 html_favicon = str(here / 'static' / 'mark.svg')
 html_copy_source = html_show_sourcelink = html_show_sphinx = False
 html_use_index = False
-templates_path = [str(here / 'templates')]
 pygments_style, pygments_dark_style = 'a11y-light', 'github-dark'
 html_theme_options = dict(
     light_logo='mark.svg', dark_logo='mark.svg', navigation_with_keys=True,

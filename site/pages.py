@@ -1,22 +1,14 @@
-"""Notebooks as pages: nbdev's own processors, then the few steps that Sphinx needs where Quarto would do them itself.
+"""Notebooks as pages: a page is a list of parts in reading order, and is written as Markdown, for Sphinx or to be read as it is.
 
-A page is a list of parts in reading order. `stage` writes it as a notebook for myst-nb, `markdown` as plain Markdown.
+Nothing is executed: a page shows what its notebook stores, and of an exported symbol what its code says.
 """
-import ast, base64, hashlib, html, inspect, os, re, struct, sys
-from contextlib import contextmanager
+import ast, base64, configparser, hashlib, html, importlib, inspect, io, os, re, sys
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 
 import nbformat, yaml
-from execnb.nbio import NbCell, read_nb
 from fastcore.docments import docments
-from nbdev.config import get_config
-from nbdev.doclinks import NbdevLookup
-from nbdev.process import NBProcessor
-from nbdev.processors import FilterDefaults
-from nbdev.showdoc import BasicMarkdownRenderer
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / 'nbs'
@@ -24,17 +16,22 @@ NBS = ROOT / 'nbs'
 
 # --- names and addresses -------------------------------------------------------------------------------------------
 
+def settings():
+    "What settings.ini says, the public home of the project among it, if it has one."
+    parser = configparser.ConfigParser(delimiters=['='], interpolation=None)
+    parser.read(ROOT / 'settings.ini', encoding='utf-8')
+    return parser['DEFAULT']
+
+
 def page_name(path):
-    "The page of a notebook, as nbdev names it: nbs/tutorials/01_first.ipynb -> tutorials/first."
+    "The page of a notebook, as nbdev names it: nbs/train/01_first.ipynb -> train/first."
     path = Path(path)
-    stem = re.sub(r'^\d+[a-zA-Z0-9]*_', '', path.stem.lower())
-    return (path.parent / stem).as_posix().removeprefix('./')
+    return (path.parent / re.sub(r'^\d+[a-zA-Z0-9]*_', '', path.stem.lower())).as_posix()
 
 
 def notebooks():
     "{page name: notebook}, in file order, hidden files and folders left out."
-    found = sorted(p for p in NBS.rglob('*.ipynb')
-                   if not any(part.startswith(('.', '_')) for part in p.relative_to(NBS).parts))
+    found = sorted(p for p in NBS.rglob('*.ipynb') if not any(part.startswith(('.', '_')) for part in p.relative_to(NBS).parts))
     return {page_name(p.relative_to(NBS)): p for p in found}
 
 
@@ -43,141 +40,51 @@ def quarto_yml(): return yaml.safe_load((ROOT / '_quarto.yml').read_text(encodin
 
 def sidebar(names):
     "[(section or None, [page name])] of `_quarto.yml`; pages it does not know come last, ones that do not exist are left out."
-    groups, seen = [], set()
-    def add(section, items):
-        if isinstance(items, str): items = sorted(p.relative_to(NBS).as_posix() for p in NBS.glob(items))   # Quarto's globs
-        pages = [page_name(i['href'] if isinstance(i, dict) else i) for i in items]
-        pages = [p for p in pages if p in names and p not in seen]
-        seen.update(pages)
-        if pages: groups.append((section, pages))
+    groups = []
     for item in quarto_yml()['website']['sidebar']['contents']:
-        if isinstance(item, dict) and 'section' in item: add(item['section'], item['contents'])
-        else: add(None, [item])
-    add('More', [n + '.ipynb' for n in names if n not in seen])
-    return groups
+        files = item.get('contents', [item.get('href')])
+        if isinstance(files, str): files = sorted(p.relative_to(NBS).as_posix() for p in NBS.glob(files))   # Quarto's globs
+        groups.append((item.get('section'), [n for n in map(page_name, files) if n in names]))
+    listed = {n for _, items in groups for n in items}
+    return [g for g in groups + [('More', [n for n in names if n not in listed])] if g[1]]
+
+
+def home(path):
+    "Where a file of the repository can be read, or '' where the project has no public home."
+    url, branch = settings().get('git_url', ''), settings()['branch']
+    return url and f'{url}/blob/{branch}/{path}'
 
 
 LINK = re.compile(r'(?<=\]\()([^)\s]+)(?=[)\s])')
 
 def local(url, page):
-    "An address as seen from `page`: nbdev's absolute links to this site and links to notebooks become relative pages."
-    cfg = get_config()
-    home = f"{cfg.doc_host}{cfg.doc_baseurl}".rstrip('/') + '/'
-    up = '../' * page.count('/')
-    if url.startswith(home): return up + url.removeprefix(home)
-    if re.match(r'[a-z][a-z+.-]*:', url): return url
+    "An address as seen from `page`: a notebook is its page, a file outside nbs/ is in the repository."
+    if re.match(r'[a-z][a-z+.-]*:|#', url): return url
     target, mark, anchor = url.partition('#')
-    if target.endswith('.ipynb'):
-        inside = os.path.normpath(Path(page).parent / target)
-        target = up + page_name(inside) + '.html'
-    elif re.fullmatch(r'[\w/.-]*\.html', target): target = re.sub(r'(^|/)\d+[a-zA-Z0-9]*_(?=[^/]*$)', r'\1', target)
+    inside = os.path.normpath(Path(page).parent / target)
+    if inside.startswith('../'): return home(inside.removeprefix('../')) or url
+    if target.endswith('.ipynb'): target = '../' * page.count('/') + page_name(inside) + '.html'
     return target + mark + anchor
 
 
-def relink(text, page):
-    "The same for every link of a piece of Markdown, and a number stays with its per cent; code and mathematics are left alone."
-    parts = re.split(r'(^```.*?^```\s*?$|`[^`\n]+`|\$[^$]+\$)', text, flags=re.M | re.S)
-    return ''.join(p if i % 2 else re.sub(r'(?<=\d) %', '\N{NO-BREAK SPACE}%', LINK.sub(lambda m: local(m[1], page), p)) for i, p in enumerate(parts))
+PIECES = re.compile(r'(^```.*?^```\s*?$|^#+ .*$|\[[^\]\n]*\]\([^)\n]*\)|`[^`\n]+`|\$[^$]+\$)', re.M | re.S)
+
+def relink(text, page, symbols):
+    "Links lead to pages, names of exported symbols to their cards, a number stays with its per cent; code and mathematics are left alone."
+    def piece(i, p):
+        if i % 2 and p.startswith(('```', '$')): return p
+        if i % 2 and p.startswith('`'):
+            name = re.fullmatch(r'`([A-Za-z_][\w.]*)(?:\(\))?`', p)
+            found = name and symbols.get(name[1], symbols.get(name[1].split('.')[0] if '.' in name[1] else ''))
+            target = found and (page if page in found else found[0] if len(found) == 1 else '')
+            if not target: return p
+            anchor = name[1] if name[1] in symbols else name[1].split('.')[0]
+            return f"[{p}]({'' if target == page else '../' * page.count('/') + target + '.html'}#{anchor.lower()})"
+        return re.sub(r'(?<=\d) %', '\N{NO-BREAK SPACE}%', LINK.sub(lambda m: local(m[1], page), p))
+    return ''.join(piece(i, p) for i, p in enumerate(PIECES.split(text)))
 
 
-# --- nbdev's part ---------------------------------------------------------------------------------------------------
-
-class Card(BasicMarkdownRenderer):
-    "What `show_doc` says of a symbol: its name, the docstring and one row for each documented parameter."
-    def _repr_markdown_(self):
-        lookup, name = NbdevLookup(), self.nm
-        source = lookup.code(self.fn)
-        link = f'<a class="source" href="{html.escape(source)}">source</a>' if source else ''
-        body = '\n\n'.join(filter(None, (self.said(), self.table())))
-        head = f'<!-- symbol {name.lower()} -->\n\n### `{name}`\n'
-        return head + (f'\n<div class="api">{link}\n\n{body}\n\n</div>\n' if body else '')
-
-    def said(self):
-        "The docstring if the symbol has one of its own; of a function in one line the remark at its end."
-        if line := one_line(self.sym): return line[1]
-        return self.docs if getattr(self.sym, '__doc__', None) else ''
-
-    def table(self):
-        if one_line(self.sym): return ''
-        try: params = docments(self.sym, full=True, returns=True)
-        except Exception: return ''
-        rest = [n for n, p in inspect.signature(self.sym).parameters.items() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-        rows = [(n, p) for n, p in params.items() if n not in ('self', 'cls') and (p.get('docment') or n not in ('return', *rest))]
-        if not any(p.get('docment') for _, p in rows): return ''   # the source beside it says as much
-        table = [['*returns*' if n == 'return' else f'`{n}`', said(p.get('anno')), '' if n == 'return' else default(p.get('default')),
-                  cell(p.get('docment'))] for n, p in rows]
-        heads = ['', 'type', 'default', '']
-        keep = [i for i in range(4) if i in (0, 3) or any(row[i] for row in table)]
-        line = lambda row: '| ' + ' | '.join(row[i] for i in keep) + ' |'
-        return '\n'.join([line(heads), '|---' * len(keep) + '|', *map(line, table)])
-
-
-def one_line(symbol):
-    "Of a function written in one line the match of (its code, the remark at its end)."
-    try: text = inspect.getsource(symbol).strip()
-    except (OSError, TypeError): return None
-    return re.fullmatch(r'def .*\S\s+# (.*)', text)
-
-def missing(x): return getattr(x, '__name__', '') == '_empty'
-
-def said(anno):
-    "A type as short as it can be said."
-    if anno is None or missing(anno) or anno is type(None): return ''
-    name = anno if isinstance(anno, str) else anno.__name__ if isinstance(anno, type) and not hasattr(anno, '__args__') else str(anno)
-    return '`' + name.replace('typing.', '').replace('|', '¦') + '`'
-
-def default(value):
-    if missing(value): return ''
-    text = getattr(value, '__name__', None) or repr(value)
-    return '`' + (text if len(text) < 40 else '…').replace('|', '¦').replace('`', '') + '`'
-
-def cell(text): return ' '.join((text or '').split()).replace('|', '\\|')
-
-
-@contextmanager
-def as_docs():
-    "Run nbdev as its docs build does: inside nbs/, exports switched off, our card for `show_doc`."
-    place, before = os.getcwd(), os.environ.get('IN_TEST')
-    os.chdir(ROOT); cfg = get_config(); sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
-    os.environ['IN_TEST'] = '1'; cfg.d['renderer'] = 'pages.Card'
-    try: yield
-    finally:
-        cfg.d.pop('renderer', None); del sys.path[:2]; os.chdir(place)
-        os.environ.pop('IN_TEST') if before is None else os.environ.update(IN_TEST=before)
-
-
-def read(path):
-    "A notebook whose first text is title and promise alone: nbdev makes them the page's head and drops what else stands in their cell."
-    nb = read_nb(path)
-    at = next((i for i, c in enumerate(nb.cells) if c.cell_type == 'markdown'), None)
-    found = at is not None and re.match(r'\s*(# [^\n]+)\n\s*((?:>[^\n]*\n?)*)(.*)', nb.cells[at].source + '\n', re.S)
-    if found and found[3].strip():
-        promise = ' '.join(line.lstrip('> ') for line in found[2].splitlines())
-        rest = NbCell(0, dict(nb.cells[at], source=found[3].strip(), id=nb.cells[at].id + '-rest'))
-        nb.cells[at].set_source(found[1] + (f'\n\n> {promise}' if promise else ''))
-        nb.cells.insert(at + 1, rest)
-    for i, c in enumerate(nb.cells):
-        c.idx_ = i
-        if c.cell_type == 'code' and stays_as_stored(c.source): c.set_source('#| eval: false\n' + c.source)
-    return nb
-
-
-def stays_as_stored(source):
-    "Does a cell show what it stored? nbdev would run its imports out of context when other code stands beside them."
-    said, code = directives(source)
-    return not (said.keys() & {'export', 'exports', 'exporti', 'hide', 'default_exp', 'eval'} or only_imports(code) or 'show_doc(' in code)
-
-
-def processed(path):
-    "The notebook as nbdev hands it to its docs: hidden cells gone, symbols documented, backticks linked."
-    with as_docs():
-        os.chdir(path.parent)
-        run = NBProcessor(nb=read(path), procs=FilterDefaults().procs())
-        run.process()
-    return run.nb
-
-
-# --- parts ----------------------------------------------------------------------------------------------------------
+# --- what a cell says -----------------------------------------------------------------------------------------------
 
 @dataclass
 class Part:
@@ -190,7 +97,7 @@ class Part:
 
 @dataclass
 class Page:
-    name: str          # masks, tutorials/first, …
+    name: str          # masks, train/data, …
     path: Path         # the notebook
     title: str
     promise: str       # its one-line description
@@ -209,218 +116,176 @@ def directives(source):
     return said, '\n'.join(lines).rstrip()
 
 
-def png_size(data): return struct.unpack('>II', data[16:24])
-
-def png_text(data):
-    "The `Description` that a PNG carries, if it does."
-    at = 8
-    while at < len(data):
-        size, kind = struct.unpack('>I4s', data[at:at + 8])
-        if kind == b'iTXt' and data[at + 8:].startswith(b'Description\0\0'):
-            return data[at + 8:at + 8 + size].split(b'\0', 5)[-1].decode('utf-8', 'replace')
-        at += 12 + size
-    return ''
-
-
-def picture(output, page, figures, heading):
-    "A stored PNG or SVG as a file beside the page, with its alternative text and its size."
-    data, meta = output.data, output.get('metadata', {}).get('image/png', {})
-    plain = joined(data.get('text/plain'))
-    if 'image/svg+xml' in data: raw, kind, size = joined(data['image/svg+xml']).encode(), 'svg', ''
-    else:
-        raw, kind = base64.b64decode(joined(data['image/png'])), 'png'
-        w, h = (meta[k] if k in meta else v for k, v in zip(('width', 'height'), png_size(raw)))
-        size = f' width="{w}" height="{h}"'
-    alt = meta.get('alt') or (png_text(raw) if kind == 'png' else '')
-    alt = alt or (plain.removeprefix('[figure] ') if plain.startswith('[figure] ') else f'Figure in the section “{heading}”')
-    name = f"{page.replace('/', '-')}-{hashlib.sha1(raw).hexdigest()[:8]}.{kind}"
-    figures[name] = raw
-    address = '../' * page.count('/') + 'figures/' + name
-    return 'picture', f'<img src="{address}" alt="{html.escape(alt)}"{size} loading="lazy">'
-
-
-def outputs(cell, page, figures, heading):
-    "What a cell shows, each in the richest form that a page can bear; progress and warnings on stderr are left out."
+def outputs(cell, kinds=('html', 'picture', 'markdown', 'text')):
+    "[(kind, content)] of what a cell stores, each in the first of `kinds` that it has; a picture is (bytes, suffix, alternative text, size)."
     shown = []
     for o in cell.get('outputs') or []:
-        data = o.get('data', {})
-        if o.output_type == 'stream':
-            if o.name == 'stdout' and joined(o.text).strip(): shown.append(('text', joined(o.text).rstrip()))
-        elif o.output_type == 'error':
-            shown.append(('text', f"{o.ename}: {o.evalue}"))
-        elif 'text/html' in data: shown.append(('html', joined(data['text/html'])))
-        elif 'image/svg+xml' in data or 'image/png' in data: shown.append(picture(o, page, figures, heading))
-        elif 'text/markdown' in data: shown.append(('markdown', relink(joined(data['text/markdown']), page)))
-        elif 'text/latex' in data: shown.append(('markdown', joined(data['text/latex'])))
-        elif 'text/plain' in data: shown.append(('text', joined(data['text/plain'])))
-    merged = []
-    for kind, content in shown:
-        if merged and kind == 'text' == merged[-1][0]: merged[-1] = ('text', merged[-1][1] + '\n' + content)
-        else: merged.append((kind, content))
-    return merged
+        data, meta = o.get('data', {}), o.get('metadata', {}).get('image/png', {})
+        words = joined(data.get('text/plain'))
+        forms = dict(html=joined(data.get('text/html')), markdown=joined(data.get('text/markdown') or data.get('text/latex')), text=words)
+        if o['output_type'] == 'stream': forms = dict(text=joined(o['text']) if o['name'] == 'stdout' else '')
+        if 'image/svg+xml' in data: forms['picture'] = joined(data['image/svg+xml']).encode(), 'svg', words, None
+        elif 'image/png' in data:
+            raw = base64.b64decode(joined(data['image/png']))
+            with Image.open(io.BytesIO(raw)) as image: size, own = image.size, image.info.get('Description')
+            alt = meta.get('alt') or own or re.sub(r'^(\[\w+\]|Figure:) ?', '', words)
+            forms['picture'] = raw, 'png', alt, [meta.get(k, v) for k, v in zip(('width', 'height'), size)]
+        kind = next((k for k in kinds if forms.get(k)), None)
+        if kind and (kind == 'picture' or forms[kind].strip()):
+            if kind == 'text' and shown and shown[-1][0] == 'text': forms['text'] = shown.pop()[1] + '\n' + forms['text']
+            shown.append((kind, forms[kind] if kind == 'picture' else forms[kind].rstrip()))
+    return shown
 
 
-def unlinked(card):
-    "A card without nbdev's links on its own name and on its parameters, which only share a name with something else."
-    return re.sub(r'^(### |\| )\[(`[^`]+`)\]\([^)]*\)', r'\1\2', card, flags=re.M)
+def definitions(code):
+    "[(name, node)] of the public functions and classes that a cell defines; of a patched method `Class.method`."
+    for node in ast.parse(code).body:
+        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith('_'): continue
+        patched = any('patch' in ast.unparse(d) for d in node.decorator_list)
+        yield (f'{ast.unparse(node.args.args[0].annotation)}.{node.name}' if patched else node.name), node
 
 
-def only_imports(code):
-    try: body = ast.parse(code).body
-    except SyntaxError: return False
-    return bool(body) and all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in body)
+def only_imports(code): return all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.parse(code).body)
 
 
-def module(path):
-    "What a notebook exports to: ggr_nb.masks."
-    found = next((re.match(r'#\|\s*default_exp\s+(\S+)', joined(c.source)) for c in read_nb(path).cells if 'default_exp' in joined(c.source)), None)
-    return f'{get_config().lib_name}.{found[1]}' if found else ''
+def card(name, node, code, module):
+    "What there is to know of a symbol before its code: name, docstring, a row for each documented parameter."
+    symbol = module
+    for part in name.split('.'): symbol = getattr(symbol, part)
+    line = node.end_lineno == node.lineno and code.splitlines()[node.lineno - 1].partition('  # ')[2] or ''
+    try: source = home(f'{Path(module.__file__).relative_to(ROOT).as_posix()}#L{inspect.getsourcelines(symbol)[1]}')
+    except (OSError, TypeError): source = ''
+    link = f'<a class="source" href="{html.escape(source)}">source</a>' if source else ''
+    body = '\n\n'.join(filter(None, (line.strip() or inspect.cleandoc(ast.get_docstring(node) or ''), '' if line else table(symbol))))
+    return f'<!-- symbol {name.lower()} -->\n\n### `{name}`\n' + (f'\n<div class="api">{link}\n\n{body}\n\n</div>\n' if body else '')
 
+
+def table(symbol):
+    "The documented parameters of a function or class, as Markdown."
+    try: params, kinds = docments(symbol, full=True, returns=True), inspect.signature(symbol).parameters
+    except (TypeError, ValueError): return ''     # a property, an exception: nothing to give it
+    rows = [[f'`{n}`' if n != 'return' else '*returns*', anno(p.get('anno')), default(p.get('default')) if n != 'return' else '',
+             ' '.join((p.get('docment') or '').split()).replace('|', '\\|')] for n, p in params.items()
+            if n not in ('self', 'cls') and (p.get('docment') or n in kinds and kinds[n].kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD))]
+    if not any(row[3] for row in rows): return ''   # the source beside it says as much
+    keep = [i for i in range(4) if i in (0, 3) or any(row[i] for row in rows)]
+    return '\n'.join('| ' + ' | '.join(row[i] for i in keep) + ' |' for row in (['', 'type', 'default', ''], ['---'] * 4, *rows))
+
+
+def anno(x):
+    "A type as short as it can be said."
+    if x is None or x in (inspect.Parameter.empty, type(None)): return ''
+    name = x if isinstance(x, str) else x.__name__ if isinstance(x, type) and not hasattr(x, '__args__') else str(x)
+    return '`' + name.replace('typing.', '').replace('|', '¦') + '`'
+
+
+def default(x):
+    if x is inspect.Parameter.empty: return ''
+    text = getattr(x, '__name__', None) or repr(x)
+    return '`' + (text if len(text) < 40 else '…').replace('|', '¦').replace('`', '') + '`'
+
+
+# --- pages ----------------------------------------------------------------------------------------------------------
 
 def page(name, path):
-    "Everything a page holds."
-    nb, parts, figures, heading = processed(path), [], {}, ''
-    front = getattr(nb, 'frontmatter_', {}) or {}
-    title = front.get('title') or path.stem
-    heading, exports = title, module(path)
-    for c in nb.cells:
-        source = joined(c.source)
-        if c.cell_type == 'raw' or source.startswith('<!-- WARNING'): continue
+    "Everything a page holds; links in it are still those of the notebook."
+    parts, module, title, promise = [], None, path.stem, ''
+    for c in nbformat.read(path, as_version=4).cells:
         if c.cell_type == 'markdown':
-            found = re.findall(r'^#+\s+(.+)$', source, re.M)
-            heading = found[-1] if found else heading
-            parts.append(Part('text', relink(source, name)))
-            continue
-        said, code = directives(source)
-        shown = outputs(c, name, figures, heading)
-        if said.get('include') == 'false': continue
-        if code.startswith('show_doc('):
-            parts += [Part('card', unlinked(text)) for kind, text in shown if kind == 'markdown']
-            continue
-        if said.get('echo') == 'false': code = ''
-        if said.get('output') == 'false': shown = []
-        if not code and not shown: continue
-        fold = said.get('code-fold', 'false')
-        label = said.get('code-summary', 'Code') if fold in ('true', 'show') else ''
-        if label == 'Exported source': label = exports
-        if label == exports != '' and only_imports(code): label, fold = f'{exports} · imports', 'true'
-        parts.append(Part('code', code, label, fold == 'show', shown))
-    description = relink(' '.join(str(front.get('description', '')).split()), name)
-    return Page(name, path, title, description, cards_first(parts, exports), figures)
+            head = title == path.stem and re.match(r'# ([^\n]+)\n\s*((?:>[^\n]*\n?)*)(.*)', c.source + '\n', re.S)
+            if head: title, promise = head[1], ' '.join(line.lstrip('> ') for line in head[2].splitlines())
+            if text := (head[3] if head else c.source).strip(): parts.append(Part('text', text))
+        if c.cell_type != 'code': continue
+        said, code = directives(c.source)
+        if 'default_exp' in said: module = importlib.import_module(f"ggr_nb.{said['default_exp']}")
+        exported = {'export', 'exports'} & said.keys()
+        if exported: parts += [Part('card', card(n, node, code, module)) for n, node in definitions(code)]
+        if {'hide', 'export', 'default_exp'} & said.keys() or said.get('include') == 'false': continue
+        shown = [] if said.get('output') == 'false' else outputs(c)
+        if said.get('echo') == 'false' or 'hide_input' in said: code = ''
+        fold = said.get('code-fold', '') in ('true', 'show') and said.get('code-summary', 'Code')
+        if exported: fold = module.__name__ + ' · imports' * only_imports(code)
+        if code or shown: parts.append(Part('code', code, fold or '', bool(exported) and not only_imports(code) or said.get('code-fold') == 'show', shown))
+    return Page(name, path, title, promise, parts, {})
 
 
-def cards_first(parts, exports):
-    "The cards of an exported cell before its code, in the order of the code: nbdev leaves one before it, and the others behind."
-    def belongs(p): return p.kind == 'card' or p.fold == exports != ''
-    runs = [(mine, list(run)) for mine, run in groupby(parts, belongs)]
-    return [p for mine, run in runs for p in (ordered(run) if mine else run)]
-
-def ordered(run):
-    "Each code after the cards of what it defines; a card of something that no code here defines stays where it is."
-    cards = {symbol(p): p for p in run if p.kind == 'card'}
-    own = [[cards.pop(n) for n in defined(p.source) if n in cards] if p.kind == 'code' else [] for p in run]
-    left = list(cards.values())
-    return [q for p, before in zip(run, own) if p.kind == 'code' or p in left for q in (*before, p)]
-
-def defined(code):
-    try: return [n.name for n in ast.parse(code).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
-    except SyntaxError: return []
-
-def symbol(card): return re.search(r'^### `([^`]+)`', card.source, re.M)[1].split('.')[-1]
-
-
-SYMBOL = re.compile(r'\[(`[^`]+`)\]\(([^)#\s]*)#([^)\s]+)\)')
-
-def settle(site):
-    "Links of nbdev to symbols without a heading of their own lead to their class, or are no links (private helpers)."
-    symbols = {v[0].rsplit('/', 1)[-1].split('#')[-1] for v in NbdevLookup().syms.values() if isinstance(v, tuple) and '#' in v[0]}
-    cards = {n: set(re.findall(r'<!-- symbol (\S+) -->', '\n'.join(p.source for p in page.parts))) for n, page in site.items()}
-    def fix(found, page):
-        label, target, anchor = found.groups()
-        name = os.path.normpath(Path(page).parent / target).removesuffix('.html') if target else page
-        if name not in cards or anchor not in symbols or anchor in cards[name]: return found[0]
-        parent = anchor.rpartition('.')[0]
-        return f'[{label}]({target}#{parent})' if parent in cards[name] else label
-    for name, page in site.items():
-        for p in page.parts:
-            if p.kind != 'code': p.source = SYMBOL.sub(lambda m: fix(m, name), p.source)
-            p.outputs = [(k, SYMBOL.sub(lambda m: fix(m, name), x) if k == 'markdown' else x) for k, x in p.outputs]
+def site():
+    "{page name: page} with links that lead somewhere and pictures as files."
+    if str(ROOT) not in sys.path: sys.path.insert(0, str(ROOT))
+    found = {name: page(name, path) for name, path in notebooks().items()}
+    symbols = {}
+    for name, p in found.items():
+        for part in p.parts:
+            if part.kind == 'card': symbols.setdefault(re.search(r'^### `([^`]+)`', part.source, re.M)[1], []).append(name)
+    for name, p in found.items():
+        p.promise, heading = relink(p.promise, name, symbols), p.title
+        for part in p.parts:
+            if part.kind == 'text': heading = (re.findall(r'^#+\s+(.+)$', part.source, re.M) or [heading])[-1]
+            if part.kind != 'code': part.source = relink(part.source, name, symbols)
+            for i, (kind, x) in enumerate(part.outputs):
+                if kind == 'markdown': part.outputs[i] = kind, relink(x, name, symbols)
+                if kind == 'picture': part.outputs[i] = kind, picture(p, x, heading)
+    return found
 
 
-# --- what is written ------------------------------------------------------------------------------------------------
+def picture(page, found, heading):
+    "A stored picture as a file beside the page, with its alternative text and its size."
+    raw, suffix, alt, size = found
+    file = f"{page.name.replace('/', '-')}-{hashlib.sha1(raw).hexdigest()[:8]}.{suffix}"
+    page.figures[file] = raw
+    alt, size = html.escape(alt or f'Figure in the section “{heading}”'), ' width="{}" height="{}"'.format(*size) if size else ''
+    return f'<img src="{"../" * page.name.count("/")}figures/{file}" alt="{alt}"{size} loading="lazy">'
+
 
 def tools(page):
-    "The row of links under the title."
-    cfg, here = get_config(), page.path.relative_to(NBS).as_posix()
-    up, esc = '../' * page.name.count('/'), html.escape
-    colab = f'https://colab.research.google.com/github/{cfg.user}/{cfg.repo}/blob/{cfg.branch}/nbs/{here}'
+    "The row of links under the title; Colab opens what lies on GitHub."
+    here, up = page.path.relative_to(NBS).as_posix(), '../' * page.name.count('/')
+    source = home(f'nbs/{here}')
+    colab = source.replace('https://github.com/', 'https://colab.research.google.com/github/') if 'https://github.com/' in source else ''
     rows = [(colab, 'Open in Colab', ''),
             (f'http://localhost:8888/lab/tree/{here}', 'Open in JupyterLab', ' title="works while `make lab` is running" rel="nofollow"'),
-            (f'{up}notebooks/{here}', 'Download', ' download'),
-            (f'{up}{page.name}.md', 'Markdown', '')]
-    links = ''.join(f'<a href="{esc(url)}"{extra}>{text}</a>' for url, text, extra in rows)
+            (f'{up}notebooks/{here}', 'Download', ' download'), (f'{up}{page.name}.md', 'Markdown', '')]
+    links = ''.join(f'<a href="{html.escape(url)}"{extra}>{text}</a>' for url, text, extra in rows if url)
     return f'<nav class="tools" aria-label="This notebook">{links}</nav>'
 
 
 def fence(code, language):
     ticks = '`' * max(3, 1 + max((len(t) for t in re.findall(r'`+', code)), default=0))
-    return f'{ticks}{language}\n{code}\n{ticks}'
+    return f'{ticks}{language}\n{code.rstrip()}\n{ticks}'
 
 
-def wrapped(kind, x):
-    if kind == 'html': return f'<div class="shown">{x}</div>'
-    if kind != 'picture': return x
-    width = re.search(r' width="(\d+)"', x)
-    return f'<figure class="picture{" wide" if width and int(width[1]) > 620 else ""}">{x}</figure>'
-
-def shown_cell(source, outs):
-    "A cell that shows `outs`; one without source of its own gets a word that is not shown, since myst-nb drops empty cells with all they show."
-    form = dict(text='text/plain', html='text/html', picture='text/html', markdown='text/markdown')
-    outs = [new_output('display_data', data={form[k]: wrapped(k, x)}) for k, x in outs]
-    return new_code_cell(source or '...', outputs=outs, metadata={} if source else {'tags': ['remove-input']})
-
-def folded(p):
-    "A fold with its code and what the code shows: the answer of an exercise stays with the solution."
-    kind = 'exported' if p.open or p.fold.endswith(' · imports') else 'fold'
-    inside = [fence(p.source, 'python')] + [fence(x, 'text') if k == 'text' else wrapped(k, x) for k, x in p.outputs]
-    return '\n\n'.join([f'<details class="{kind}"{" open" if p.open else ""}><summary>{html.escape(p.fold)}</summary>', *inside, '</details>'])
-
-
-def stage(page, extra=''):
-    "The page as a notebook for myst-nb."
-    cells = [new_markdown_cell(f'# {page.title}')]
-    if page.promise: cells.append(new_markdown_cell(f'<div class="promise">\n\n{page.promise}\n\n</div>'))
-    cells.append(new_markdown_cell(tools(page)))
+def staged(page):
+    "The page for Sphinx."
+    def block(kind, x):
+        if kind == 'text': return fence(x, 'output')
+        if kind == 'html': return fence(f'<div class="shown">{x}</div>', '{raw} html')
+        if kind == 'markdown': return x
+        width = re.search(r' width="(\d+)"', x)
+        return f'<figure class="picture{" wide" if width and int(width[1]) > 620 else ""}">{x}</figure>'
+    out = [f'# {page.title}', f'<div class="promise">\n\n{page.promise}\n\n</div>' if page.promise else '', tools(page)]
     for p in page.parts:
-        if p.kind != 'code': cells.append(new_markdown_cell(p.source)); continue
-        cells.append(new_markdown_cell(folded(p)) if p.fold and p.source else shown_cell(p.source, p.outputs))
-    if extra: cells.append(new_markdown_cell(extra))
-    kernel = dict(name='python3', display_name='python3', language='python')
-    for i, c in enumerate(cells): c['id'] = f'c{i}'
-    return new_notebook(cells=cells, metadata=dict(kernelspec=kernel, language_info=dict(name='python', pygments_lexer='python')))
-
-
-TAG = re.compile(r'<!-- symbol \S+ -->|<a class="source".*?</a>|</?(?:a|div|p|details|summary|figure|nav|span|br)\b[^>]*>')
-
-def plain_html(text):
-    "What is left of HTML for those who read text."
-    text = re.sub(r'<(script|style|svg)\b.*?</\1>', '', text, flags=re.S)
-    text = re.sub(r'</(t[dh])>\s*<t[dh][^>]*>', ' | ', text)
-    text = html.unescape(re.sub(r'<[^>]+>', ' ', re.sub(r'</tr>', '\n', text)))
-    return '\n'.join(' '.join(line.split()) for line in text.splitlines() if line.strip())
+        if p.kind != 'code': out.append(p.source); continue
+        inside = [fence(p.source, 'python')] * bool(p.source) + [block(*o) for o in p.outputs]
+        kind = 'exported' if p.fold.startswith('ggr_nb.') else 'fold'
+        out += [f'<details class="{kind}"{" open" * p.open}><summary>{html.escape(p.fold)}</summary>', *inside, '</details>'] if p.fold else inside
+    return '\n\n'.join(filter(None, out)) + '\n'
 
 
 def markdown(page):
-    "The page as plain Markdown."
-    out = [f'# {page.title}'] + ([f'> {page.promise}'] if page.promise else [])
+    "The page for those who read text."
+    def block(kind, x):
+        if kind == 'picture': return '![{}]({})'.format(*(html.unescape(re.search(f'{a}="([^"]*)"', x)[1]) for a in ('alt', 'src')))
+        return x if kind == 'markdown' else fence(plain(x) if kind == 'html' else x, 'text')
+    out = [f'# {page.title}', f'> {page.promise}' if page.promise else '']
     for p in page.parts:
-        if p.kind != 'code':
-            out.append(re.sub(r'\n{3,}', '\n\n', TAG.sub('', p.source)).strip() if p.kind == 'card' else p.source)
-            continue
-        if p.source: out.append(('*' + p.fold + ':*\n\n' if p.fold and not p.open and not p.fold.endswith(' · imports') else '') + fence(p.source, 'python'))
-        for kind, x in p.outputs:
-            if kind == 'picture':
-                out.append('![{}]({})'.format(*(html.unescape(re.search(f'{a}="([^"]*)"', x)[1]) for a in ('alt', 'src'))))
-            elif kind == 'markdown': out.append(x)
-            else: out.append(fence(plain_html(x) if kind == 'html' else x, 'text'))
-    return '\n\n'.join(o for o in out if o.strip()) + '\n'
+        if p.kind == 'text': out.append(p.source)
+        elif p.kind == 'card': out.append(re.sub(r'\n{3,}', '\n\n', re.sub(r'<!--.*?-->|<a class.*?</a>|</?div[^>]*>', '', p.source)).strip())
+        else: out += [f'*{p.fold}:*' * bool(p.fold and not p.fold.startswith('ggr_nb.')), fence(p.source, 'python') * bool(p.source), *(block(*o) for o in p.outputs)]
+    return '\n\n'.join(filter(None, out)) + '\n'
+
+
+def plain(text):
+    "What is left of HTML for those who read text."
+    text = re.sub(r'</(t[dh])>\s*<t[dh][^>]*>', ' | ', re.sub(r'<(script|style|svg)\b.*?</\1>', '', text, flags=re.S))
+    text = html.unescape(re.sub(r'<[^>]+>', ' ', re.sub(r'</tr>', '\n', text)))
+    return '\n'.join(' '.join(line.split()) for line in text.splitlines() if line.strip())

@@ -7,7 +7,7 @@
   }
   for (const block of document.querySelectorAll('article div[class*="highlight-"]')) {
     const pre = block.querySelector('pre');
-    if (!pre || block.closest('.cell_output') || !navigator.clipboard) continue;
+    if (!pre || block.matches('.highlight-output') || !navigator.clipboard) continue;
     const button = document.createElement('button');
     button.className = 'copy'; button.type = 'button'; button.textContent = 'copy';
     button.addEventListener('click', async () => {
