@@ -1,11 +1,16 @@
 """Compact models say what the originals said, whatever the network is made of."""
+import importlib.util, json, os
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from torch import nn
+from torch.nn.utils import prune                                    # not imported with torch
+from torch.utils._pytree import tree_leaves
 
-from ggr_nb.train.compact import compact
+from ggr_nb.train.compact import Reader, compact
 from ggr_nb.init import sparse_init_
 from ggr_nb.masks import sparse_parameters
 from ggr_nb.train.measure import emptiness, parameters
@@ -161,14 +166,20 @@ def test_no_carrier_without_zeros_around():
         assert assert_same(net, None, (1, 7, 7))[0].out_channels == 2
 
 
-def test_a_discarded_result_of_an_in_place_operation_is_noticed():
+def test_what_an_operation_in_place_leaves_behind_is_read():
     class Sneaky(nn.Module):
         def __init__(self): super().__init__(); self.a, self.r, self.b = nn.Linear(4, 6), nn.ReLU(inplace=True), nn.Linear(6, 2)
         def forward(self, x):
             h = self.a(x); self.r(h)
             return self.b(h)
-    net = Sneaky(); net.a.weight.data[2:] = 0; net.a.bias.data[2:] = -1.
-    with pytest.raises(RuntimeError, match='differs from the original'): compact(net, None, torch.zeros(1, 4))
+    class Mixed(Sneaky):
+        def forward(self, x):
+            h = self.a(x); h.add_(F.relu(x.mean(1, keepdim=True) - 3))     # what was constant is none any more, though not for every input
+            return self.b(h)
+    for kind in Sneaky, Mixed:
+        net = kind().double(); net.a.weight.data[2:] = 0; net.a.bias.data[2:] = -1.
+        small = assert_same(net, None, (4,))
+        assert small.a.out_features == (2 if kind is Sneaky else 6)
 
 
 def test_dead_residual_loop_goes_away():
@@ -206,6 +217,136 @@ def test_values_are_taken_before_they_are_overwritten():
             return u + self.c(h)
     net = InPlace().double(); net.a.weight.data[2:] = 0
     assert assert_same(net, None, (4,)).a.out_features == 2
+
+
+class Net2(nn.Module):
+    "A network with these modules and this forward(self, x)."
+    def __init__(self, forward, **modules):
+        super().__init__(); self.does = forward
+        for name, m in modules.items(): setattr(self, name, m)
+    def forward(self, x): return self.does(self, x)
+
+
+class Optional(nn.Module):
+    def __init__(self): super().__init__(); self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+    def forward(self, x, mask=None): return self.b(F.relu(self.a(x if mask is None else x * mask)))
+class Scale(nn.Module):
+    def __init__(self, *shape): super().__init__(); self.a, self.b, self.gamma = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), nn.Parameter(torch.rand(shape) + .5)
+    def forward(self, x): return self.b(F.relu(self.a(x)) * self.gamma)
+class Branches(nn.Module):
+    def forward(self, x): return x.flip(1) if x.sum() > 0 else x * 2
+
+
+def C(*a, **kw): return nn.Conv2d(*a, **kw)
+def L(*a): return nn.Linear(*a)
+def asserted(s, x):
+    torch._assert(x.shape[1] == 3, 'three')
+    return s.b(F.relu(s.a(x)))
+def counted(s, x):
+    h = F.relu(s.a(x)); torch._assert(h.shape[1] == 8, 'eight')
+    return s.b(h)
+def unbound(s, x):
+    q, k, v = s.a(x).unflatten(1, (3, 4)).unbind(1)
+    return s.b(q * k + v)
+def parted(s, x):
+    p, q = s.a(x).split([2, 6], 1)
+    return s.b(torch.cat([F.relu(q), F.relu(p)], 1))
+def gated(s, x): h = F.relu(s.a(x)); return s.b(h * torch.sigmoid(s.g(h)))
+def excited(s, x): h = F.relu(s.a(x)); return s.b(h * torch.sigmoid(s.g(h.mean((2, 3), keepdim=True))))
+def joined(s, x): h = F.relu(s.a(x)); return s.b(torch.cat([h, F.relu(s.c(h)), h], 1))
+
+
+ODDER = {                                                          # what ended in unrelated errors, or was cut where it may not be
+    'an assertion': lambda: Net2(asserted, a=C(3, 8, 3), b=C(8, 4, 1)), 'an assertion about channels': lambda: Net2(counted, a=C(3, 8, 3), b=C(8, 4, 1)),
+    'a size of another tensor': lambda: Net2(lambda s, x: s.b(F.relu(s.c(x))) / s.a(x).size(1), a=C(3, 8, 3), c=C(3, 8, 3), b=C(8, 4, 1)),
+    'a dict': lambda: Net2(lambda s, x: dict(out=s.b(F.relu(s.a(x))), aux=[s.d(F.relu(s.a2(x)))]), a=C(3, 8, 3), a2=C(3, 8, 3), b=C(8, 4, 1), d=C(8, 2, 1)),
+    'an optional argument': Optional,
+    'the mean over channels': lambda: Net2(lambda s, x: s.d(F.relu(s.a(x)).mean(1).unsqueeze(1)), a=C(3, 6, 3), d=C(1, 2, 1)),
+    'the mean over channels, sizes alike': lambda: Net2(lambda s, x: s.d(F.relu(s.a(x)).mean(1)), a=C(3, 6, 3), d=nn.Conv1d(6, 2, 1)),
+    'unbind': lambda: Net2(unbound, a=C(3, 12, 3), b=C(4, 2, 1)),
+    'a list of parts': lambda: Net2(parted, a=C(3, 8, 3), b=C(8, 4, 1)),
+    'a parameter multiplied in': lambda: Scale(8, 1, 1), 'a parameter of four dimensions': lambda: Scale(1, 8, 1, 1), 'a parameter for each place': lambda: Scale(8, 6, 6),
+    'one parameter for all': lambda: Scale(1),
+    'a spatial gate': lambda: Net2(gated, a=C(3, 8, 3), g=C(8, 1, 1), b=C(8, 4, 1)), 'a channel gate': lambda: Net2(excited, a=C(3, 8, 3), g=C(8, 8, 1), b=C(8, 4, 1)),
+    'channels last': lambda: Net2(lambda s, x: s.b(F.gelu(s.a(x.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2), a=L(3, 8), b=L(8, 4)),
+    'channels last, flattened': lambda: Net2(lambda s, x: s.d(F.relu(s.a(x)).permute(0, 2, 3, 1).flatten(1)), a=C(3, 8, 3), d=L(8*36, 3)),
+    'channels last, pooled over channels': lambda: Net2(lambda s, x: s.d(F.max_pool2d(F.relu(s.a(x)).permute(0, 2, 3, 1), 2).flatten(1)), a=C(3, 6, 3), d=L(6*3*3, 3)),
+    'tokens': lambda: Net2(lambda s, x: s.b(F.gelu(s.c(s.n(s.a(x).flatten(2).transpose(1, 2))))).mean(1), a=C(3, 8, 3), n=nn.LayerNorm(8), c=L(8, 16), b=L(16, 4)),
+    'attention': lambda: Net2(lambda s, x: s.b(F.relu(s.m(*[s.a(x).flatten(2).transpose(1, 2)] * 3)[0])), a=C(3, 8, 3), m=nn.MultiheadAttention(8, 2, batch_first=True), b=L(8, 4)),
+    'a part that branches on values': lambda: Net2(lambda s, x: s.d(F.relu(s.c(s.m(F.relu(s.a(x)))))), a=C(3, 8, 3), m=Branches(), c=C(8, 8, 3), d=C(8, 2, 1)),
+    'integers': lambda: Net2(lambda s, x: s.b(F.relu(s.a(x))[:, s.order]), a=C(3, 8, 3), b=C(8, 4, 1), order=nn.Buffer(torch.arange(8).flip(0))),
+    'concatenated, twice the same': lambda: Net2(joined, a=C(3, 8, 3), c=C(8, 6, 3, padding=1), b=C(22, 4, 3, padding=1)),
+    'functional batch norm': lambda: Net2(lambda s, x: s.b(F.relu(F.batch_norm(s.a(x), s.n.running_mean, s.n.running_var, s.n.weight, s.n.bias))), a=C(3, 8, 3), n=nn.BatchNorm2d(8), b=C(8, 4, 1)),
+    'weights of a layer that is not called': lambda: Net2(lambda s, x: s.b(F.relu(F.conv2d(x, s.a.weight, s.a.bias))), a=C(3, 8, 3), b=C(8, 4, 1)),
+    'weight norm': lambda: Net2(lambda s, x: s.b(F.relu(s.a(x))), a=nn.utils.parametrizations.weight_norm(C(3, 8, 3)), b=C(8, 4, 1)),
+    'pruned by torch': lambda: Net2(lambda s, x: s.b(F.relu(s.a(x))), a=nn.utils.prune.l1_unstructured(C(3, 8, 3), 'weight', .5), b=C(8, 4, 1)),
+    'one layer, nothing else': lambda: C(3, 8, 3),
+}
+SMALLER = {'an assertion', 'a dict', 'a size of another tensor', 'an optional argument', 'a parameter multiplied in', 'a parameter of four dimensions', 'one parameter for all', 'a channel gate', 'channels last',
+           'channels last, flattened', 'tokens', 'a part that branches on values', 'concatenated, twice the same', 'functional batch norm'}
+
+
+@pytest.mark.parametrize('kind', sorted(ODDER))
+def test_odder_networks_are_the_same_and_smaller_where_that_is_understood(kind):
+    torch.manual_seed(1); net = ODDER[kind]().double().eval(); x = torch.randn(4, 3, 8, 8).double()
+    for name, m in net.named_children():                           # every other neuron says a constant
+        if name in ('a', 'a2', 'c', 'g') and type(m) in (nn.Conv2d, nn.Linear) and not m._forward_pre_hooks: m.weight.data[::2] = 0; m.bias.data.uniform_(.1, 1.)
+    with torch.no_grad(): net(x)                                  # a pruned weight is computed anew, without its graph
+    small = compact(net, None, x); again = compact(small, None, x)  # what came out is a model like any other
+    with torch.no_grad(): outs = [tree_leaves(m(x)) for m in (net, small, again)]
+    for out in outs[1:]: assert all(torch.allclose(p, q, rtol=1e-10, atol=1e-12) for p, q in zip(outs[0], out, strict=True))
+    count = lambda m: sum(p.numel() for p in m.parameters())
+    assert type(small) is type(net) and ((count(small) < count(net)) if kind in SMALLER else count(small) == count(net)), (count(small), count(net))
+
+
+def test_what_cannot_be_kept_is_said_in_one_sentence():
+    x = torch.zeros(1, 3, 8, 8)
+    random, infinite = Net2(lambda s, x: F.dropout(s.a(x), .5, training=True), a=C(3, 8, 3)), Net2(lambda s, x: s.a(x) / 0, a=C(3, 8, 3))
+    strange, net, ones = Net2(lambda s, x: 'a word', a=C(3, 8, 3)), Net2(lambda s, x: s.a(x), a=C(3, 2, 3)), torch.ones(2, 3, 3, 3)
+    for model, masks, words in ((random, None, 'differently each time'), (infinite, None, 'not finite'), (strange, None, 'answers with str'),
+                                (net, {'b.weight': torch.ones(1)}, "a mask for 'b.weight'"), (net, {'a.weight': torch.ones(2, 3, 1, 1)}, r'has shape \(2, 3, 1, 1\)'),
+                                (net, {'a.weight': ones / 2}, 'other entries than 0 and 1'), (net, {'a.weight': -ones}, 'other entries'), (net, {'a.weight': ones * float('nan')}, 'other entries')):
+        with pytest.raises(ValueError, match=words) as e: compact(model, masks, x)
+        assert '\n' not in str(e.value)
+    with pytest.raises(ValueError, match='cannot be copied'): compact(nn.Sequential(prune.l1_unstructured(C(3, 8, 3), 'weight', .5)), None, x)
+    for kind in (torch.bool, torch.int64, torch.float16): compact(net, {'a.weight': ones.to(kind)}, x)
+
+
+def test_a_wrong_cut_is_an_error_and_not_a_network(monkeypatch):
+    "The check is relative to the outputs: in a network of small numbers a small error is refused as well."
+    net, cut = mlp((5, 4, 2)), Reader.cut
+    net.fc1.weight.data[2:] = 0; net.fc1.bias.data.fill_(.3)
+    def wrong(r, *a):
+        new = cut(r, *a); new.bias.data *= 1.01
+        return new
+    monkeypatch.setattr(Reader, 'cut', wrong)
+    for scale in (1e-6, 1., 1e6):
+        net.fc2.weight.data.uniform_(.5, 1.); net.fc2.weight.data *= scale; net.fc2.bias.data.fill_(scale)
+        with pytest.raises(RuntimeError, match='of its largest output'): compact(net, None, torch.zeros(1, 5))
+
+
+# other people's models; all of them with ZOO=1
+
+BENCH = Path(__file__).parent.parent / 'benchmarks' / 'compact.py'
+ZOO = importlib.util.module_from_spec(importlib.util.spec_from_file_location('zoo', BENCH)); ZOO.__spec__.loader.exec_module(ZOO)
+KNOWN = json.loads(BENCH.with_suffix('.json').read_text())
+QUICK = '''torchvision:resnet18 torchvision:mobilenet_v3_small torchvision:shufflenet_v2_x0_5 torchvision:squeezenet1_1 torchvision:vit timm:resnet18
+    timm:efficientnet_lite0 timm:ghostnet_050 timm:regnety_002 timm:lcnet_035 timm:edgenext_xx_small timm:dla46_c timm:hardcorenas_a'''.split()
+
+
+def test_the_table_of_models_is_whole():
+    assert set(KNOWN) == set(ZOO.TRIED) and len(KNOWN) >= 60 and sum(r['outcome'] == 'works' for r in KNOWN.values()) > .9 * len(KNOWN)
+    assert all('\n' not in r['outcome'] for r in KNOWN.values())
+
+
+@pytest.mark.parametrize('name', ZOO.TRIED if os.environ.get('ZOO') else QUICK)
+def test_models_of_others_do_what_the_table_says(name):
+    if name.startswith('timm'): pytest.importorskip('timm')
+    got, known = ZOO.tried(name), KNOWN[name]
+    assert got['outcome'] == known['outcome'], got
+    if got['outcome'] == 'works':
+        assert got['error'] <= (1e-9 if got['dtype'] == 'float64' else 1e-3), got
+        assert abs(got['left'] - known['left']) <= .02 * known['parameters'], got
 
 
 def test_refusals():
