@@ -12,7 +12,7 @@ export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage docs lab export clean
+.PHONY: help demo test coverage docs slides lab export clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -33,6 +33,9 @@ coverage: $(VENV)/.development ## Say which lines of the library notebooks and t
 docs: $(VENV)/.development ## Build the documentation site into _docs/
 	python site/build.py $(ARGS)
 
+slides: $(VENV)/.development ## Write the slides of the hour into _slides/ (ARGS='nbs/04_topk.ipynb' of another page)
+	python site/slides.py $(ARGS)
+
 lab: $(VENV)/.development ## Open the notebooks in JupyterLab
 	jupyter lab --notebook-dir=nbs $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
@@ -42,7 +45,7 @@ export: $(VENV)/.development ## After editing a notebook: write ggr_nb/, clean t
 	python site/readme.py
 
 clean: ## Remove the environment and everything built
-	rm -rf $(VENV) _docs _proc build dist *.egg-info .pytest_cache .hypothesis .coverage*
+	rm -rf $(VENV) _docs _slides _proc build dist *.egg-info .pytest_cache .hypothesis .coverage*
 
 # The stamps: an environment is made again when the requirements change.
 $(BIN)/python:
