@@ -177,17 +177,20 @@ def agree_gradient(device, size):
 
 def digits_run(device, **options):
     recipe = replace(RECIPES['digits'].scaled(3), every=5)
-    return fit('digits_net', digits(), 'ggr', .1, recipe=recipe, device=str(device), progress=False, amp=False, compile=False, **options)
+    return fit('digits_net', digits(), 'ggr', .1, recipe=recipe, device=str(device), progress=False, amp=False, compile=False, benchmark=False, tf32=False, **options)
 
 
 def agree_resume(device, size):
     "Two uninterrupted runs and one that was stopped in the middle: are they one?"
     stop = lambda t: t.asked.append(2) if t.position == 30 else None
-    a, b = digits_run(device), digits_run(device)
-    with tempfile.TemporaryDirectory() as folder:
-        try: digits_run(device, out=Path(folder)/'run', each_step=stop)
-        except Stopped: pass
-        c = digits_run(device, out=Path(folder)/'run', resume=True)
+    before, torch.backends.cudnn.deterministic = torch.backends.cudnn.deterministic, True
+    try:
+        a, b = digits_run(device), digits_run(device)
+        with tempfile.TemporaryDirectory() as folder:
+            try: digits_run(device, out=Path(folder)/'run', each_step=stop)
+            except Stopped: pass
+            c = digits_run(device, out=Path(folder)/'run', resume=True)
+    finally: torch.backends.cudnn.deterministic = before
     far = lambda r: max(float((r.state[n].double() - t.double()).abs().max()) for n, t in a.state.items())
     repeats = not far(b)
     return dict(promised=repeats, equal=not far(c), repeats_itself=repeats, far=dict(repeated=far(b), resumed=far(c)))
@@ -195,7 +198,7 @@ def agree_resume(device, size):
 
 def agree_job(device, size):
     "A job of a sweep runs to its last line."
-    job = Job('digits', 'digits_net', 'ggr', .1, 'erk', 0, epochs=2, batch=64)
+    job = Job('digits', 'digits_net', 'ggr', .1, 'erk', 0, epochs=2, batch=64, updates=4)
     there, here = run_job(job, device=str(device)), run_job(job, device='cpu')
     equal = there.keys() == here.keys() and sum(there['counts'].values()) == sum(here['counts'].values()) and there['counts_start'] == here['counts_start']
     return dict(promised=True, equal=equal, accuracy=dict(device=there['accuracy'], cpu=here['accuracy']))

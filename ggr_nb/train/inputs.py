@@ -240,8 +240,8 @@ def named_model(model:str, # as for `model_maker`
                )->nn.Module:
     "A model, its weights from `seed` alone."
     make = model_maker(model)
-    with torch.random.fork_rng():
-        torch.manual_seed(generator(seed, 'model').initial_seed())
+    with torch.random.fork_rng(devices=[]):    # weights are drawn on the CPU
+        torch.default_generator.manual_seed(generator(seed, 'model').initial_seed())
         return make(classes, tuple(image), width)
 
 def build(model, # a name, or a module, returned as it is

@@ -275,7 +275,8 @@ class Training:
             self.seconds, started = self.seconds + time.monotonic() - started, time.monotonic()
             if each_step: each_step(self)
             self.progress.step(self); self._stop_or_save()
-        self.watch.look(wait=True)
+        started = time.monotonic(); self.watch.look(wait=True)     # what a GPU has still to do
+        self.seconds += time.monotonic() - started
 
     def _batches(self, data, split, **options):
         "This process's part of every batch"
@@ -529,6 +530,7 @@ def fit(model, # a name (see `build`), or a module, trained in place
         if augment is not None: data = replace(data, **off | (augment or {}))
         asked = during.enter_context(listening())
         during.enter_context(explaining_memory(name, recipe.batch, device))
+        if device.type == 'cuda': during.enter_context(torch.cuda.device(device))   # events, pins
         during.enter_context(torch.random.fork_rng([device] if device.type == 'cuda' else []))
         net = build(model, data, seed, width); check_shapes(net, data, name)
         part = data.hold_out(val, seed) if val else data
