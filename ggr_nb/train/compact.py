@@ -166,8 +166,8 @@ def _vector(run, node, out):
 # %% ../../nbs/train/compact.ipynb #3cfc097b
 FUNCTIONS, MODULES = {}, {}    # function or name of a method -> rule; class -> rule
 for _rule, _names in {
-    _pointwise: '''relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ elu elu_ celu selu gelu
-        silu mish tanh tanh_ sigmoid sigmoid_ hardswish hardsigmoid softplus softsign logsigmoid
+    _pointwise: '''relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ elu elu_ celu selu
+        gelu silu mish tanh tanh_ sigmoid sigmoid_ hardswish hardsigmoid softplus softsign logsigmoid
         clamp clamp_ abs neg exp log sqrt rsqrt square pow contiguous clone detach float to
         dropout''',
     _pooled: '''max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d interpolate
@@ -361,7 +361,8 @@ def _resized(module, sizes, **tensors):
 def _cut_along(m, keep):
     "BatchNorm or a depthwise convolution without the other channels"
     n, held = int(keep.sum()), [*m._parameters.items(), *m._buffers.items()]
-    sizes = ['num_features'] if isinstance(m, _BatchNorm) else 'in_channels out_channels groups'.split()
+    norm = isinstance(m, _BatchNorm)
+    sizes = ['num_features'] if norm else ['in_channels', 'out_channels', 'groups']
     cut = {name: t.detach()[keep.to(t.device)] for name, t in held if t is not None and t.ndim}
     return _resized(m, dict.fromkeys(sizes, n), **cut)
 

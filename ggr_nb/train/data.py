@@ -41,7 +41,8 @@ def sources(
     y, x = (2 * torch.arange(n, dtype=torch.int32, device=device) - (n - 1) for n in size)
     y, sign = y[:, None], 1 - 2 * flip.int()
     row = torch.sub(y * cos + (H << _UNIT), x * sin).bitwise_right_shift_(_UNIT + 1)
-    col = torch.add(y * (sin * sign) + (W << _UNIT), x * (cos * sign)).bitwise_right_shift_(_UNIT + 1)
+    col = torch.add(y * (sin * sign) + (W << _UNIT), x * (cos * sign))
+    col = col.bitwise_right_shift_(_UNIT + 1)
     outside = (row.clamp(0, H - 1) != row).logical_or_(col.clamp(0, W - 1) != col)
     return torch.add(col, row, alpha=width).add_(shift).masked_fill_(outside, 0).long()
 
@@ -261,7 +262,7 @@ class Data:
                  share: float = .1,  # of the training images of each class
                  seed: int = 0,      # of the choice
                 ):  # -> Data
-        "Trains on the rest and tests on what is held out: choices are made on this, not on the test."
+        "Trains on the rest, tests on what is held out: choices are made on this, not on the test."
         (x, y), sizes = self.train, self.train[1].bincount(minlength=self.classes).tolist()
         if not 0 < share < 1: raise ValueError(f'share={share}: give a number between 0 and 1')
         held = torch.zeros(len(y), dtype=torch.bool)
@@ -318,7 +319,7 @@ def _torchvision(kind, root, download):
     try:
         if packed or download: make(place, download=True)
     except (OSError, RuntimeError) as e: raise OSError(
-        f'{kind} could not be fetched from {getattr(make, "url", "its mirrors")} into {place}: {e}. '
+        f'{kind} could not be fetched from {getattr(make, "url", "mirrors")} into {place}: {e}. '
         'Fetch it by hand and put it there') from e
     try: splits = [make(place, train=train) for train in (True, False)]
     except Exception as e:

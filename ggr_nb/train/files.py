@@ -113,13 +113,14 @@ def tiny_tree(
             if os.path.isfile(folder / 'wnids.txt'): return Tree(folder, 'wnids.txt', TINY_URL)
         if os.path.isfile(place): return Tree(place, 'wnids.txt', TINY_URL)
         zips = place.glob('tiny-imagenet-200*.zip') if os.path.isdir(place) else []
-        for path in sorted(zips, key=lambda p: len(p.name)): return Tree(path, 'wnids.txt', TINY_URL)
+        for path in sorted(zips, key=lambda p: len(p.name)):
+            return Tree(path, 'wnids.txt', TINY_URL)
     raise not_found('Tiny-ImageNet', 'folder tiny-imagenet-200 or tiny-imagenet-200*.zip', root,
                     f'Fetch {TINY_URL} (248 MB)')
 
 def tiny_listing(
     tree: Tree,
-) -> tuple:  # (class ids, [(name, label)] of the training images, the same of the validation images)
+) -> tuple:  # (class ids, [(name, label)] for training, the same for validation)
     "Which images there are, and of which class."
     def text(name):
         try: return tree.read(name, 2**25).decode()

@@ -218,7 +218,8 @@ def connected(
     found = [stand_ins[n] for n in masks]
     grads = (torch.autograd.grad(out, found, allow_unused=True) if out.requires_grad
              else [None] * len(found))
-    return {n: torch.zeros_like(m, dtype=torch.bool) if g is None else (m != 0) & (g > .5).to(m.device)
+    none = lambda m: torch.zeros_like(m, dtype=torch.bool)
+    return {n: none(m) if g is None else (m != 0) & (g > .5).to(m.device)
             for (n, m), g in zip(masks.items(), grads)}
 
 # %% ../../nbs/train/measure.ipynb #5a92130e
