@@ -167,8 +167,8 @@ def _vector(run, node, out):
 FUNCTIONS, MODULES = {}, {}    # function or name of a method -> rule; class -> rule
 for _rule, _names in {
     _pointwise: '''relu relu_ relu6 hardtanh hardtanh_ leaky_relu leaky_relu_ elu elu_ celu selu
-        gelu silu mish tanh tanh_ sigmoid sigmoid_ hardswish hardsigmoid softplus softsign logsigmoid
-        clamp clamp_ abs neg exp log sqrt rsqrt square pow contiguous clone detach float to
+        gelu silu mish tanh tanh_ sigmoid sigmoid_ hardswish hardsigmoid softplus softsign
+        logsigmoid clamp clamp_ abs neg exp log sqrt rsqrt square pow contiguous clone detach float to
         dropout''',
     _pooled: '''max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d interpolate
         adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
@@ -379,13 +379,13 @@ def needed_channels(
     readers, needed = run.readers.values(), torch.zeros(run.count, dtype=torch.bool)
     for r in readers: r.reads, r.opens = one[r.reads], one[r.opens]
     for ids in run.frozen: needed[one[ids]] = True
-    def grow(needed):
+    def _grow(needed):
         for r in readers: needed[r.reads[r.wanted(needed) & (r.case == STAYS)]] = True
-    def grow_and_carry(needed):
-        until_stable(grow, needed)
+    def _grow_and_carry(needed):
+        until_stable(_grow, needed)
         for r in readers:
             if (c := r.carrier(needed)) is not None: needed[r.reads[c]] = True
-    until_stable(grow_and_carry, needed)
+    until_stable(_grow_and_carry, needed)
     keep = needed.clone()
     for r in readers: keep[r.opens[0]] |= not keep[r.opens].any()
     return one, needed, keep
@@ -394,10 +394,21 @@ def needed_channels(
 class _Tracer(fx.Tracer):
     "Traces what can be traced; modules that cannot become black boxes."
     def __init__(self): super().__init__(); self.boxes, self.proxies = {}, {}
-    def getattr(self, attr, attr_val, parameter_proxy_cache):
+    def getattr(self,
+                attr, # name
+                attr_val, # its value
+                parameter_proxy_cache, # what was written down for parameters
+               ):
+        "Remembers the cache, whose entries may have to be forgotten."
         self.proxies = parameter_proxy_cache
         return super().getattr(attr, attr_val, parameter_proxy_cache)
-    def call_module(self, m, forward, args, kwargs):
+    def call_module(self,
+                    m, # called module
+                    forward, # its method
+                    args, # of the call
+                    kwargs, # likewise
+                   ):
+        "What the module does, or one black box."
         path, stack = self.path_of_module(m), self.module_stack.copy()
         last = next(reversed(self.graph.nodes))
         try: return super().call_module(m, forward, args, kwargs)
@@ -412,7 +423,7 @@ class _Tracer(fx.Tracer):
 class _OneInput(nn.Module):
     "The model as a function of one tensor, whatever else it could take."
     def __init__(self, model): super().__init__(); self.model = model
-    def forward(self, x): return self.model(x)
+    def forward(self, x): return self.model(x) # what the model takes first
 
 def _traced(whole):
     tracer, name = _Tracer(), type(whole.model).__name__

@@ -246,7 +246,7 @@ class Data:
              seed: int = 0,      # of the choice
             ):  # -> Data
         "The same data set with fewer images, every class with its share of them."
-        def fewer(split, count):
+        def _fewer(split, count):
             x, y = getattr(self, split)
             if count is None: return x, y
             try: ok = 1 <= operator.index(count) <= len(y) and not isinstance(count, bool)
@@ -256,7 +256,7 @@ class Data:
             sizes = dict(enumerate(y.bincount(minlength=self.classes).tolist()))
             at = stratified(y, largest_remainder(sizes, count, sizes), seed, 'stratify')
             return x[at], y[at]
-        return replace(self, train=fewer('train', train), test=fewer('test', test))
+        return replace(self, train=_fewer('train', train), test=_fewer('test', test))
 
     def hold_out(self,
                  share: float = .1,  # of the training images of each class

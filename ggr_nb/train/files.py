@@ -119,14 +119,14 @@ def tiny_tree(
                     f'Fetch {TINY_URL} (248 MB)')
 
 def tiny_listing(
-    tree: Tree,
+    tree: Tree,  # from `tiny_tree`
 ) -> tuple:  # (class ids, [(name, label)] for training, the same for validation)
     "Which images there are, and of which class."
-    def text(name):
+    def _text(name):
         try: return tree.read(name, 2**25).decode()
         except UnicodeDecodeError: raise tree._error(f'{name} is damaged: it is no text') from None
-    ids = sorted(text('wnids.txt').split())
-    lines = [line.split('\t') for line in text('val/val_annotations.txt').splitlines()]
+    ids = sorted(_text('wnids.txt').split())
+    lines = [line.split('\t') for line in _text('val/val_annotations.txt').splitlines()]
     notes = {line[0]: line[1] for line in lines if len(line) > 1}
     label, parts = {w: i for i, w in enumerate(ids)}, dict(train=[], val=[])
     for name in sorted(tree.stamps, key=lambda n: [int(d) for d in re.findall(r'\d+', n)]):
@@ -144,7 +144,7 @@ def tiny_listing(
 # %% ../../nbs/train/files.ipynb #e291c75c
 @contextmanager
 def written_whole(
-    path: Path,
+    path: Path,  # the name it will have
 ):  # -> a binary file
     "A file that gets its name only when it is whole and on the disk."
     part = path.with_name(f'{path.name}.{secrets.token_hex(4)}.part')
