@@ -9,7 +9,10 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
+settings.register_profile('any load', deadline=None, suppress_health_check=[HealthCheck.too_slow])   # a busy machine is no failure
+settings.load_profile('any load')
 ROOT = Path(__file__).resolve().parent.parent
 BESIDE = ROOT.parent / 'shared' / 'data'           # data sets may lie beside a checkout; the library knows nothing of it
 if BESIDE.exists(): os.environ.setdefault('GGR_DATA', str(BESIDE))
@@ -56,7 +59,7 @@ def browser():
         options.add_argument(flag)
     options.set_capability('goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'})
     chromium = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    chromium.set_page_load_timeout(60)
+    chromium.set_page_load_timeout(300)
     yield chromium
     chromium.quit()
 

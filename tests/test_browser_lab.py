@@ -18,7 +18,7 @@ def look(browser, figure):
         + [...f.querySelectorAll('canvas')].map(c => c.toDataURL()).join() + f.querySelector('.say').textContent""", figure)
 
 
-def wait(condition, seconds=90, what='it'):
+def wait(condition, seconds=600, what='it'):
     end = time.time() + seconds
     while time.time() < end:
         found = condition()
@@ -56,7 +56,7 @@ def page(tmp_path_factory):
 def open_page(browser, page, count=4):
     browser.get_log('browser')
     browser.get(page.as_uri())
-    wait(lambda: len(browser.find_elements('css selector', 'figure.ggrx.on')) == count, 20, 'mounting')
+    wait(lambda: len(browser.find_elements('css selector', 'figure.ggrx.on')) == count, what='mounting')
     return browser.find_elements('css selector', 'figure.ggrx')
 
 
@@ -108,7 +108,7 @@ def test_pointer_reads_numbers_and_the_table_holds_them(page, window):
         if tip.is_displayed(): break
     assert re.search(r'(cosine|linear|constant|inverse): [\d.]+ at epoch \d+', tip.text)
     figure.find_element('css selector', 'summary').click()
-    rows = wait(lambda: figure.find_elements('css selector', 'details table tr'), 5, 'the table')
+    rows = wait(lambda: figure.find_elements('css selector', 'details table tr'), what='the table')
     assert 'cosine' in rows[0].text and len(rows) > 20
 
 
@@ -159,11 +159,11 @@ def lab(tmp_path_factory):
         f'--ServerApp.root_dir={folder}', '--expose-app-in-browser', '--LabApp.news_url=', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate'],
         stdout=log, stderr=subprocess.STDOUT, env=env, cwd=folder)
     try:
-        found = wait(lambda: re.search(r'(http://127\.0\.0\.1:\d+)/lab', (folder / 'lab.log').read_text()), 60, 'the start of JupyterLab')
+        found = wait(lambda: re.search(r'(http://127\.0\.0\.1:\d+)/lab', (folder / 'lab.log').read_text()), what='the start of JupyterLab')
         yield found[1], folder
     finally:
         server.terminate()
-        try: server.wait(20)
+        try: server.wait(300)
         except subprocess.TimeoutExpired: server.kill()
         log.close()
 
@@ -186,10 +186,10 @@ def drive(browser):
     start.send_keys(Keys.ENTER)
     text = "return document.body.textContent.match(/(running|stopped|failed|finished): [^%]*%/)?.[0] || ''"
     picture = "return [...document.querySelectorAll('.jp-OutputArea .jupyter-widgets img')].at(-1)?.src"
-    first = wait(lambda: 'running' in browser.execute_script(text) and browser.execute_script(picture), 60, 'the first report')
-    wait(lambda: browser.execute_script(picture) != first, 60, 'the second report')
+    first = wait(lambda: 'running' in browser.execute_script(text) and browser.execute_script(picture), what='the first report')
+    wait(lambda: browser.execute_script(picture) != first, what='the second report')
     stop.send_keys(Keys.ENTER)
-    wait(lambda: 'stopped' in browser.execute_script(text), 30, 'the stop')
+    wait(lambda: 'stopped' in browser.execute_script(text), what='the stop')
 
 
 def test_jupyterlab(lab, browser):
@@ -203,16 +203,16 @@ def test_jupyterlab(lab, browser):
     figure = wait(lambda: shown(browser, '.jp-OutputArea figure.ggrx.on'), what='the explorer')[0]
     handle = wait(lambda: browser.find_elements('css selector', '.jupyter-widgets .noUi-handle'), what='the widget')[0]
     picture = lambda: browser.execute_script("return document.querySelector('.jupyter-widgets img')?.src")
-    old = wait(picture, 20, 'the picture')
+    old = wait(picture, what='the picture')
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", handle)
     idle = "return document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status == 'idle'"
     wait(lambda: browser.execute_script(idle), what='the end of the run')
     handle.send_keys(Keys.ARROW_RIGHT)
-    wait(lambda: picture() != old, 30, 'the change of the picture')
+    wait(lambda: picture() != old, what='the change of the picture')
     before = look(browser, figure)
     figure.find_element('css selector', 'input[type=range]').send_keys(Keys.ARROW_RIGHT)
     assert look(browser, figure) != before
     drive(browser)
     browser.execute_script("return window.jupyterapp.commands.execute('docmanager:save')")
-    saved = wait(lambda: [o for c in nbformat.read(folder / 'explorer.ipynb', 4).cells for o in c.outputs if 'ggrx' in o.get('data', {}).get('text/html', '')], 20, 'saving')
+    saved = wait(lambda: [o for c in nbformat.read(folder / 'explorer.ipynb', 4).cells for o in c.outputs if 'ggrx' in o.get('data', {}).get('text/html', '')], what='saving')
     assert set(saved[0]['data']) == {'text/html', 'image/png', 'text/plain'}

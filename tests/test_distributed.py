@@ -17,7 +17,7 @@ def torchrun(folder, how, processes=2):
     "Start the worker on `processes` processes and wait."
     env = os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=f'{HERE.parent}{os.pathsep}{os.environ.get("PYTHONPATH", "")}')
     return subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(processes),
-                           str(HERE/'_ddp_worker.py'), str(folder), how], capture_output=True, text=True, timeout=240, env=env)
+                           str(HERE/'_ddp_worker.py'), str(folder), how], capture_output=True, text=True, timeout=900, env=env)
 
 
 @pytest.fixture(scope='module')

@@ -22,7 +22,7 @@ import ggr_nb
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p for p in (ROOT / 'nbs').rglob('*.ipynb')
                    if not any(part.startswith(('.', '_')) for part in p.relative_to(ROOT / 'nbs').parts))
-LIMIT = 600  # seconds on a busy machine; a notebook that hangs is a failure, not a hung suite
+LIMIT = 1200  # seconds; a notebook that hangs is a failure, not a hung suite
 
 
 class Recorder(CaptureShell):

@@ -457,7 +457,7 @@ def test_jupyter_shows_it_once_with_its_words():
     client, v4 = pytest.importorskip('nbclient'), pytest.importorskip('nbformat').v4
     cell = v4.new_code_cell("import matplotlib.pyplot as plt\nfrom ggr_nb.show.plots import bar_plot\nbar_plot({'a': 1}, title='One bar')")
     nb = v4.new_notebook(cells=[cell])
-    client.NotebookClient(nb, timeout=120, kernel_name='python3').execute()
+    client.NotebookClient(nb, timeout=900, startup_timeout=600, kernel_name='python3').execute()
     output, = nb.cells[0].outputs
     assert output.metadata['image/png'] == dict(alt='One bar. bars: a 1.', width=700, height=106)
     assert output.data['text/plain'] == 'Figure: One bar. bars: a 1.' and set(output.data) == {'text/plain', 'image/png'}

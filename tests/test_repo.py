@@ -74,6 +74,12 @@ def test_readme_shows_the_two_commands_first():
     assert re.search(r'^make test VENV=', (ROOT / '.ci' / 'run').read_text(encoding='utf-8'), re.M), '.ci/run does not call the README\'s test command'
 
 
+def test_readme_says_how_to_install():
+    "Into one's own environment, from a clone or from where settings.ini says that the source lies."
+    text, url = (ROOT / 'README.md').read_text(encoding='utf-8'), pages.settings().get('git_url')
+    assert '`pip install .`' in text and re.findall(r'pip install git\+([^`\s]+)', text) == ([url] if url else [])
+
+
 def test_readme_links_resolve():
     for url in re.findall(r'\]\(([^)\s]+)\)', (ROOT / 'README.md').read_text(encoding='utf-8')):
         if not re.match(r'https?:|#', url): assert (ROOT / url.split('#')[0]).exists(), f'README.md links to {url}, which is not there'
@@ -112,6 +118,15 @@ def test_notebook_is_clean_and_small(path):
 def test_notebook_begins_with_title_and_promise(path):
     first = next(body for kind, _, body, _ in cells(path) if kind == 'markdown')
     assert re.match(r'# [^\n]+\n+> \S', first), f'the first text must begin with "# Title" and "> promise", and is\n{first[:300]}'
+
+
+@each_notebook
+def test_links_are_alive(path):
+    "What a notebook links to lies where it says, from its own folder: a click in JupyterLab opens it. (Anchors: test_site.)"
+    texts = [re.sub(r'^```.*?^```\s*?$|`[^`\n]+`', '', body, flags=re.M | re.S) for kind, _, body, _ in cells(path) if kind == 'markdown']
+    links = [u for text in texts for u in re.findall(r'\]\(([^)\s]+)[)\s]', text) + re.findall(r'(?:src|href)="([^"]+)"', text)]
+    dead = [u for u in links if not re.match(r'[a-z][a-z+.-]*:|#', u) and not (path.parent / u.split('#')[0]).exists()]
+    assert not dead, f'links to {dead}, which are not there'
 
 
 def inside_long_strings(source):
@@ -258,6 +273,13 @@ def test_modules_import_only_what_is_required(path):
     allowed = {'sklearn' if r == 'scikit-learn' else r for r in required} | {'numpy', 'PIL'} | set(sys.stdlib_module_names)
     unknown = imported(path)[0] - allowed
     assert unknown <= extra, f'{path.name} imports {sorted(unknown - extra)}, which settings.ini does not require'
+
+
+@each_module
+def test_module_knows_no_folder_beside_the_checkout(path):
+    "Data and results lie where the user says, in the working folder, in the checkout or in the user's cache."
+    strings = [n.value for n in ast.walk(ast.parse(path.read_text(encoding='utf-8'))) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    assert not [s for s in strings if s == 'shared' or re.search(r'(^|/)shared/', s)], f'{path.name} looks beside the checkout'
 
 
 BLOCKED = '''

@@ -23,17 +23,26 @@ class Task(NamedTuple):
     "A job that leaves a trace of every attempt in a folder"
     n: int
     folder: str
-    seconds: float = .05
+    waits: str = ''      # a file: the task is not done before it is there
+
+    @property
+    def may_go_on(self): return not self.waits or (Path(self.folder)/self.waits).exists()
 
     @property
     def key(self): return f'task/{self.n}'
 
 
+class Meeting(Task):
+    "Its first worker waits for the second: both come to work, whoever starts first."
+    @property
+    def may_go_on(self): return len({pid for _, pid in attempts(self.folder)}) == 2
+
+
 def work(task, **place):
-    "Note who works on it, take a while, return a record"
+    "Note who works on it, wait until it may go on, return a record"
     with open(Path(task.folder)/'attempts', 'a') as f: f.write(f'{task.n} {os.getpid()}\n')
     report(n=task.n)
-    time.sleep(task.seconds)
+    while not task.may_go_on: time.sleep(.01)
     if task.n < 0: raise ValueError(f'task {task.n} cannot be done')
     return dict(key=task.key, square=task.n ** 2, pid=os.getpid(), **place)
 
@@ -60,7 +69,7 @@ def test_processes_append_at_the_same_time(tmp_path):
     path = tmp_path/'r.jsonl'
     team = [spawn.Process(target=write_many, args=(path, name, 60)) for name in 'abc']
     for p in team: p.start()
-    for p in team: p.join(60)
+    for p in team: p.join(600)
     assert [p.exitcode for p in team] == [0, 0, 0]
     assert set(Results(path).load()) == {f'{name}/{i}' for name in 'abc' for i in range(60)}
     for line in path.read_text().splitlines(): json.loads(line)
@@ -71,7 +80,7 @@ def test_a_writer_killed_while_it_writes(tmp_path):
     for attempt in range(3):
         p = spawn.Process(target=write_for_ever, args=(path, str(attempt)))
         p.start()
-        wanted = time.monotonic() + 30
+        wanted = time.monotonic() + 600
         while not (path.exists() and f'"{attempt}/5"' in path.read_text()) and time.monotonic() < wanted: time.sleep(.01)
         os.kill(p.pid, signal.SIGKILL); p.join()
         before = set(Results(path).load())
@@ -83,7 +92,7 @@ def test_a_writer_killed_while_it_writes(tmp_path):
 
 # --- the pool
 def test_all_jobs_once(tmp_path):
-    tasks = [Task(n, str(tmp_path)) for n in range(8)]
+    tasks = [Meeting(n, str(tmp_path)) for n in range(8)]
     outcomes = list(Pool(work, workers=2).run(tasks))
     assert sorted(o.result['square'] for o in outcomes) == [n ** 2 for n in range(8)]
     assert Counter(n for n, _ in attempts(tmp_path)) == Counter(range(8))
@@ -93,7 +102,7 @@ def test_all_jobs_once(tmp_path):
 def test_places_and_news(tmp_path):
     pool, heard = Pool(work, places=[dict(device='cuda:0'), dict(device='cuda:1')]), {}
     pool.listen = heard.update
-    outcomes = list(pool.run([Task(n, str(tmp_path)) for n in range(4)]))
+    outcomes = list(pool.run([Meeting(n, str(tmp_path)) for n in range(4)]))
     assert {o.result['device'] for o in outcomes} == {'cuda:0', 'cuda:1'}
     assert heard == {n: dict(n=n) for n in range(4)} and pool.news == {}
 
@@ -106,7 +115,7 @@ def test_more_workers_than_jobs_and_no_jobs(tmp_path):
 def test_no_process_is_left_behind(tmp_path):
     "Whoever stops asking for results stops the workers, busy or not."
     pool = Pool(work, workers=2)
-    running = pool.run([Task(0, str(tmp_path)), Task(1, str(tmp_path), 60), Task(2, str(tmp_path), 60)])
+    running = pool.run([Task(0, str(tmp_path)), Task(1, str(tmp_path), 'never'), Task(2, str(tmp_path), 'never')])
     assert attempts(tmp_path) == []                                   # a generator: nothing starts before it is asked
     next(running)
     pids = [w.process.pid for w in pool.team]
@@ -135,8 +144,9 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path):
         if killed: return
         victim = next(w for w in pool.team if w.job)
         os.kill(victim.process.pid, signal.SIGKILL); killed.append(victim.process.pid)
+        (tmp_path/'go').touch()
 
-    tasks = [Task(n, str(tmp_path), .4) for n in range(6)]
+    tasks = [Task(n, str(tmp_path), 'go' if n else '') for n in range(6)]
     assert sweep(tasks, results, pool, after=kill_one, progress=False) == {}
     assert len(killed) == 1
     lines = [json.loads(line) for line in results.path.read_text().splitlines()]
@@ -157,7 +167,7 @@ sys.path.insert(0, {here!r})
 from test_sweep import Task, work
 from ggr_nb.paper.sweep import Pool, Results, sweep
 if __name__ == '__main__':
-    sweep([Task(n, {folder!r}, .3) for n in range(6)], Results({file!r}), Pool(work, workers=2), progress=False)
+    sweep([Task(n, {folder!r}, 'go' if n > 1 else '') for n in range(6)], Results({file!r}), Pool(work, workers=2), progress=False)
 '''
 
 
@@ -168,16 +178,17 @@ def test_the_parent_is_killed_and_started_again(tmp_path):
     script.write_text(DRIVER.format(here=str(Path(__file__).parent), folder=str(tmp_path), file=str(file)))
     here = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
     first = subprocess.Popen([sys.executable, script], env=here)
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 600
     while len(Results(file).load()) < 2 and time.monotonic() < limit: time.sleep(.02)
     first.kill(); first.wait()
     done = set(Results(file).load())
     assert 2 <= len(done) < 6
     workers = {pid for _, pid in attempts(tmp_path)}
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + 600
     while any(Path(f'/proc/{pid}').exists() for pid in workers) and time.monotonic() < limit: time.sleep(.05)
     assert not any(Path(f'/proc/{pid}').exists() for pid in workers)
-    subprocess.run([sys.executable, script], check=True, timeout=60, env=here)
+    (tmp_path/'go').touch()
+    subprocess.run([sys.executable, script], check=True, timeout=900, env=here)
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert sorted(r['key'] for r in lines) == [f'task/{n}' for n in range(6)]
     again = Counter(n for n, _ in attempts(tmp_path))
@@ -200,13 +211,14 @@ def test_ray_with_a_killed_worker(tmp_path, monkeypatch):
 
         def kill_one(record, bar):
             if killed: return
-            busy, limit = [], time.monotonic() + 60
+            busy, limit = [], time.monotonic() + 600
             while not busy and time.monotonic() < limit:                              # until a task is under way
                 time.sleep(.05)
                 busy = [pid for n, pid in attempts(tmp_path) if n >= 0 and f'task/{n}' not in results.load()]
             os.kill(busy[-1], signal.SIGKILL); killed.append(busy[-1])
+            (tmp_path/'go').touch()
 
-        tasks = [Task(n, str(tmp_path), 2.) for n in range(6)] + [Task(-1, str(tmp_path))]
+        tasks = [Task(n, str(tmp_path), 'go' if n else '') for n in range(6)] + [Task(-1, str(tmp_path))]
         errors = sweep(tasks, results, pool, after=kill_one, progress=False)
     finally: ray.shutdown()
     assert list(errors) == ['task/-1'] and 'cannot be done' in errors['task/-1']

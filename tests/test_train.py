@@ -120,7 +120,7 @@ def test_sigkill_then_resume(tmp_path, whole):
 
 def worker(*words):
     env = os.environ | dict(PYTHONPATH=os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get('PYTHONPATH', '')]))
-    return subprocess.run([sys.executable, str(HERE/'_train_worker.py'), *map(str, words)], capture_output=True, text=True, timeout=200, env=env)
+    return subprocess.run([sys.executable, str(HERE/'_train_worker.py'), *map(str, words)], capture_output=True, text=True, timeout=900, env=env)
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
