@@ -6,7 +6,8 @@ switches  bf16, channels-last and the fused optimiser, alone and together, again
           on a GPU torch.compile and larger batches too, and a profile of the fastest variant
 masks     a step of GGR at density 0.03 against the dense step, ResNet-18, batch 128, default switches
 updates   one update of the masks of ResNet-18 as a share of an epoch of CIFAR-100 (390 steps of batch 128)
-shares    making a batch of images, and writing a checkpoint once a minute, as shares of the time
+shares    making a batch of images, and a checkpoint every five minutes, as shares of the time: what a step waits for
+          it, and what the thread beside it takes to write it
 
 Contenders take turns in every round. Work from outside can only make one slower, so each counts with its best round.
 On a CPU the clock is the processor time of this process (one thread, so that waiting threads do not count); on a GPU
@@ -21,7 +22,7 @@ from ggr_nb.train.data import Data
 from ggr_nb.train.machine import Switches, bf16_units, switches
 from ggr_nb.methods import METHODS
 from ggr_nb.train.models import MODELS
-from ggr_nb.train.runs import Recipe, save_checkpoint
+from ggr_nb.train.runs import CheckpointWriter, Recipe
 from ggr_nb.train.training import Training
 
 FILE = Path(__file__).with_suffix('.json')
@@ -78,9 +79,9 @@ def stepping(*args, **kw):
 def measure_switches(device, rounds):
     "Images per second and ratio to plain float32, per network and batch."
     gpu, result = device != 'cpu', []
-    ways = {'float32': (False, False, False, False), '+ fused': (False, False, True, False), '+ channels-last': (False, True, True, False),
-            'bf16': (True, False, True, False), 'bf16 + channels-last': (True, True, True, False)}
-    if gpu: ways['bf16 + channels-last + compile'] = (True, True, True, True)
+    ways = {'float32': ('off', False, False, False), '+ fused': ('off', False, True, False), '+ channels-last': ('off', True, True, False),
+            'bf16': ('bf16', False, True, False), 'bf16 + channels-last': ('bf16', True, True, False)}
+    if gpu: ways['bf16 + channels-last + compile'] = ('bf16', True, True, True)
     for name, width, batch in [(n, w, b * k) for n, w, b in NETS for k in ((1, 4) if gpu else (1,))]:
         steps = {w: stepping(name, width, batch, Switches(device, *flags)) for w, flags in ways.items()}
         t = best(steps, rounds, device, 30 if gpu else 8 if name in ('digits_net', 'mlp') else 1)
@@ -94,7 +95,7 @@ def measure_switches(device, rounds):
 
 def profile(device):
     "Share of GPU time by kernel, of the fastest way."
-    step = stepping('resnet18', 1., 512, Switches(device, True, True, True, True))
+    step = stepping('resnet18', 1., 512, Switches(device, 'bf16', True, True, True, True, True))
     for _ in range(5): step()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as p:
         for _ in range(10): step()
@@ -148,12 +149,13 @@ def measure_shares(device, rounds):
     step = stepping('resnet18', 1., 128, chosen)
     s = best({'step': step}, rounds, device, 1 if device == 'cpu' else 50) | best({'batch': batch}, rounds, device, 40)
     with tempfile.TemporaryDirectory() as folder:
-        write = 1e9
+        t.writer, stall, write = CheckpointWriter(Path(folder)/'c.pt'), 1e9, 1e9
         for _ in range(rounds):
-            start = time.perf_counter(); save_checkpoint(Path(folder)/'c.pt', t.state_dict())
-            write = min(write, time.perf_counter() - start)
-        size = (Path(folder)/'c.pt').stat().st_size
-    return dict(batch_over_step=round(s['batch'] / s['step'], 5), checkpoint_over_minute=round(write / 60, 5), checkpoint_bytes=size)
+            start = time.perf_counter(); t.checkpoint(); stall = min(stall, time.perf_counter() - start)
+            t.writer.wait(); write = min(write, time.perf_counter() - start)
+        size = t.writer.path.stat().st_size
+    return dict(batch_over_step=round(s['batch'] / s['step'], 5), checkpoint_stall=round(stall / t.save_every, 5),
+                checkpoint_thread=round(write / t.save_every, 5), checkpoint_bytes=size)
 
 
 if __name__ == '__main__':

@@ -1,19 +1,20 @@
 """The trainer: the recipe's clock, bit-for-bit resume however it was stopped, faults, and real images."""
-import json, math, os, re, signal, subprocess, sys, threading, warnings
+import json, math, os, random, re, signal, subprocess, sys, threading, warnings
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np, pytest, torch
 from torch import nn
 
-from ggr_nb.train.data import cifar100, digits, tiny_imagenet
+from ggr_nb.sparsify import Sparsifier
+from ggr_nb.train.data import DATASETS, Data, cifar100, digits, tiny_imagenet
 from ggr_nb.masks import counts
 from ggr_nb.train import runs
 from ggr_nb.methods import METHODS
 from ggr_nb.train.models import MODELS
 from ggr_nb.train.runs import commit, load_checkpoint, previous, save_checkpoint
 from ggr_nb.train.measure import gradient_flow, positions
-from ggr_nb.train.training import RECIPES, Recipe, Run, Stopped, fit, switches, train_main
+from ggr_nb.train.training import RECIPES, Recipe, Run, Stopped, build, evaluate, evaluate_run, fit, switches, train_main
 
 HERE = Path(__file__).parent
 RECIPE = replace(RECIPES['digits'], epochs=3, batch=64, milestones=(2,), update_until=3, every=11)      # 22 steps an epoch
@@ -401,7 +402,7 @@ def test_train_main(tmp_path, capsys):
 def test_train_main_says_what_is_wrong_in_one_line(tmp_path, capsys):
     kw = dict(model='digits_net', data='digits', density=.1, quiet=True, out=str(tmp_path/'a'))
     for change, word in ((dict(data='digitz'), 'digits'), (dict(epochs=0), 'epochs is 0'), (dict(density=2.), '2.0'), (dict(batch=10**6), '1000000'),
-                         (dict(data='cifar100', root=str(tmp_path)), 'CIFAR-100')):
+                         (dict(data='cifar100', root=str(tmp_path)), 'cifar-100-python')):
         with pytest.raises(SystemExit, match=word): train_main(**kw | change)
     with pytest.raises(SystemExit) as e: train_main(**kw, epochs=2, each_step=at(3, lambda: os.kill(os.getpid(), signal.SIGINT)))
     assert e.value.code == 130 and 'resume' in capsys.readouterr().out
@@ -502,6 +503,281 @@ def test_layout_and_fusing_change_nothing_but_rounding():
     c = fit(*SET, **SHORT | dict(fused=False, batch_limit=3))
     assert b.config['switches']['fused'] is True and c.config['switches']['fused'] is False
     for n in b.state: torch.testing.assert_close(b.state[n], c.state[n], rtol=1e-2, atol=2e-3)
+
+
+# ---------------------------------------------------------------- a loss that is no number
+
+def broken(step):
+    "A hook that makes a weight NaN after a step."
+    def hook(training):
+        if training.position == step:
+            with torch.no_grad(): training.model.fc1.weight[0, 0] = float('nan')
+        assert training.position <= step, 'it trained on'
+    return hook
+
+
+def test_a_nan_loss_ends_the_run_at_its_step(tmp_path):
+    with pytest.raises(FloatingPointError, match='loss of step 21 is nan.*smaller lr'): fit(*SET, out=tmp_path, each_step=broken(20), **SHORT)
+    assert not list(tmp_path.glob('*.pt'))
+
+
+def test_nothing_after_a_nan_is_saved(tmp_path, whole):
+    "Not by the clock, and not because somebody asks to stop in that very moment."
+    with pytest.raises(FloatingPointError, match='after step 20 fc1.weight is not finite'):
+        fit(*SET, out=tmp_path, save_every=0, each_step=broken(20), **SHORT)
+    state = load_checkpoint(tmp_path/'checkpoint.pt')
+    assert state['step'] == 19 and all(v.isfinite().all() for v in state['model'].values())
+    def stop(training): broken(20)(training); training.asked.append('stop') if training.position == 20 else None
+    with pytest.raises(FloatingPointError): fit(*SET, out=tmp_path, resume=True, each_step=stop, **SHORT)
+    assert load_checkpoint(tmp_path/'checkpoint.pt')['step'] == 19
+    assert same(whole, fit(*SET, out=tmp_path, resume=True, **SHORT))
+
+
+# ---------------------------------------------------------------- one folder, one process
+
+def test_a_folder_in_use_is_refused_and_left_alone(tmp_path, whole):
+    said = []
+    def second(training):
+        if training.position != 30: return
+        with pytest.raises(BlockingIOError, match=f'in use by process {os.getpid()} since 20') as e: fit(*SET, out=tmp_path, resume=True, **SHORT)
+        said.append(str(e.value))
+    assert same(whole, fit(*SET, out=tmp_path, each_step=second, **SHORT)) and len(said) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['history.jsonl', 'run.json', 'run.pt']
+
+
+def test_a_killed_process_holds_nothing_and_its_orphans_are_swept(tmp_path, whole):
+    assert worker('sigkill', tmp_path, '12').returncode == -signal.SIGKILL
+    assert (tmp_path/'.lock').exists()
+    for name in ('checkpoint.pt.77.part', 'run.json.78.part', 'probe.79'): (tmp_path/name).write_bytes(b'half')
+    assert same(whole, fit(*SET, out=tmp_path, resume=True, **SHORT))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['history.jsonl', 'run.json', 'run.pt']
+
+
+def test_nohup_is_respected():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        fit(*SET, each_step=at(3, lambda: os.kill(os.getpid(), signal.SIGHUP)), **SHORT | dict(recipe=replace(RECIPE, epochs=1)))
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally: signal.signal(signal.SIGHUP, before)
+
+
+# ---------------------------------------------------------------- what can be read again
+
+def test_numbers_of_numpy_are_numbers(tmp_path, whole):
+    kw = SHORT | dict(seed=np.int64(3), recipe=replace(RECIPE, lr=np.float64(RECIPE.lr), every=np.int64(11)))
+    with pytest.raises(Boom): fit(*SET[:3], np.float64(.05), out=tmp_path, save_every=0, each_step=at(20, boom), **kw)
+    assert same(whole, fit(*SET, out=tmp_path, resume=True, **SHORT))
+    for wrong in (3.5, 'three', None):
+        with pytest.raises(ValueError, match='seed='): fit(*SET, **SHORT | dict(seed=wrong))
+
+
+def remembers(monkeypatch, value):
+    "Whatever method runs, it remembers `value`."
+    sound = Sparsifier.state_dict
+    def state_dict(self): return sound(self) | ({'memory': {'kept': value}} if self.updates else {})
+    monkeypatch.setattr(Sparsifier, 'state_dict', state_dict)
+
+
+def test_a_memory_that_no_checkpoint_can_hold_is_named_at_the_first_update(tmp_path, monkeypatch):
+    remembers(monkeypatch, {1, 2})
+    seen = []
+    with pytest.raises(TypeError, match="memory.*kept.*set.*a checkpoint holds"): fit(*SET, out=tmp_path, each_step=lambda t: seen.append(t.position), **SHORT)
+    assert max(seen) == 11
+
+
+def test_a_memory_of_numpys_numbers_is_read_again(tmp_path, monkeypatch):
+    remembers(monkeypatch, np.mean([1., 2.]))
+    with pytest.raises(Boom): fit(*SET, out=tmp_path, save_every=0, each_step=at(20, boom), **SHORT)
+    assert load_checkpoint(tmp_path/'checkpoint.pt')['sparsifier']['memory'] == {'kept': 1.5}
+
+
+def test_the_first_checkpoint_is_read_back(tmp_path, monkeypatch):
+    def bad(data, path): raise ValueError(f'{path} is damaged')
+    monkeypatch.setattr(runs, '_unseal', bad)
+    with pytest.raises(ValueError, match='checkpoint.pt is damaged'): fit(*SET, out=tmp_path, save_every=0, **SHORT)
+
+
+def test_a_resume_with_another_layout_converts_the_momentum(tmp_path):
+    kw = dict(batch_limit=6)
+    short = SHORT | dict(recipe=replace(RECIPE, epochs=1, every=3, warmup=0))
+    with pytest.raises(Boom): fit(*SET, out=tmp_path, save_every=0, each_step=at(4, boom), channels_last=True, **kw, **short)
+    strides = []
+    def look(training): strides.extend(s['momentum_buffer'].stride() == p.stride() for p, s in training.optimizer.state.items())
+    again = fit(*SET, out=tmp_path, resume=True, channels_last=False, each_step=look, **kw, **short)
+    straight = fit(*SET, channels_last=False, **kw, **short)
+    assert strides and all(strides)
+    for n, v in straight.state.items(): torch.testing.assert_close(again.state[n], v, rtol=1e-3, atol=1e-4)
+
+
+def test_the_history_is_readable_while_it_grows_and_after_a_resume(tmp_path, whole):
+    lines = lambda: [json.loads(l) for l in (tmp_path/'history.jsonl').read_text().splitlines()]
+    seen = []
+    with pytest.raises(Boom): fit(*SET, out=tmp_path, save_every=1e9, each_epoch=lambda r, t: seen.append(len(lines())), each_step=at(50, boom), **SHORT)
+    assert seen == [0, 1] and len(lines()) == 2      # no checkpoint was ever written
+    run = fit(*SET, out=tmp_path, resume=True, **SHORT)
+    assert lines() == run.history and [l['epoch'] for l in lines()] == [0, 1, 2] and same(whole, run)
+
+
+# ---------------------------------------------------------------- optimisers, precision, parts of a batch
+
+def test_fp16_trains_with_a_scaler_and_resumes(tmp_path):
+    kw = SHORT | dict(amp='fp16')
+    straight = fit(*SET, **kw)
+    assert straight.config['switches']['amp'] == 'fp16' and straight.accuracy > 40
+    with pytest.raises(Boom): fit(*SET, out=tmp_path, save_every=0, each_step=at(30, boom), **kw)
+    assert load_checkpoint(tmp_path/'checkpoint.pt')['scaler']['scale'] >= 1
+    assert same(straight, fit(*SET, out=tmp_path, resume=True, **kw))
+
+
+def test_adamw_smoothing_and_cosine_reach_the_step():
+    recipe, seen = replace(RECIPE, optimizer='adamw', lr=.003, lr_schedule='cosine', weight_decay=.01), []
+    def look(t): seen.append((type(t.optimizer).__name__, t.optimizer.param_groups[0]['lr'], t.optimizer.param_groups[0]['weight_decay']))
+    run = fit(*SET[:3], .2, each_step=look, **SHORT | dict(recipe=recipe))
+    assert {s[0] for s in seen} == {'AdamW'} and {s[2] for s in seen} == {.01} and run.accuracy > 60
+    assert [s[1] for s in seen] == pytest.approx([recipe.rate(i / 22) for i in range(66)]) and seen[-1][1] < 1e-5
+    smooth = fit(*SET[:3], .2, **SHORT | dict(recipe=replace(recipe, label_smoothing=.3)))
+    assert smooth.history[0]['loss'] > run.history[0]['loss'] and smooth.history[0]['test_loss'] != run.history[0]['test_loss']
+
+
+@pytest.mark.parametrize('parts', [2, 3, 64])
+def test_a_batch_in_parts_has_the_same_gradient(parts):
+    grads = {}
+    def keep(name): return lambda t: grads.setdefault(name, {n: p.grad.clone() for n, p in t.model.named_parameters()})
+    for k in (1, parts): fit('mlp', 'digits', 'ggr', .1, each_step=keep(k), **SHORT | dict(recipe=replace(RECIPE, epochs=1, accumulate=k), batch_limit=1))
+    for n, g in grads[1].items(): torch.testing.assert_close(grads[parts][n], g, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('limit, steps', [(None, 66), (3, 9), (1000, 66)])
+def test_compiling_pays_by_the_steps_that_are_made(monkeypatch, limit, steps):
+    import ggr_nb.train.training as module
+    asked, choose = [], module.switches
+    monkeypatch.setattr(module, 'switches', lambda net, device, amp, last, compile, n, *rest: asked.append(n) or choose(net, device))
+    fit(*SET, **SHORT, batch_limit=limit)
+    assert asked == [steps]
+
+
+# ---------------------------------------------------------------- chosen on images held out
+
+def test_the_test_images_are_scored_once_at_the_end(monkeypatch):
+    data, looks, sound = digits(), [], Data.batches
+    def batches(self, split, *args, **kw):
+        if self is data: looks.append(split)
+        return sound(self, split, *args, **kw)
+    monkeypatch.setattr(Data, 'batches', batches)
+    run = fit('digits_net', data, 'ggr', .05, val=.2, **SHORT | dict(recipe=replace(RECIPE, every=9)))
+    assert looks == ['test'] and run.config['val'] == .2
+    assert ['val_accuracy' in h for h in run.history] == [True] * 3 and ['accuracy' in h for h in run.history] == [False, False, True]
+    net = MODELS['digits_net'](); net.load_state_dict(run.state); net.eval()
+    held, batch = data.hold_out(.2, 3), lambda d: next(iter(d.batches('test', len(d.test[1]))))
+    for d, key in ((data, 'accuracy'), (held, 'val_accuracy')):
+        x, y = batch(d)
+        assert run.history[-1][key] == pytest.approx(100 * (net(x).argmax(1) == y).float().mean().item(), abs=1e-4)
+
+
+# ---------------------------------------------------------------- yours
+
+class Disturbed(torch.utils.data.Dataset):
+    "Digits with noise from three generators, as the transforms of others draw theirs."
+    classes = range(10)
+    def __init__(self, held): self.x, self.y = held[0].float() / 255, held[1]
+    def __len__(self): return len(self.y)
+    def __getitem__(self, i):
+        noise = torch.randn(()) + random.gauss(0, 1) + np.random.randn()
+        return self.x[i] + .02 * noise, int(self.y[i])
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_data_set_of_ones_own_resumes_to_the_last_bit(tmp_path, workers):
+    d, kw = digits(), SHORT | dict(recipe=replace(RECIPE, epochs=2, every=5), batch_limit=8)
+    pair = lambda n: (torch.utils.data.DataLoader(Disturbed(d.train), num_workers=n, shuffle=True), Disturbed(d.test))
+    states = random.getstate(), np.random.get_state()[1].tolist()
+    straight = fit('digits_net', pair(0), 'ggr', .1, **kw)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states
+    with pytest.raises(Boom): fit('digits_net', pair(workers), 'ggr', .1, out=tmp_path, save_every=0, each_step=at(11, boom), **kw)
+    np.random.rand(5); random.random()
+    assert same(straight, fit('digits_net', pair(workers), 'ggr', .1, out=tmp_path, resume=True, **kw))
+
+
+def test_models_of_libraries_are_trained_and_made_again(tmp_path):
+    pytest.importorskip('timm')
+    kw = SHORT | dict(recipe=replace(RECIPE, epochs=1, batch=32), batch_limit=2)
+    for name in ('timm:test_resnet', 'torchvision:squeezenet1_1'):
+        data = enlarged() if name.startswith('timm') else colour(32)
+        run = fit(name, data, 'ggr', .2, out=tmp_path/name[-5:], **kw)
+        again = Run.load(tmp_path/name[-5:]).model()
+        assert all(torch.equal(v, run.state[k]) for k, v in again.state_dict().items()) and not again.training
+        assert evaluate(again, data.batches('test', 50))[1] == pytest.approx(run.accuracy)
+    assert build('timm:test_vit', colour(32))(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    with pytest.raises(ValueError, match="did you mean 'resnet18'"): fit('timm:resnet81', 'digits')
+
+
+def colour(size):
+    d = digits().part(train=200, test=100)
+    grow = lambda held: (held[0].repeat_interleave(size // 8, 2).repeat_interleave(size // 8, 3).expand(-1, 3, -1, -1).contiguous(), held[1])
+    return Data('colour', grow(d.train), grow(d.test), 10, (.3,) * 3, (.4,) * 3)
+
+
+def test_a_run_of_ones_own_module_asks_for_it(tmp_path):
+    make = lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    run = fit(make(), 'digits', 'static', .5, **SHORT)
+    with pytest.raises(ValueError, match='a module of your own, a Sequential'): run.model()
+    assert torch.equal(run.model(make())[1].weight, run.state['1.weight'])
+
+
+@pytest.mark.parametrize('change, message', [(dict(model='resnet19'), 'resnet18'), (dict(method='riggl'), 'rigl'), (dict(init='erkk'), 'erk'),
+    (dict(recipe='cifar10'), 'cifar100'), (dict(recipe=replace(RECIPE, schedule='cosin')), 'cosin'), (dict(density=2), 'density=2'), (dict(val=1), 'val=1'),
+    (dict(storage='csr'), 'There are: masked'), (dict(log='wandb'), 'There are: tensorboard'), (dict(log='tensorboard'), 'give out='), (dict(weights='units'), 'unit'),
+    (dict(augment=dict(turn=3)), 'augment'), (dict(device='mps'), 'float64'), (dict(model='timn:resnet18'), 'timm')])
+def test_names_are_checked_before_data_is_looked_for(monkeypatch, change, message):
+    monkeypatch.setitem(DATASETS, 'cifar100', lambda *root: pytest.fail('the data was opened'))
+    with pytest.raises(ValueError, match=message): fit(**dict(model='resnet18', data='cifar100', progress=False) | change)
+
+
+def test_augmentation_by_word_changes_the_data_of_the_run(tmp_path):
+    runs = [train_main(**COMMAND, augment=a, out=str(tmp_path/str(a))) for a in (None, 'off', 'pad=2,rotate=5')]
+    assert [r.config['augment'] for r in runs] == [dict(pad=1, flip=False, rotate=0.), dict(pad=0, flip=False, rotate=0.), dict(pad=2, flip=False, rotate=5.)]
+    assert len({r.state['fc1.weight'].sum().item() for r in runs}) == 3
+    with pytest.raises(SystemExit, match='give off, or e.g. pad=4'): train_main(**COMMAND, augment='much', out=str(tmp_path/'x'))
+
+
+def test_the_words_of_dynamic_sparse_training_reach_the_sparsifier(tmp_path):
+    run = train_main(**COMMAND | dict(epochs=3), every=10, until=1.5, fraction=.4, schedule='linear', weight_decay=0., momentum=.8, out=str(tmp_path/'a'))
+    assert [u['step'] for u in run.updates] == [10, 20, 30]
+    assert [u['fraction'] for u in run.updates] == pytest.approx([.4 * (1 - i / 2.3) for i in range(3)])
+    assert {k: run.config['recipe'][k] for k in ('weight_decay', 'momentum', 'schedule')} == dict(weight_decay=0, momentum=.8, schedule='linear')
+
+
+def test_resuming_a_finished_run_says_that_nothing_was_trained(tmp_path, capsys):
+    kw = COMMAND | dict(out=str(tmp_path/'a'))
+    train_main(**kw)
+    assert 'Written to' in capsys.readouterr().out
+    stamp = (tmp_path/'a/run.json').stat().st_mtime_ns
+    train_main(**kw, resume=True)
+    said = capsys.readouterr().out
+    assert 'nothing was trained' in said and 'Written' not in said and (tmp_path/'a/run.json').stat().st_mtime_ns == stamp
+    loss, accuracy = evaluate_run(Run.load(tmp_path/'a'), device='cpu')
+    assert accuracy == pytest.approx(Run.load(tmp_path/'a').accuracy)
+
+
+def test_curves_for_tensorboard(tmp_path, monkeypatch):
+    import types
+    told = []
+    class SummaryWriter:
+        def __init__(self, folder): told.append(str(folder))
+        def add_scalar(self, name, value, epoch): told.append((name, value, epoch))
+        def flush(self): pass
+    monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', types.SimpleNamespace(SummaryWriter=SummaryWriter))
+    run = fit(*SET, out=tmp_path, log='tensorboard', **SHORT)
+    assert told[0] == str(tmp_path/'tensorboard')
+    for h in run.history: assert ('accuracy', h['accuracy'], h['epoch']) in told and ('counts/fc2.weight', h['counts']['fc2.weight'], h['epoch']) in told
+    monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', None)
+    with pytest.raises(ValueError, match='pip install tensorboard'): fit(*SET, out=tmp_path/'b', log='tensorboard', **SHORT)
+
+
+def test_epochs_mean_the_same_in_both_commands():
+    from ggr_nb.paper.jobs import Job, recipe_of
+    job = Job('cifar100', 'resnet18', 'ggr', .01, 'erk', 0, epochs=8)
+    assert recipe_of(job, 390) == RECIPES['cifar100'].scaled(8)
 
 
 # ---------------------------------------------------------------- real images

@@ -28,7 +28,6 @@ class _Addressed(Dataset):
     def __len__(self): return len(self.dataset)
     def __getitem__(self, at):
         item, seed = at
-        if seed is None: return self.dataset[item]
         states = random.getstate(), np.random.get_state()
         try:
             with torch.random.fork_rng(devices=[]):
@@ -50,7 +49,7 @@ class Streamed:
         self.sets = {k: _dataset(v) for k, v in loaders.items()}
         self.ways = {k: {w: getattr(v, w) for w in ('num_workers', 'collate_fn', 'pin_memory')}
                      if isinstance(v, DataLoader) else {} for k, v in loaders.items()}
-        first = self.sets['train'][0]
+        first = _Addressed(self.sets['train'])[0, 0]
         x = first[0] if isinstance(first, (tuple, list)) and len(first) == 2 else None
         if not (torch.is_tensor(x) and x.is_floating_point() and x.ndim == 3): raise ValueError(
             f'{type(self.sets["train"]).__name__}: an item has to be a float image [C, H, W] and '
@@ -91,8 +90,8 @@ class Streamed:
             for first in range(start * batch, steps * batch, batch):
                 share = min(batch, n - first)
                 mine = range(first + share * rank // world, first + share * (rank + 1) // world)
-                if mine: yield [(int(order[i]), generator(seed, 'item', epoch, i).initial_seed()
-                                 if train else None) for i in mine]
+                if mine: yield [
+                    (int(order[i]), generator(seed, split, epoch, i).initial_seed()) for i in mine]
         layout = torch.channels_last if channels_last else torch.contiguous_format
         read = DataLoader(_Addressed(self.sets[split]), batch_sampler=keys(), **self.ways[split],
                           generator=torch.Generator())
@@ -147,7 +146,8 @@ def labels(dataset, # map-style, of (image, label)
     tensors = getattr(dataset, 'tensors', (None,))
     for kept in (getattr(dataset, 'targets', None), getattr(dataset, 'labels', None), tensors[-1]):
         if kept is not None and len(kept) == len(dataset): return torch.as_tensor(kept).long()
-    return torch.tensor([int(dataset[i][1]) for i in range(len(dataset))])
+    items = _Addressed(dataset)
+    return torch.tensor([int(items[i, 0][1]) for i in range(len(dataset))])
 
 # %% ../../nbs/train/inputs.ipynb #b8601172
 def image_folder(root, # folder with train/ and val/ or test/, in each one folder per class

@@ -505,7 +505,7 @@ def fit(model, # a name (see `build`), or a module, trained in place
     if log is not None: pick('log', log, dict(tensorboard=None))
     pick('weights', weights, dict.fromkeys(('keep', 'unit', 'layer')))
     for name, value in dict(seed=seed, batch_limit=batch_limit).items():
-        try: value is None or operator.index(value)
+        try: value is None and name != 'seed' or operator.index(value)
         except TypeError: raise ValueError(f'{name}={value!r}: give an integer') from None
     seed, density, width = operator.index(seed), float(density), float(width)
     if batch_limit is not None and batch_limit < 1:
@@ -627,7 +627,7 @@ def train_main(model:str='resnet18', # a name, see `build`
     last, c = run.history[-1], run.config
     if ranks()[0] == 0: print(
         f'{c["model"]} on {c["data"]}, {c["method"]}, density {last["density"]:.3g}: test '
-        f'{run.accuracy:.2f} %, {last["flops"]/1e6:.1f} MFLOPs an image, {run.seconds:.0f} s. ' +
+        f'{run.accuracy:.2f} %, {last["flops"]/1e6:.3g} MFLOPs an image, {run.seconds:.0f} s. ' +
         (f'It was finished before: nothing was trained, {out/"run.json"} is as it was' if before
          else f'Written to {out/"run.json"}'))
     return run
