@@ -210,8 +210,10 @@ class Layer:
         for unit in range(0, self.shape[0], step):
             piece = source.units(unit, min(unit + step, self.shape[0])).abs()
             start = unit * self.fan
-            ends = torch.tensor([start, start + len(piece)], device=self.blocked.device)
-            a, b = torch.searchsorted(self.blocked, ends).tolist()
+            a, b = 0, len(self.blocked)
+            if len(piece) < self.size:                        # a question to the device, if need be
+                ends = torch.tensor([start, start + len(piece)], device=self.blocked.device)
+                a, b = torch.searchsorted(self.blocked, ends).tolist()
             yield start, piece.index_fill_(0, self.blocked[a:b] - start, fill)
 
     def free_places(self,
@@ -233,6 +235,7 @@ class Layer:
                 )->'Layer': # another view; this one stays as it is
         "The layer after a drop."
         stay = torch.isin(self.places, dropped, assume_unique=True, invert=True)
+        stay = stay.nonzero().flatten()
         places = self.places[stay]
         return replace(self, places=places, values=self.values[stay],
                        taken=None if again else self.blocked, best=None)

@@ -78,7 +78,8 @@ def redistribute(method:Method, # the three choices
     found = method.allocate(snap, {n: len(d) for n, d in dropped.items()}, free)
     if not isinstance(found, Allocation): found = Allocation(found, {}, {})
     snap = replace(snap, memory=snap.memory | found.memory)
-    free = {n: replace(l, best=found.best.get(n)) for n, l in free.items()}
+    free = {n: replace(l, best=found.best[n].to(l.places.device)) if n in found.best else l
+            for n, l in free.items()}
     grown = {n: _grow_layer(method, snap, free[n], dropped[n], q) for n, q in found.quotas.items()}
     values = {n: new_value for n in grown}
     if method.birth:

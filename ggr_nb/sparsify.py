@@ -143,7 +143,8 @@ def unit_axis(model, # nn.Module
 # %% ../nbs/09_sparsify.ipynb #09new011
 def _uneven(state, off):
     "Does the state differ from one inactive place to another?"
-    first = state.flatten()[off.flatten().to(torch.uint8).argmax()]
+    place = off.flatten().to(torch.uint8).argmax(keepdim=True)
+    first = state.flatten().index_select(0, place)
     return ((state != first) & off).any()
 
 def _fresh(state, layer):
@@ -434,6 +435,7 @@ class Sparsifier:
 
     def _before_forward(self, *_):
         "Installed where weights have been written to outside the optimiser's step."
+        for layer in self.layers.values(): layer.follow()
         if self._mask_before_forward: self._mask_weights()
         else: self._find_leaks(after_step=False)
 
@@ -543,14 +545,17 @@ class Sparsifier:
 
     def leaks(self)->dict: # {layer: what is not zero, or not fresh, at an inactive place}
         "Everything that should be still and is not."
-        found = {}
+        looked = {}                                   # {(layer, what): is it not as it should be?}
         for n, layer in self.layers.items():
             off = layer.mask == 0
-            bad = [((layer.weight.detach() != 0) & off).any()]
-            states = {} if 'momenta' in self.method.needs else self._states(layer)
-            bad += [_uneven(s, off) for s in states.values()]
-            if hits := [k for k, b in zip(('weight', *states), torch.stack(bad).tolist()) if b]:
-                found[n] = hits
+            looked[n, 'weight'] = ((layer.weight.detach() != 0) & off).any()
+            if 'momenta' in self.method.needs: continue
+            for k, s in self._states(layer).items(): looked[n, k] = _uneven(s, off)
+        home = next(iter(looked.values())).device
+        bad = torch.stack([b.to(home) for b in looked.values()]).tolist()
+        found = {}
+        for (n, what), hit in zip(looked, bad):
+            if hit: found.setdefault(n, []).append(what)
         return found
 
     def check(self)->None:

@@ -35,7 +35,8 @@ class StreamingTopK:
         if k < 0: raise ValueError(f'k must be ≥ 0, got {k}')
         self.k, self.key, self.luck, self.threshold = k, key, luck, above if k else math.inf
         self.seen = {}                                     # {layer: its places seen so far}
-        self.values, self.places, self.layers = [], [], [] # what is kept, in order of arrival
+        self.values, self.places, self.layers = [], [], [] # what is kept, in order of arrival,
+        self.lots = []                                     # and who comes first among equals
         self.held, self.full = 0, False                    # how many; have there been k?
 
     def update(self,
@@ -58,37 +59,31 @@ class StreamingTopK:
             better = score >= self.threshold if self.full and self.luck else score > self.threshold
             if where is not None: better &= where.flatten()[a:a + size]
             found = better.nonzero().flatten()
-            self._keep(score[found], found + (start + a), number)
+            self._keep(name, number, score[found], found + (start + a))
         return self
 
-    def _keep(self, values, places, number):
+    def _keep(self, name, number, values, places):
         "Arrivals are collected until three times k are there, and only then cut down."
         if not len(values): return
+        lots = self.luck(name, places) if self.luck else places + (number << 40)
         home = self.values[0].device if self.values else values.device
         self.values.append(values.to(home, values.dtype if values.dtype == torch.float64 else torch.float32))
         self.places.append(places.to(home))
         self.layers.append(torch.full_like(self.places[-1], number, dtype=torch.int32))
+        self.lots.append(lots.to(home))
         self.held += len(values)
         if self.held >= 3 * self.k: self._cut()
 
     def _cut(self):
         "Let go of all but the k best; the k-th is the new threshold."
         if not self.values: return
-        values, places, layers = map(torch.cat, (self.values, self.places, self.layers))
-        if self.held > self.k or not self.full:
-            pick = highest(values, self.k, lambda i: self._lottery(places[i], layers[i]))
-            values, places, layers = values[pick], places[pick], layers[pick]
-        self.values, self.places, self.layers, self.held = [values], [places], [layers], len(values)
-        if self.held == self.k > 0: self.full, self.threshold = True, values.min().item()
-
-    def _lottery(self, places, layers):
-        "Who of several equals comes first."
-        order = torch.arange(len(places), device=places.device)
-        if not self.luck: return order
-        for number, name in enumerate(self.seen):
-            here = layers == number
-            order[here] = self.luck(name, places[here])
-        return order
+        kept = [*map(torch.cat, (self.values, self.places, self.layers, self.lots))]
+        if self.held > self.k:
+            best = highest(kept[0], self.k, lambda i: kept[3][i]).nonzero().flatten()
+            kept = [t[best] for t in kept]
+        self.values, self.places, self.layers, self.lots = ([t] for t in kept)
+        self.held = len(kept[0])
+        if self.held == self.k > 0: self.full, self.threshold = True, kept[0].min().item()
 
     def counts(self)->dict: # {name: how many of the k best lie in this layer}
         "How many of the k best so far lie in each layer."
@@ -98,9 +93,9 @@ class StreamingTopK:
 
     def best(self)->dict: # {name: [q] int64 flat positions, the best first}
         "Where in each layer the k best so far lie."
-        self._cut()
-        if not self.values: return {n: torch.empty(0, dtype=torch.int64) for n in self.seen}
-        values, places, layers = self.values[0], self.places[0], self.layers[0]
-        order = self._lottery(places, layers).argsort(stable=True)
-        order = order[values[order].argsort(descending=True, stable=True)]
-        return {n: places[order[layers[order] == i]] for i, n in enumerate(self.seen)}
+        counts = self.counts()
+        if not self.values: return {n: torch.empty(0, dtype=torch.int64) for n in counts}
+        order = self.lots[0].argsort()
+        order = order[self.values[0][order].argsort(descending=True, stable=True)]
+        order = order[self.layers[0][order].argsort(stable=True)]
+        return dict(zip(counts, self.places[0][order].split([*counts.values()])))
