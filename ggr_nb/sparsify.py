@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from .density import DENSITIES, budgets
-from .init import rescale_
+from .init import random_masks, rescale_
 from .masks import Dense, Layer, Snapshot, apply_masks_, as_bool, counts, generator, matrices
-from .masks import sparse_parameters
+from .masks import sparse_modules, sparse_parameters
 from .methods import change_, get_method, redistribute
 from .schedule import drop_fraction
 
@@ -45,7 +45,9 @@ def plan(model, # nn.Module
     sparse = moving(sparse_parameters(model, include, exclude))
     if not sparse: raise ValueError('all weights that could be sparse are frozen')
     counted = moving(sparse_parameters(model, include)) if count_excluded else sparse
-    shapes = {n: tuple(p.shape) for n, p in counted.items()}
+    stored = sparse_modules(model)
+    shapes = {n: stored[id(p)].sparse_shape if id(p) in stored else tuple(p.shape)
+              for n, p in counted.items()}
     wanted = _rule(init)(shapes, density, [n for n in counted if n not in sparse])
     size = sum(map(math.prod, shapes.values()))
     n = budgets(shapes, wanted, None if isinstance(init, dict) else round(density * size))
@@ -196,20 +198,33 @@ class MaskedWeight:
         if self.mask.device != self.weight.device: self.set_mask(self.mask)
 
     def view(self,
-             sources:dict, # {'grads', 'momenta'}: tensors of the weight's shape
+             sources:dict, # {'grads', 'momenta'}: what reads them, as `Dense`
             )->Layer:
         "The layer as a rule sees it."
         places = self.places
-        return Layer(self.name, self.shape, places, Dense(self.weight.detach()).at(places),
-                     {kind: Dense(t.detach()) for kind, t in sources.items()})
+        return Layer(self.name, self.shape, places, Dense(self.weight.detach()).at(places), sources)
 
-    def gradient(self): # dense, or None if the weight took no part in the batch
+    def gradient(self): # a source, or None if the weight took no part in the batch
         "The gradient that growth looks at."
         grad = self.weight.grad
         if grad is not None and grad.is_sparse: raise ValueError(
             f'{self.name} has a sparse gradient, and growth needs the dense one; leave it dense '
             'with exclude=')
-        return grad
+        return None if grad is None else Dense(grad.detach())
+
+    def fresh(self, name, state, seen, optimizer): return _fresh(state, seen)
+    def source(self, tensors): return Dense(*tensors)      # from what `Dense.tensors` was
+    def expect(self, growth): pass                         # the gradient is kept in any case
+    def saved(self): return self.bool_mask                 # what a state keeps of the mask
+
+    def restore(self,
+                saved:torch.Tensor, # what `saved` returned
+               )->None:
+        "Take a saved mask, if it is one of this layer."
+        if tuple(saved.shape) != self.shape: raise ValueError(
+            f'masks do not fit the model: {self.name} is {self.shape}, its mask {tuple(saved.shape)}')
+        if not saved.any(): raise ValueError(f'masks without any active weight: {self.name}')
+        self.set_mask(saved)
 
     def carry_out(self,
                   gone:torch.Tensor, # [r] flat positions of dropped weights
@@ -244,9 +259,9 @@ class _Call:
 def _finite(grads):
     "Is no gradient NaN or infinite? The sums are a cheap first look."
     if not grads: return True
-    sums = [g.sum(dtype=torch.float32) for g in grads.values()]
+    sums = [g.total() for g in grads.values()]
     return (bool(torch.stack([s.to(sums[0].device) for s in sums]).isfinite().all())
-            or all(bool(g.isfinite().all()) for g in grads.values()))
+            or all(g.finite() for g in grads.values()))
 
 def _fingerprint(places):
     "Two numbers that change when a place moves."
@@ -316,10 +331,17 @@ class Sparsifier:
         check_optimizer(self.optimizer, planned, self.method)
         if _owner_of(self.optimizer): raise ValueError(
             'this optimiser has a Sparsifier already; call its .remove() before making another')
-        shapes = {n: tuple(p.shape) for n, p in planned.items()}
-        first = (self.method.first_masks(shapes, self.targets, self.seed) if masks is None
-                 else fitting(masks, shapes))
-        self.layers = {n: MaskedWeight(n, p, first[n]) for n, p in planned.items()}
+        stored = sparse_modules(model)
+        self.layers = {n: stored[id(p)].store(n, self) if id(p) in stored else None
+                       for n, p in planned.items()}
+        shapes = {n: tuple(p.shape) for n, p in planned.items() if self.layers[n] is None}
+        if masks is None:                             # each layer by itself, or all together?
+            alone = self.method.first_masks is random_masks
+            both = shapes | {n: l.shape for n, l in self.layers.items() if l}
+            first = self.method.first_masks(shapes if alone else both, self.targets, self.seed)
+        else: first = fitting(masks, shapes)
+        self.layers |= {n: MaskedWeight(n, planned[n], first[n]) for n in shapes}
+        self._masked = {n: self.layers[n] for n in shapes}
         self.stays_dense = stays_dense(model, planned)
         self.steps, self.history, self.memory = 0, [], {}
         self._sums, self._batches = {}, 0           # gradients kept for the next update
@@ -330,10 +352,11 @@ class Sparsifier:
         self._looked_at, self._written = 0, None    # when leaks were looked for; weights' versions
         self._aside, self._loaded = {}, set()       # what masking has hidden, until the first step
         self._listen()
-        self._hide(self.layers)
+        self._expect()
+        self._hide(self._masked)
         if weights != 'keep':
             axis = unit_axis(model)
-            for layer in self.layers.values():
+            for layer in self._masked.values():
                 rescale_(layer.weight, layer.mask, weights, *axis.get(id(layer.weight), (0, 1)))
         share = self.dense_share
         if share > .1 and not (exclude or include): warnings.warn(
@@ -425,6 +448,13 @@ class Sparsifier:
         if self._mask_after_step: self._mask_weights()
         self._written = self._versions()
         self.steps += 1
+        self._expect()
+
+    def _expect(self):
+        "Tell the layers whether the next step will ask for the gradient of free places."
+        to_go = -self.steps % self.every
+        growth = self.method.dynamic and to_go < self.grad_batches and self.steps + to_go < self.until
+        for layer in self.layers.values(): layer.expect(growth and self.steps + to_go > 0)
 
     def _look_now(self, at_update):
         "In the first two steps and at updates, but not in each of many updates in a row."
@@ -450,13 +480,13 @@ class Sparsifier:
         "{name: dense gradient}, unscaled; without the layers that took no part."
         scale = getattr(self.optimizer, 'grad_scale', None)     # of fused optimisers under GradScaler
         grads = {n: g for n, l in self.layers.items() if (g := l.gradient()) is not None}
-        if scale is not None: grads = {n: g / scale.to(g.device) for n, g in grads.items()}
+        if scale is not None: grads = {n: g.over(scale.to(g.tensors[0].device)) for n, g in grads.items()}
         return grads
 
     def _averaged(self):
         now = self._gradients()
         if not self._batches: return now
-        return {n: (g + self._sums[n].to(g.device)) / (self._batches + 1) if n in self._sums else g
+        return {n: g.plus(self._sums[n]).over(self._batches + 1) if n in self._sums else g
                 for n, g in now.items()}
 
     def _collect(self):
@@ -465,7 +495,7 @@ class Sparsifier:
         if not 0 < to_go < self.grad_batches or self.steps + to_go >= (self.until or 0): return
         grads = self._gradients()
         if self._collected_at == self.steps or not _finite(grads): return
-        self._sums = {n: g + self._sums[n].to(g.device) if n in self._sums else g.clone()
+        self._sums = {n: g.plus(self._sums[n]) if n in self._sums else g.over(1)     # a copy
                       for n, g in grads.items()}
         self._batches, self._collected_at = self._batches + 1, self.steps
 
@@ -481,8 +511,9 @@ class Sparsifier:
             layer, sources = self.layers[name], dict(grads=grad)
             if 'momenta' in self.method.needs:
                 states = self._states(layer)
-                sources['momenta'] = states.get('momentum_buffer', states.get('exp_avg'))
-            if all(t is not None for t in sources.values()): views[name] = layer.view(sources)
+                momentum = states.get('momentum_buffer', states.get('exp_avg'))
+                sources['momenta'] = None if momentum is None else Dense(momentum)
+            if all(s is not None for s in sources.values()): views[name] = layer.view(sources)
         return Snapshot(views, self.targets, drop_fraction(u, last, self.fraction, self.schedule),
                         u / max(1, math.ceil(last) - 1), self.seed, u, self.memory)
 
@@ -499,7 +530,8 @@ class Sparsifier:
         decision = redistribute(self.method, snap, self.new_value)
         for n, seen in snap.layers.items():
             layer = self.layers[n]
-            states = [(s, 0. if dense else _fresh(s, seen)) for s in self._states(layer).values()]
+            states = [(s, 0. if dense else layer.fresh(k, s, seen, self.optimizer))
+                      for k, s in self._states(layer).items()]
             layer.carry_out(decision.dropped[n], decision.grown[n], decision.values[n], states)
         self.memory, self._sums, self._batches = decision.memory, {}, 0
         self._updated_at = self.steps
@@ -518,7 +550,7 @@ class Sparsifier:
         self._collect()
         if self.due() and _finite(self._gradients()): self.update()
         if 'momenta' in self.method.needs or self.method.masks_nothing: return
-        apply_masks_({n: l.weight.grad for n, l in self.layers.items()}, self._masks())
+        apply_masks_({n: l.weight.grad for n, l in self._masked.items()}, self._masks())
 
     def _perturb(self):
         "DeepR's L1 pull and temperature, as part of the gradient: g + α·sign(w) + √(2T/η)·ν."
@@ -537,20 +569,21 @@ class Sparsifier:
 
     # ---- what keeps it exact
 
-    def _masks(self): return {n: layer.mask for n, layer in self.layers.items()}
+    def _masks(self): return {n: layer.mask for n, layer in self._masked.items()}
 
     def _mask_weights(self):
         "Set inactive weights to zero."
-        apply_masks_({n: layer.weight for n, layer in self.layers.items()}, self._masks())
+        apply_masks_({n: layer.weight for n, layer in self._masked.items()}, self._masks())
 
     def leaks(self)->dict: # {layer: what is not zero, or not fresh, at an inactive place}
         "Everything that should be still and is not."
         looked = {}                                   # {(layer, what): is it not as it should be?}
-        for n, layer in self.layers.items():
+        for n, layer in self._masked.items():
             off = layer.mask == 0
             looked[n, 'weight'] = ((layer.weight.detach() != 0) & off).any()
             if 'momenta' in self.method.needs: continue
             for k, s in self._states(layer).items(): looked[n, k] = _uneven(s, off)
+        if not looked: return {}                      # stored sparsely: there is no such place
         home = next(iter(looked.values())).device
         bad = torch.stack([b.to(home) for b in looked.values()]).tolist()
         found = {}
@@ -586,12 +619,17 @@ class Sparsifier:
             self.model.register_forward_pre_hook(_Call(self, '_before_forward')))
         self._watching = True
 
+    def group(self): # None if this process is alone
+        "The processes that train this one network."
+        dist = torch.distributed
+        if self.process_group is None or not (dist.is_available() and dist.is_initialized()): return None
+        group = dist.group.WORLD if self.process_group == 'world' else self.process_group
+        return group if dist.get_world_size(group) > 1 else None
+
     def _agree(self):
         "All processes of the group must have the same masks. One small all-reduce."
-        dist = torch.distributed
-        if self.process_group is None or not (dist.is_available() and dist.is_initialized()): return
-        group = None if self.process_group == 'world' else self.process_group
-        if dist.get_world_size(group) == 1: return
+        dist, group = torch.distributed, self.group()
+        if group is None: return
         marks = torch.cat([_fingerprint(layer.places) for layer in self.layers.values()])
         both = torch.cat([marks, -marks])      # the maximum and, behind it, minus the minimum
         dist.all_reduce(both, op=dist.ReduceOp.MAX, group=group)
@@ -630,7 +668,7 @@ class Sparsifier:
     def _state_loaded(self, optimizer):
         "After `load_state_dict` of the optimiser."
         for n in self._aside: self._aside[n] = self._aside[n][0], {}
-        self._hide(self.layers)
+        self._hide(self._masked)
 
     def _tell_what_was_cut(self):
         cut = [n for n in self._loaded if n in self._aside and bool(
@@ -644,7 +682,7 @@ class Sparsifier:
 
     def _listen(self):
         "Hooks on the optimiser, on the model, and on the modules that own a sparse weight."
-        ids, owners = {id(l.weight): n for n, l in self.layers.items()}, {}
+        ids, owners = {id(l.weight): n for n, l in self._masked.items()}, {}
         for module in self.model.modules():
             names = [ids[id(p)] for p in module._parameters.values() if p is not None and id(p) in ids]
             if names: owners[module] = names
@@ -674,8 +712,10 @@ class Sparsifier:
     def state_dict(self)->dict: # with the same keys at any time
         "All that a resumed run needs beside the model's and the optimiser's own state."
         return dict(method=self.method.name, seed=self.seed, settings=self._settings(),
-                    steps=self.steps, batches=self._batches, masks=self.masks,
-                    memory=_to_text(self.memory), sums=_to_text(self._sums),
+                    steps=self.steps, batches=self._batches,
+                    masks={n: layer.saved() for n, layer in self.layers.items()},
+                    memory=_to_text(self.memory),
+                    sums=_to_text({n: s.tensors for n, s in self._sums.items()}),
                     history=_to_text(self.history),
                     leaks=[self._mask_after_step, self._mask_before_forward])
 
@@ -696,19 +736,23 @@ class Sparsifier:
         if strict and mine != saved: raise ValueError('the state is of a run with other settings: ' + ', '.join(
             f'{k} was {saved.get(k)!r}, is {v!r}' for k, v in mine.items() if saved.get(k) != v) +
             '. Make the sparsifier with those, or load with strict=False')
-        masks = fitting(state['masks'], {n: l.shape for n, l in self.layers.items()})
+        if set(state['masks']) != set(self.layers): raise ValueError(
+            'masks do not fit the model; layers of one only: '
+            f'{sorted(set(state["masks"]) ^ set(self.layers))}')
         self.seed, self.steps, self._batches = state['seed'], state['steps'], state['batches']
         self.memory, self.history = _from_text(state['memory']), _from_text(state['history'])
-        self._sums = _from_text(state['sums'])
+        sums = _from_text(state['sums'])
+        self._sums = {n: self.layers[n].source(t) for n, t in sums.items()}
         self._mask_after_step, self._mask_before_forward = state['leaks']
         if self._mask_before_forward: self._watch_forward()
         self._updated_at = self._collected_at = self._written = None
         with torch.no_grad():
-            for n, layer in self.layers.items():
-                layer.set_mask(masks[n])
+            for n, layer in self.layers.items(): layer.restore(state['masks'][n])
+            for n, layer in self._masked.items():
                 weight, states = self._aside.get(n, (None, {}))
                 if weight is not None: layer.weight.copy_(weight)
                 for k, s in self._states(layer).items():
                     if k in states: s.copy_(states[k])
         self._loaded = set()
-        self._clean(self.layers)
+        self._clean(self._masked)
+        self._expect()

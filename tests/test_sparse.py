@@ -1,0 +1,211 @@
+"""Sparse storage: the same masks and weights as masked storage, for any method, model and loop; exact resumption; clear refusals."""
+import copy, io, math, os, warnings
+
+import pytest, torch
+from hypothesis import given, settings, strategies as st
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from ggr_nb.init import as_mask
+from ggr_nb.methods import METHODS
+from ggr_nb.sparse import Outer, SparseLinear, csr, dense_storage_, sparse_storage_
+from ggr_nb.sparsify import Sparsifier
+
+pytestmark = pytest.mark.core
+ABLE = sorted(set(METHODS) - {'dense', 'gmp', 'snfs'})
+X, Y = torch.randn(16, 12, dtype=torch.double, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 4
+
+
+def mlp(): return nn.Sequential(nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, 8, bias=False), nn.ReLU(), nn.Linear(8, 4)).double()
+
+
+class Block(nn.Module):
+    "A small transformer: attention by hand, so that all its linear layers are nn.Linear."
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.o, self.up, self.down, self.head = (nn.Linear(a, b) for a, b in ((12, 12),) * 4 + ((12, 24), (24, 12), (12, 4)))
+        self.double()
+
+    def forward(self, x):
+        x = x.view(4, 4, 12)
+        x = x + self.o(torch.softmax(self.q(x) @ self.k(x).transpose(1, 2), -1) @ self.v(x))
+        return self.head(x + self.down(self.up(x).relu())).flatten(0, 1)
+
+
+def mixed():
+    "Convolutions keep masks, linear layers are stored sparsely: one budget, one vote."
+    return nn.Sequential(nn.Unflatten(1, (3, 2, 2)), nn.Conv2d(3, 6, 2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(54, 8), nn.ReLU(), nn.Linear(8, 4)).double()
+
+
+OPTIMIZERS = {'sgd': lambda p: torch.optim.SGD(p, lr=.05, momentum=.9, weight_decay=1e-3), 'adam': lambda p: torch.optim.Adam(p, lr=1e-3, amsgrad=True),
+              'rprop': lambda p: torch.optim.Rprop(p, lr=.01), 'adagrad': lambda p: torch.optim.Adagrad(p, lr=.05, initial_accumulator_value=.1)}
+HOW = dict(density=.3, init='erk', seed=1)
+
+
+def built(make, method, sparse, optimizer='sgd', **more):
+    torch.manual_seed(0); model = make()
+    if sparse: sparse_storage_(model, method=method, **HOW)
+    opt = OPTIMIZERS[optimizer](model.parameters())
+    return model, opt, Sparsifier(model, opt, method, **(dict(every=2, until=41, fraction=.3) | HOW | more))
+
+
+def step(model, opt, sparsifier, i, parts=1, clip=None):
+    opt.zero_grad()
+    for a, b in zip((X + .1 * (i % 7)).chunk(parts), Y.chunk(parts)): (cross_entropy(model(a), b) / parts).backward()
+    if clip: nn.utils.clip_grad_norm_(model.parameters(), clip)
+    opt.step()
+
+
+def places(sparsifier): return {n: l.places for n, l in sparsifier.layers.items()}
+def dense(model): return dense_storage_(copy.deepcopy(model)).state_dict()
+
+
+def same_run(make, method, optimizer='sgd', steps=42, parts=1, **more):
+    a, b = built(make, method, True, optimizer, **more), built(make, method, False, optimizer, **more)
+    for i in range(steps):
+        for run in (a, b): step(*run, i, parts)
+        p, q = places(a[2]), places(b[2])
+        assert p.keys() == q.keys() and all(torch.equal(p[n], q[n]) for n in p), (method, i)
+    u, v = dense(a[0]), b[0].state_dict()
+    assert max(float((u[k] - v[k]).abs().max()) for k in v) < 1e-10
+    assert a[2].counts() == b[2].counts() and a[2].history == b[2].history or all(
+        x['layers'] == y['layers'] and x['k'] == y['k'] for x, y in zip(a[2].history, b[2].history))
+
+
+@pytest.mark.parametrize('method', ABLE)
+@pytest.mark.parametrize('make', [mlp, Block, mixed], ids=lambda f: f.__name__)
+def test_the_masks_are_those_of_masked_storage(make, method): same_run(make, method)
+
+
+@pytest.mark.parametrize('optimizer', OPTIMIZERS)
+@pytest.mark.parametrize('method', ['set', 'ggr', 'dsr'])
+def test_every_elementwise_optimiser(method, optimizer): same_run(mlp, method, optimizer, steps=20)
+
+
+def test_micro_batches_and_averaged_gradients():
+    same_run(mlp, 'ggr', parts=4, steps=20)
+    same_run(mlp, 'rigl', every=4, grad_batches=3, steps=20)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.data())
+def test_products_equal_the_dense_ones(rows, columns, data):
+    n = data.draw(st.integers(1, rows * columns)); batch = data.draw(st.integers(1, 5))
+    gen = torch.Generator().manual_seed(n)
+    where = torch.randperm(rows * columns, generator=gen)[:n].sort().values
+    layer = SparseLinear(columns, rows, where, torch.randn(n, dtype=torch.double, generator=gen), torch.randn(rows, dtype=torch.double, generator=gen))
+    twin, x = layer.to_dense(), torch.randn(batch, columns, dtype=torch.double, generator=gen, requires_grad=True)
+    assert torch.equal(layer.places, where)
+    z = x.detach().clone().requires_grad_()
+    a, b = layer(x), twin(z); weight = torch.randn(a.shape, dtype=torch.double, generator=gen)
+    (a * weight).sum().backward(); (b * weight).sum().backward()
+    torch.testing.assert_close(a, b); torch.testing.assert_close(x.grad, z.grad)
+    torch.testing.assert_close(layer.values.grad, twin.weight.grad.view(-1)[where]); torch.testing.assert_close(layer.bias.grad, twin.bias.grad)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 6), st.integers(0, 99))
+def test_the_streamed_gradient_is_the_dense_one(rows, columns, batch, seed):
+    gen = torch.Generator().manual_seed(seed)
+    x, dy = torch.randn(batch, columns, generator=gen).double(), torch.randn(batch, rows, generator=gen).double()
+    whole, outer = dy.t() @ x, Outer(x, dy)
+    some = torch.randperm(rows * columns, generator=gen)[:5]
+    torch.testing.assert_close(outer.at(some), whole.view(-1)[some]); torch.testing.assert_close(outer.units(0, rows), whole.view(-1))
+
+
+@pytest.mark.parametrize('order', [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+@pytest.mark.parametrize('method', ['ggr', 'deepr', 'dsr'])
+def test_a_resumed_run_is_the_uninterrupted_one(method, order):
+    whole = built(mixed, method, True, 'adam', grad_batches=2)
+    for i in range(9): step(*whole, i)
+    buffer = io.BytesIO(); torch.save([part.state_dict() for part in whole], buffer); buffer.seek(0)
+    saved = torch.load(buffer, weights_only=True)
+    for i in range(9, 20): step(*whole, i)
+    again = built(mixed, method, True, 'adam', grad_batches=2)
+    with torch.no_grad(): [p.normal_() for p in again[0].parameters()]
+    for i in order: again[i].load_state_dict(saved[i])
+    for i in range(9, 20): step(*again, i)
+    assert all(torch.equal(a, b) for a, b in zip(places(whole[2]).values(), places(again[2]).values()))
+    assert all(torch.equal(a, b) for a, b in zip(whole[0].parameters(), again[0].parameters()))
+
+
+def test_autocast_computes_in_the_values_type_and_scaling_changes_no_mask():
+    torch.manual_seed(0)
+    layer = SparseLinear(12, 8, torch.arange(0, 96, 5), torch.randn(20))
+    with torch.autocast('cpu', torch.bfloat16): y = layer(X.bfloat16())
+    assert y.dtype == torch.float32
+    plain, scaled = built(mlp, 'ggr', True), built(mlp, 'ggr', True)
+    scaler = torch.amp.GradScaler('cpu', init_scale=2.**12)
+    for i in range(9):
+        step(*plain, i)
+        scaled[1].zero_grad(); scaler.scale(cross_entropy(scaled[0](X + .1 * (i % 7)), Y)).backward(); scaler.step(scaled[1]); scaler.update()
+    assert all(torch.equal(a, b) for a, b in zip(places(plain[2]).values(), places(scaled[2]).values()))
+
+
+def test_clipping_changes_no_vote_between_storages():
+    a, b = built(mixed, 'ggr', True), built(mixed, 'ggr', True)
+    for run, clip in ((a, None), (b, 1e9)):
+        for i in range(9): step(*run, i, clip=clip)
+    assert all(torch.equal(p, q) for p, q in zip(places(a[2]).values(), places(b[2]).values()))
+
+
+def test_state_of_the_optimiser_is_as_small_as_the_values():
+    model, opt, s = built(mlp, 'ggr', True, 'adam')
+    for i in range(9): step(model, opt, s, i)
+    for m in model:
+        if isinstance(m, SparseLinear): assert all(t.shape == m.values.shape for k, t in opt.state[m.values].items() if k != 'step')
+    assert s.updates == 4 and len({tuple(u['layers'][n]['count'] for n in u['layers']) for u in s.history}) > 1   # counts wander
+
+
+def test_copies_train_on_by_themselves():
+    run = built(mixed, 'ggr', True)
+    for i in range(5): step(*run, i)
+    twin = copy.deepcopy(run)
+    for i in range(5, 12): step(*run, i); step(*twin, i)
+    assert twin[2].optimizer is twin[1] and all(torch.equal(a, b) for a, b in zip(run[0].parameters(), twin[0].parameters()))
+
+
+@pytest.mark.parametrize('method, said', [('gmp', 'begins dense'), ('dense', 'begins dense'), ('snfs', 'momentum of inactive places')])
+def test_what_cannot_be_is_refused_by_name(method, said):
+    model = mlp(); sparse_storage_(model, .3)
+    with pytest.raises(ValueError, match=said): Sparsifier(model, OPTIMIZERS['sgd'](model.parameters()), method, density=.3, every=2, until=9)
+
+
+def test_bad_input_is_refused():
+    model = mlp(); sparse_storage_(model, .3, seed=1)
+    with pytest.raises(ValueError, match='same density'): Sparsifier(model, OPTIMIZERS['sgd'](model.parameters()), 'ggr', density=.2, every=2, until=9)
+    with pytest.raises(ValueError, match='not linear layers'): sparse_storage_(mlp(), .3, layers=['7'])
+    with pytest.raises(ValueError, match='no linear layer'): sparse_storage_(nn.Sequential(nn.Conv2d(3, 8, 3)), .3)
+    with pytest.raises(ValueError, match='32 bits'): csr(4, 2**31, torch.tensor([1]))
+    crow, col = csr(2, 2**30, torch.tensor([0, 2**31 - 1]))               # 2³¹ places: positions are int64
+    assert crow.tolist() == [0, 1, 2] and col.tolist() == [0, 2**30 - 1]
+
+
+def test_full_density_is_a_dense_layer():
+    layer = SparseLinear.from_linear(linear := nn.Linear(5, 3).double(), torch.arange(15))
+    torch.testing.assert_close(layer(X[:, :5]), linear(X[:, :5]))
+
+
+def _rank(rank, folder, port):
+    os.environ |= dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE='2')
+    warnings.filterwarnings('ignore'); torch.set_num_threads(1)
+    torch.distributed.init_process_group('gloo')
+    model, opt, s = built(mixed, 'ggr', True)
+    net = nn.parallel.DistributedDataParallel(model)
+    for i in range(9):
+        opt.zero_grad(); cross_entropy(net(X[rank * 8:rank * 8 + 8] + .1 * (i % 7)), Y[rank * 8:rank * 8 + 8]).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1e3); opt.step()
+    torch.save([places(s), dense(model)], f'{folder}/{rank}.pt')
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_train_the_network_of_one(tmp_path):
+    import socket
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    torch.multiprocessing.spawn(_rank, (str(tmp_path), port), nprocs=2)
+    one = built(mixed, 'ggr', True)
+    for i in range(9): step(*one, i, clip=1e3)
+    for rank in (0, 1):
+        where, weights = torch.load(tmp_path / f'{rank}.pt', weights_only=True)
+        assert all(torch.equal(p, where[n]) for n, p in places(one[2]).items())
+        for k, v in dense(one[0]).items(): torch.testing.assert_close(weights[k], v)
