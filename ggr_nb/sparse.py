@@ -137,6 +137,9 @@ class SparseLinear(nn.Module):
             if self.bias is not None: linear.bias.copy_(self.bias)
         return linear
 
+    def __getstate__(self): # a group of processes cannot be copied or pickled
+        return vars(self) | dict(group=None, batches=[])
+
     def store(self, name, sparsifier): # as it is kept in a `Sparsifier`
         return SparseWeight(name, self, sparsifier)
 
@@ -205,7 +208,7 @@ class SparseWeight:
             f'{name} stores {len(module.col)} weights, the sparsifier plans {sparsifier.targets[name]}: '
             'give both the same density, init, include and exclude')
         self.name, self.module, self.shape = name, module, module.sparse_shape
-        self._now, module.group = None, sparsifier.group()
+        self._now = None
 
     @property
     def weight(self): return self.module.values
@@ -218,7 +221,9 @@ class SparseWeight:
     @property
     def bool_mask(self): return as_mask(self.places, self.shape)
 
+    def __getstate__(self): return vars(self) | dict(_now=None)
     def follow(self): pass                       # what is stored moves with the module
+    def join(self, group): self.module.group = group
     def saved(self): return self.places
     def source(self, tensors): return Outer(*tensors, self.module.group)
     def fresh(self, name, state, seen, optimizer): # no inactive place shows it: ask for a new one

@@ -214,6 +214,7 @@ class MaskedWeight:
 
     def fresh(self, name, state, seen, optimizer): return _fresh(state, seen)
     def source(self, tensors): return Dense(*tensors)      # from what `Dense.tensors` was
+    def join(self, group): pass                            # DDP averages the gradients
     def expect(self, growth): pass                         # the gradient is kept in any case
     def saved(self): return self.bool_mask                 # what a state keeps of the mask
 
@@ -692,6 +693,7 @@ class Sparsifier:
             self.optimizer.register_load_state_dict_post_hook(self._state_loaded),
             *(m.register_load_state_dict_post_hook(_Call(self, '_weights_loaded', names))
               for m, names in owners.items())]
+        for layer in self.layers.values(): layer.join(self.group())
         _OWNERS[self.optimizer] = weakref.ref(self)
         self._watching = False
         if self._mask_before_forward: self._watch_forward()
