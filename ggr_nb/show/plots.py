@@ -4,30 +4,29 @@
 
 # %% auto #0
 __all__ = ['INK', 'MUTED', 'RULE', 'PAPER', 'NIGHT', 'EDGE', 'GRID', 'BAND', 'WIDTH', 'DPI', 'TICKS', 'STYLE', 'COLOURS',
-           'MARKERS', 'SERIES', 'TILT', 'HEAT', 'MASK', 'styled', 'palette', 'contrast', 'readable', 'Card',
-           'keep_apart', 'short', 'human', 'layer_plot', 'curve_plot', 'bar_plot', 'heat_plot', 'mask_plot',
-           'timeline_plot']
+           'MARKERS', 'SERIES', 'SHAPES', 'DASHES', 'UNITS', 'HEAT', 'MASK', 'in_style', 'styled', 'palette',
+           'contrast', 'readable', 'small_png', 'keep_apart', 'Card', 'end_label', 'short', 'human', 'percent',
+           'floats', 'value_range', 'make_card', 'ticks', 'RoundTicks', 'number_axis', 'one_quantity', 'runs_of',
+           'blocks_of', 'layer_axis', 'draw_layers', 'layer_plot', 'reference_line', 'draw_curves', 'curve_plot',
+           'stacked_plot', 'plus_minus', 'name_rows', 'bar_plot', 'ink_on', 'heat_plot', 'flat_mask', 'mask_card',
+           'mask_plot', 'timeline_plot']
 
-# %% ../../nbs/show/plots.ipynb #03e0a4dc
-import base64, io, sys, textwrap
+# %% ../../nbs/show/plots.ipynb #02b07e48
+import base64, io, itertools, math, re, sys, textwrap
 from functools import wraps
-from itertools import groupby
 import numpy as np, torch
-from fastcore.basics import patch
-from matplotlib import colormaps, style
+from matplotlib import cycler, style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullFormatter, NullLocator
 from PIL import Image, PngImagePlugin
 
-# %% ../../nbs/show/plots.ipynb #8e875943
+# %% ../../nbs/show/plots.ipynb #5cbdaf21
 INK, MUTED, RULE, PAPER, NIGHT = '#1f2933', '#5b6673', '#d9dee4', '#ffffff', '#14213d'
 EDGE, GRID, BAND = '#aab2bb', '#e8ebef', '#f3f5f8'
 WIDTH, DPI = 7., 160   # inches; 7 in at 160 dots an inch are 1120 px, shown at 700
-
-# %% ../../nbs/show/plots.ipynb #11a58bdb
 TICKS = {'color': EDGE, 'labelcolor': MUTED, 'labelsize': 8.5, 'minor.size': 0}
 STYLE = {'figure.dpi': 100, 'font.size': 9, 'text.color': INK, 'legend.frameon': False,
          'figure.titlesize': 10.5, 'figure.titleweight': 'bold',
@@ -37,59 +36,52 @@ STYLE = {'figure.dpi': 100, 'font.size': 9, 'text.color': INK, 'legend.frameon':
          'axes.grid.axis': 'y', 'axes.axisbelow': True, 'grid.color': GRID,
          **{f'{a}.facecolor': 'none' for a in ('axes', 'figure', 'savefig')},
          **{f'{a}tick.{k}': v for a in 'xy' for k, v in TICKS.items()},
-         'xtick.major.size': 3, 'ytick.major.size': 0,
-         'lines.linewidth': 1.8, 'lines.markersize': 5, 'lines.markeredgewidth': 0}
+         'xtick.major.size': 3, 'ytick.major.size': 0, 'svg.fonttype': 'none',
+         'svg.hashsalt': 'ggr', 'lines.linewidth': 1.8, 'lines.markersize': 5,
+         'lines.markeredgewidth': 0}
 
-# %% ../../nbs/show/plots.ipynb #130d1012
-def _something(f, data):
-    if isinstance(data, (dict, list, tuple)) and not data: raise ValueError(
-        f'{f.__name__}: nothing to draw, the data are empty')
+def in_style(): # a context
+    "Our settings, for a while."
+    return style.context(['default', STYLE])
 
-# %% ../../nbs/show/plots.ipynb #f0fb002e
-def _ours(): return style.context(['default', STYLE])
-
+# %% ../../nbs/show/plots.ipynb #8637057c
 def styled(
     f, # makes and returns a `Card`
 ):
     "`f`, run with our settings and no others; empty data are refused."
     @wraps(f)
     def inner(*args, **kwargs):
-        _something(f, next(iter((*args, *kwargs.values())), None))
-        with _ours(): return f(*args, **kwargs).settle()
+        data = next(iter((*args, *kwargs.values())), None)
+        if isinstance(data, (dict, list, tuple)) and not data:
+            raise ValueError(f'{f.__name__}: nothing to draw, the data are empty')
+        with in_style(): return f(*args, **kwargs).settle()
     return inner
 
-# %% ../../nbs/show/plots.ipynb #db3947a4
+# %% ../../nbs/show/plots.ipynb #20cec571
 COLOURS = {'dense': '#222222', 'static': '#b3b3b3', 'set': '#e69f00', 'rigl': '#0072b2',
            'dsr': '#009e73', 'ggr': '#d55e00', 'snfs': '#cc79a7', 'deepr': '#56b4e9',
            'set+rigl': '#a68a00', 'ggr-set': '#f0996a', 'ggr-rigl': '#8f3b00', 'gmp': '#332288',
            'chase': '#5f6b2d', 'rigl-sg': '#6a9fd4', 'rigl-sm': '#2b4c7e', 'gse': '#aa4499',
-           'uniform': '#56b4e9', 'er': '#a68a00', 'erk': '#7a5195'}
-
-# %% ../../nbs/show/plots.ipynb #1ce692d9
+           'uniform': '#2e7c80', 'er': '#806b4a', 'erk': '#8776a7'}
 MARKERS = {'dense': 's', 'static': 'X', 'set': 'o', 'rigl': 's', 'dsr': '^', 'ggr': 'D',
            'snfs': 'v', 'deepr': 'P'}
-SERIES = ['#0072b2', '#d55e00', '#009e73', '#e69f00', '#cc79a7', '#56b4e9', '#4d4d4d',
-          '#a68a00', '#7a5195', '#8f3b00']
-
-# %% ../../nbs/show/plots.ipynb #e9ad6a1a
-def _own(label): return COLOURS.get(str(label).lower())
+SERIES = ['#3d4f68', '#ba836f', '#36572f', '#a897c9', '#804b5c', '#9eac76', '#6799bc',
+          '#59320c', '#572c49', '#d7b88f']
+STYLE['axes.prop_cycle'] = cycler(color=SERIES)
+SHAPES, DASHES = 'osD^vP', ['-', (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (2, 1))]
 
 def palette(
     labels, # names of series (a list or a dict), in order
 )->dict: # label: colour
-    "A colour for each label; methods keep theirs."
-    out, others = {}, [c for c in SERIES if c not in map(_own, labels)]
-    for l in sorted(labels, key=lambda l: _own(l) is None):
-        free = (c for c in [_own(l), *others] if c and c not in out.values())
-        out[l] = next(free, SERIES[len(out) % len(SERIES)])
-    return {l: out[l] for l in labels}
+    "A colour for each label: a method's own, a muted one for anything else."
+    muted = itertools.cycle(SERIES)
+    return {l: COLOURS.get(str(l).lower()) or next(muted) for l in labels}
 
-# %% ../../nbs/show/plots.ipynb #f55b5b95
+# %% ../../nbs/show/plots.ipynb #f2a377a4
 def _luminance(c):
     lin = [v / 12.92 if v <= .04045 else ((v + .055) / 1.055) ** 2.4 for v in to_rgb(c)]
     return float(np.dot([.2126, .7152, .0722], lin))
 
-# %% ../../nbs/show/plots.ipynb #d59e61da
 def contrast(
     a, # a colour
     b=PAPER, # another
@@ -98,39 +90,58 @@ def contrast(
     dark, light = sorted([_luminance(a), _luminance(b)])
     return (light + .05) / (dark + .05)
 
-# %% ../../nbs/show/plots.ipynb #65b2f7a1
 def readable(
     colour, # of a line or a bar
-    least:float=4.5, # contrast wanted on white
-)->str: # the same hue, dark enough
-    "`colour` as text on white."
-    rgb = np.array(to_rgb(colour))
-    while contrast(rgb) < least: rgb = rgb * .95
+    ground=PAPER, # what it stands on
+    least:float=4.5, # contrast wanted
+)->str: # the same hue, dark (on a dark ground: light) enough
+    "`colour` as it can be read on `ground`."
+    rgb, towards = np.array(to_rgb(colour)), float(_luminance(ground) < .2)
+    while contrast(rgb, ground) < least: rgb = rgb + (towards - rgb) * .05
     return to_hex(rgb)
 
-# %% ../../nbs/show/plots.ipynb #90b7587f
-def _paper(fig):
-    w, h = fig.get_size_inches()
-    return FancyBboxPatch((.01, .01), w - .02, h - .02, boxstyle='round,pad=0,rounding_size=.1',
-                          transform=fig.dpi_scale_trans, facecolor=PAPER, edgecolor=RULE,
-                          zorder=-10, figure=fig)
+# %% ../../nbs/show/plots.ipynb #04f6d93c
+def small_png(
+    fig, # a Matplotlib figure
+    dpi:int=DPI, # dots per inch
+    colours:int=96, # size of the palette
+    alt:str='', # what it shows
+)->bytes: # a PNG file
+    "A figure as a PNG of few colours, with its words inside."
+    levels, old = 16, fig.dpi
+    fig.set_dpi(dpi)
+    canvas = FigureCanvasAgg(fig); canvas.draw()
+    rgba = np.array(canvas.buffer_rgba()); fig.set_dpi(old)
+    alpha = rgba[..., 3]
+    opaque = np.where(alpha[..., None] < 255, 255, rgba[..., :3]).astype(np.uint8)
+    few = Image.fromarray(opaque).quantize(colours, Image.Quantize.MEDIANCUT, dither=0)
+    clear = colours + alpha.astype(int) * (levels - 1) // 255   # white, more or less see-through
+    out = Image.fromarray(np.where(alpha < 255, clear, np.asarray(few)).astype(np.uint8))
+    out.putpalette((few.getpalette() + [255] * 768)[:3 * colours] + [255] * 3 * levels)
+    glass = bytes([255] * colours + [255 * i // (levels - 1) for i in range(levels)])
+    info, file = PngImagePlugin.PngInfo(), io.BytesIO()
+    info.add_itxt('Description', alt)
+    out.save(file, 'PNG', optimize=True, pnginfo=info, transparency=glass)
+    return file.getvalue()
 
-# %% ../../nbs/show/plots.ipynb #5086298a
-def _wrap(text, width):
-    "Lines of about equal length."
-    most = int(width * 11)
-    lines = len(textwrap.wrap(text, most))
-    ways = (textwrap.wrap(text, w) for w in range(most // 2, most + 1))
-    return next((way for way in ways if len(way) == lines), [])
+# %% ../../nbs/show/plots.ipynb #967bdb3d
+def keep_apart(
+    wanted, # positions, in any order
+    gap:float, # the least distance allowed
+)->np.ndarray: # positions, in the same order
+    "The nearest positions to `wanted` that keep their order and are `gap` apart."
+    def spread(block):
+        middle = np.mean([wanted[i] for i in block])
+        return middle + gap * (np.arange(len(block)) - (len(block) - 1) / 2)
+    blocks, out = [], np.empty(len(wanted))
+    for i in np.argsort(wanted, kind='stable'):
+        blocks.append([i])
+        while len(blocks) > 1 and spread(blocks[-1])[0] - spread(blocks[-2])[-1] < gap:
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    for b in blocks: out[b] = spread(b)
+    return out
 
-# %% ../../nbs/show/plots.ipynb #c8ef2d5f
-def _register():
-    "Let IPython, where it runs, ask a card itself for its picture."
-    get = getattr(sys.modules.get('IPython'), 'get_ipython', lambda: None)
-    if not (shell := get()): return
-    shell.display_formatter.formatters['image/png'].for_type(Card, lambda card: card._repr_png_())
-
-# %% ../../nbs/show/plots.ipynb #1ad55fd0
+# %% ../../nbs/show/plots.ipynb #b60b893c
 class Card(Figure):
     "A figure on a white card that brings its style and says in words what it shows."
     def __init__(self,
@@ -139,132 +150,77 @@ class Card(Figure):
         title:str='', # the conclusion, one sentence
         alt:str='', # the picture in words
     ):
-        "An empty card."
-        self.title, self.alt, self.ends, lines = title, alt or title, [], _wrap(title, width)
+        self.title, self.alt, self.ends, most = title, alt or title, [], int(width * 11)
+        rows = len(textwrap.wrap(title, most))            # lines of about equal length
+        ways = (textwrap.wrap(title, w) for w in range(most // 2, most + 1))
+        lines = next((way for way in ways if len(way) == rows), [])
         size = width, height + .19 * len(lines) + .08 * bool(lines)
-        with _ours(): super().__init__(figsize=size, layout='constrained')
-        FigureCanvasAgg(self)
-        self.get_layout_engine().set(w_pad=.13, h_pad=.11, wspace=.05, hspace=.04)
-        self.patches.append(_paper(self)); self._head('\n'.join(lines), width); _register()
+        paper = dict(boxstyle='round,pad=0,rounding_size=.1', facecolor=PAPER, edgecolor=RULE)
+        with in_style():
+            super().__init__(figsize=size, layout='constrained')
+            FigureCanvasAgg(self)
+            self.get_layout_engine().set(w_pad=.13, h_pad=.11, wspace=.05, hspace=.04)
+            self.paper = FancyBboxPatch((.01, .01), size[0] - .02, size[1] - .02, zorder=-10,
+                                        transform=self.dpi_scale_trans, figure=self, **paper)
+            self.patches.append(self.paper)
+            if lines: self.suptitle('\n'.join(lines), x=.16 / width, ha='left')
+        if shell := getattr(sys.modules.get('IPython'), 'get_ipython', lambda: None)():
+            shell.display_formatter.formatters['image/png'].for_type(Card, Card._repr_png_)
+
+    def subplots(self, *args, **kwargs):
+        "Axes in our style; arguments as those of matplotlib's `Figure.subplots`."
+        with in_style(): return super().subplots(*args, **kwargs)
+
+    def draw(self,
+        renderer, # of the canvas
+    ):
+        "Draw the card in our style, whatever the settings are now."
+        with in_style(): super().draw(renderer)
+
+    def settle(self)->'Card':
+        "Lay the card out and move labels at line ends apart, by the height of a line of text."
+        self.draw_without_rendering()
+        for ax in self.axes:
+            if not (ends := [t for t in self.ends if t.axes is ax]): continue
+            x, pixel = ax.get_xlim()[0], 72 / self.dpi
+            now = [ax.transData.transform((x, t.xy[1]))[1] for t in ends]
+            new = keep_apart(np.clip(now, ax.bbox.y0, ax.bbox.y1), 11.5 / pixel)
+            for t, a, b in zip(ends, now, new): t.xyann = (7, (b - a) * pixel)
+        return self
+
+    def png(self,
+        most:int=40_000, # bytes
+    )->bytes:
+        "The card as a small PNG: too busy for `most`, it gives up colours first, then sharpness."
+        for dpi, colours in (DPI, 96), (DPI, 56), (DPI, 32), (120, 32), (90, 24), (90, 12):
+            if len(out := small_png(self, dpi, colours, self.alt)) <= most: break
+        return out
+
+    def save(self,
+        path, # a file name; its ending says the format
+    ):
+        "Write the card to a file."
+        if not str(path).endswith('.png'): return self.savefig(path)
+        with open(path, 'wb') as f: f.write(self.png())
+
+    def _repr_png_(self):
+        w, h = (round(100 * x) for x in self.get_size_inches())
+        return base64.b64encode(self.png()).decode(), dict(alt=self.alt, width=w, height=h)
+
     def __repr__(self): return f'Figure: {self.alt}'
 
-# %% ../../nbs/show/plots.ipynb #867cad62
-@patch
-def _head(self:Card, text, width):
-    with _ours():
-        if text: self.suptitle(text, x=.16 / width, ha='left')
-
-# %% ../../nbs/show/plots.ipynb #bf51e00a
-@patch
-def subplots(self:Card, *args, **kwargs):
-    "Axes in our style; arguments as those of matplotlib's `Figure.subplots`."
-    with _ours(): return Figure.subplots(self, *args, **kwargs)
-
-@patch
-def draw(self:Card,
-    renderer, # of the canvas
+# %% ../../nbs/show/plots.ipynb #13488b68
+def end_label(
+    ax, # axes of a `Card`
+    text, # a line's name
+    y:float, # where the line ends
+    colour, # of the line
 ):
-    "Draw the card in our style, whatever the settings are now."
-    with _ours(): Figure.draw(self, renderer)
-
-# %% ../../nbs/show/plots.ipynb #f0401da6
-def _indexed(rgba, colours=96, levels=16):
-    "RGBA pixels as a palette image; see-through ones (the corners) are white and keep alpha."
-    alpha = rgba[..., 3]
-    opaque = np.where(alpha[..., None] < 255, 255, rgba[..., :3]).astype(np.uint8)
-    few = Image.fromarray(opaque).quantize(colours, Image.Quantize.MEDIANCUT, dither=0)
-    clear = colours + alpha.astype(int) * (levels - 1) // 255
-    out = Image.fromarray(np.where(alpha < 255, clear, np.asarray(few)).astype(np.uint8))
-    out.putpalette((few.getpalette() + [255] * 768)[:3 * colours] + [255] * 3 * levels)
-    glass = [255 * i // (levels - 1) for i in range(levels)]
-    out.info['transparency'] = bytes([255] * colours + glass)
-    return out
-
-# %% ../../nbs/show/plots.ipynb #5d5900f2
-def _pixels(fig, dpi):
-    old = fig.dpi
-    fig.set_dpi(dpi); fig.canvas.draw()
-    rgba = np.array(fig.canvas.buffer_rgba())
-    fig.set_dpi(old)
-    return rgba
-
-# %% ../../nbs/show/plots.ipynb #6606fb39
-def _encode(im, alt):
-    info, out = PngImagePlugin.PngInfo(), io.BytesIO()
-    info.add_itxt('Description', alt)
-    im.save(out, 'PNG', optimize=True, pnginfo=info, transparency=im.info['transparency'])
-    return out.getvalue()
-
-# %% ../../nbs/show/plots.ipynb #3e97ec16
-@patch
-def png(self:Card,
-    most:int=40_000, # bytes
-)->bytes:
-    "The card as a small PNG with see-through corners and its description inside."
-    for dpi, palettes in (DPI, (96, 56, 32)), (120, (32,)), (90, (24, 12)):
-        rgba = _pixels(self, dpi)
-        for n in palettes:
-            if len(out := _encode(_indexed(rgba, n), self.alt)) <= most: return out
-    return out
-
-# %% ../../nbs/show/plots.ipynb #60a4f91c
-@patch
-def save(self:Card,
-    path, # a file name; its ending says the format
-):
-    "Write the card to a file."
-    if not str(path).endswith('.png'): return self.savefig(path)
-    with open(path, 'wb') as f: f.write(self.png())
-
-# %% ../../nbs/show/plots.ipynb #5375c2fb
-@patch
-def _repr_png_(self:Card):
-    w, h = (round(100 * x) for x in self.get_size_inches())
-    return base64.b64encode(self.png()).decode(), dict(alt=self.alt, width=w, height=h)
-
-# %% ../../nbs/show/plots.ipynb #dcf1ce24
-def _place(block, wanted, gap):
-    middle = np.mean([wanted[i] for i in block])
-    return middle + gap * (np.arange(len(block)) - (len(block) - 1) / 2)
-
-# %% ../../nbs/show/plots.ipynb #e2f20806
-def keep_apart(
-    wanted, # positions, in any order
-    gap:float, # the least distance allowed
-)->np.ndarray: # positions, in the same order
-    "The nearest positions to `wanted` that keep their order and are `gap` apart."
-    blocks, out = [], np.empty(len(wanted))
-    at = lambda b: _place(b, wanted, gap)
-    for i in np.argsort(wanted, kind='stable'):
-        blocks.append([i])
-        while len(blocks) > 1 and at(blocks[-1])[0] - at(blocks[-2])[-1] < gap:
-            blocks[-2:] = [blocks[-2] + blocks[-1]]
-    for b in blocks: out[b] = at(b)
-    return out
-
-# %% ../../nbs/show/plots.ipynb #2fa90175
-def _end_label(ax, text, y, colour):
+    "A name at the right end of a line; `Card.settle` moves it if it meets another."
     t = ax.annotate(str(text), (1, y), (7, 0), xycoords=ax.get_yaxis_transform(), va='center',
                     textcoords='offset points', color=readable(colour), annotation_clip=False)
     ax.figure.ends.append(t)
 
-# %% ../../nbs/show/plots.ipynb #99513766
-def _settle(ax, ends):
-    x, pixel = ax.get_xlim()[0], 72 / ax.figure.dpi
-    now = [ax.transData.transform((x, t.xy[1]))[1] for t in ends]
-    new = keep_apart(np.clip(now, ax.bbox.y0, ax.bbox.y1), 11.5 / pixel)
-    for t, a, b in zip(ends, now, new): t.xyann = (7, (b - a) * pixel)
-
-# %% ../../nbs/show/plots.ipynb #f3e8395e
-@patch
-def settle(self:Card)->Card:
-    "Lay the card out and move labels at line ends apart."
-    self.draw_without_rendering()
-    for ax in self.axes:
-        if ends := [t for t in self.ends if t.axes is ax]: _settle(ax, ends)
-    return self
-
-# %% ../../nbs/show/plots.ipynb #4fabd3b2
 def short(
     name:str, # of a parameter
     most:int=22, # characters
@@ -273,7 +229,6 @@ def short(
     name = str(name).removesuffix('.weight')
     return name if len(name) <= most else name[:6] + '…' + name[7 - most:]
 
-# %% ../../nbs/show/plots.ipynb #b42c376a
 def human(
     x:float, # any number
     pos=None, # (matplotlib passes a tick's position)
@@ -283,231 +238,306 @@ def human(
     size, unit = next((s, u) for s, u in units if abs(x) >= .9999 * s)
     return f'{x / (size or 1):.3g}{unit}'.replace('-', '−')
 
-# %% ../../nbs/show/plots.ipynb #ba004950
-def _floats(v): return np.asarray([float(x) for x in v])
+def percent(share): return f'{100 * float(share):.3g} %' # of 1
+def floats(values): return np.asarray([float(v) for v in values]) # numbers, 0-d tensors
 
-def _log_ticks(axis):
-    low, high = np.sort(axis.get_view_interval())
-    decades = np.log10(high / low)
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,)))
-    axis.set_minor_locator(NullLocator())
+def value_range(
+    values, # array; NaN where there is none
+)->str:
+    "From where to where, in words."
+    some = values[~np.isnan(values)]
+    return f'{human(some.min())} to {human(some.max())}' if len(some) else 'no value'
 
-# %% ../../nbs/show/plots.ipynb #4a9e2993
-def _numbers(*axes):
-    for a in axes:
-        if a.get_scale() == 'log': _log_ticks(a)
-        a.set_major_formatter(FuncFormatter(human)); a.set_minor_formatter(NullFormatter())
-
-def _whole(axis): axis.set_major_locator(MaxNLocator(integer=True))
-
-# %% ../../nbs/show/plots.ipynb #0c205ce5
-def _range(v):
-    v = v[~np.isnan(v)]
-    return f'{human(v.min())} to {human(v.max())}' if len(v) else 'no value'
-
-def _card(title, alt, kind, parts, **size):
-    "A card with the words given, or made: title, kind of picture, what each part shows."
+def make_card(
+    title:str, # the conclusion
+    alt:str, # the picture in words; None: made from what follows
+    kind:str, # of picture
+    parts:list, # what each part shows
+    **size, # width, height of the `Card`
+)->Card:
+    "A card with the words given, or made."
     made = f"{title.rstrip('.') + '. ' if title else ''}{kind}: {'; '.join(parts)}."
     return Card(title=title, alt=alt or made, **size)
 
-# %% ../../nbs/show/plots.ipynb #10bd060d
-def _runs(keys):
-    "Equal neighbours: [(key, first, last)]."
-    groups = [list(g) for _, g in groupby(enumerate(keys), lambda p: p[1])]
+# %% ../../nbs/show/plots.ipynb #969c5de6
+def ticks(
+    lo:float, # smallest value on the axis
+    hi:float, # largest value
+    log:bool=False, # logarithmic axis
+    whole:bool=False, # what is counted has no halves
+)->list: # positions, in increasing order
+    "Round positions for an axis: about five, or powers of ten, or 1, 2 and 5 times these if few."
+    if not log:
+        least = max((hi - lo) / 5 or 1, whole)
+        power = 10 ** math.floor(math.log10(least))
+        step = next(m * power for m in (1, 2, 5, 10) if m * power >= least * .999)
+        first, last = math.ceil(lo / step - 1e-9), math.floor(hi / step + 1e-9)
+        return [float(f'{i * step:.12g}') for i in range(first, last + 1)]
+    first, last = math.ceil(math.log10(lo) - 1e-9), math.floor(math.log10(hi) + 1e-9)
+    if last - first > 1:
+        every = max(1, (last - first + 4) // 5)
+        return [10. ** e for e in range(first, last + 1, every)]
+    steps = (m * 10. ** e for e in range(first - 1, last + 1) for m in (1, 2, 5))
+    return [v for v in steps if lo * .999 <= v <= hi * 1.001]
+
+class RoundTicks(Locator):
+    "Ticks of a logarithmic axis; `foot` is where zeros stand."
+    def __init__(self, foot=None): self.foot = foot
+    def __call__(self): return self.tick_values(*sorted(self.axis.get_view_interval()))
+    def tick_values(self,
+        low:float, # of the axis
+        high:float, # of the axis
+    )->list:
+        "Round positions between `low` and `high`."
+        if not self.foot: return ticks(low, high, log=True)
+        return [self.foot, *ticks(1.6 * self.foot, high, log=True)]
+
+def number_axis(
+    axis, # of matplotlib
+    foot:float=None, # where zeros stand on a logarithmic axis
+):
+    "Ticks at round positions, written for people."
+    if axis.get_scale() == 'log':
+        axis.set_major_locator(RoundTicks(foot)); axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda v, _: '0' if foot and v == foot else human(v)))
+    axis.set_minor_formatter(NullFormatter())
+
+# %% ../../nbs/show/plots.ipynb #b49c9b6a
+UNITS = {'%', 's', 'ms', 'µs', 'min', 'h', 'B', 'KB', 'MB', 'GB', 'FLOPs', 'points', 'steps'}
+
+def one_quantity(
+    who:str, # the function that asks
+    labels, # of the series
+    **axes, # {what it is called: the axis's label}
+):
+    "Refuse an axis without a name, and series of different units on one axis."
+    for axis, text in axes.items():
+        if not str(text).strip(): raise ValueError(
+            f'{who}: {axis} is empty. Say what the axis shows, with its unit; two quantities go '
+            'into two panels, see stacked_plot')
+    found = {}
+    for l in map(str, labels):
+        scaled = re.search(r'[×*÷/] ?10*\s*$', l)
+        unit = re.search(r'[(\[,]\s*([^()\[\],]+?)\s*[)\]]?$', l)
+        found[l] = scaled[0] if scaled else unit[1] if unit and unit[1] in UNITS else None
+    if len(set(found.values())) > 1: raise ValueError(
+        f'{who}: two units on one axis, {found}. Draw each in a panel of its own: stacked_plot')
+
+# %% ../../nbs/show/plots.ipynb #dff99124
+def runs_of(
+    keys:list, # anything
+)->list: # [(key, first, last)]
+    "Equal neighbours."
+    groups = [list(g) for _, g in itertools.groupby(enumerate(keys), lambda p: p[1])]
     return [(g[0][1], g[0][0], g[-1][0]) for g in groups]
 
-def _blocks(names, most=24):
+def blocks_of(
+    names:list, # of layers
+    most:int=24, # groups
+)->list: # [(name, first, last)]
     "Layers under one name, at the least depth that tells the most of them apart."
-    depths = [_runs(['.'.join(n.split('.')[:d]) for n in names]) for d in range(1, 8)]
+    depths = [runs_of(['.'.join(n.split('.')[:d]) for n in names]) for d in range(1, 8)]
     return max([r for r in depths if len(r) <= most] or depths[:1], key=len)
 
-# %% ../../nbs/show/plots.ipynb #c1877c52
-TILT = dict(rotation=45, ha='right', rotation_mode='anchor')
-
-def _few(ax, names):
-    labels = list(map(short, names))
-    room = 13 * ax.figure.get_figwidth() / ax.get_gridspec().ncols - 13
-    wide = max(map(len, labels), default=0) * len(labels) > room
-    ax.set_xticks(range(len(labels)), labels, **TILT if wide else {})
-
-# %% ../../nbs/show/plots.ipynb #1ed0da25
-def _many(ax, names):
-    blocks, stages = _blocks(names), _runs([n.split('.')[0] for n in names])
-    wide = {k for k, a, b in stages if b > a}
-    label = lambda k: k.partition('.')[2] if k.split('.')[0] in wide else ''
-    for _, a, b in blocks[1::2]: ax.axvspan(a - .5, b + .5, color=BAND, zorder=-5, lw=0)
-    ax.set_xticks([(a + b) / 2 for _, a, b in blocks], [label(k) for k, *_ in blocks])
-    if not ax.get_subplotspec().is_last_row(): return
-    for k, a, b in stages: _stage(ax, k, a, b, len(names))
-
-# %% ../../nbs/show/plots.ipynb #a285a809
-def _stage(ax, name, first, last, n):
-    narrow = (last - first + 1) / n * 60 < len(name)
-    x, ha = (first + last) / 2, 'center'
-    if narrow and first == 0: x, ha = first, 'left'
-    elif narrow and last == n - 1: x, ha = last, 'right'
-    ax.annotate(short(name, 14), (x, 0), (0, -19), xycoords=ax.get_xaxis_transform(), ha=ha,
-                va='top', textcoords='offset points', color=MUTED, size=8.5)
-
-def _layer_axis(ax, names):
+def layer_axis(
+    ax, # axes of a `Card`
+    names:list, # of layers, in order
+):
+    "Layers along the x axis: each by name, or from 25 on by block and stage."
     names = [n.removesuffix('.weight') for n in names]
-    ax.set_xlim(-.6, len(names) - .4)
-    (_few if len(names) <= 24 else _many)(ax, names)
+    n, labels = len(names), list(map(short, names))
+    ax.set_xlim(-.6, n - .4)
+    if n <= 24:
+        room = 13 * ax.figure.get_figwidth() / ax.get_gridspec().ncols - 13
+        wide = max(map(len, labels), default=0) * n > room
+        tilt = dict(rotation=45, ha='right', rotation_mode='anchor') if wide else {}
+        return ax.set_xticks(range(n), labels, **tilt)
+    blocks, stages = blocks_of(names), runs_of([name.split('.')[0] for name in names])
+    several = {k for k, a, b in stages if b > a}
+    for _, a, b in blocks[1::2]: ax.axvspan(a - .5, b + .5, color=BAND, zorder=-5, lw=0)
+    ax.set_xticks([(a + b) / 2 for _, a, b in blocks],
+                  [k.partition('.')[2] if k.split('.')[0] in several else '' for k, *_ in blocks])
+    if not ax.get_subplotspec().is_last_row(): return
+    for k, a, b in stages:         # a narrow stage at an end is written inwards
+        narrow, x, ha = (b - a + 1) / n * 60 < len(k), (a + b) / 2, 'center'
+        if narrow and a == 0: x, ha = a, 'left'
+        elif narrow and b == n - 1: x, ha = b, 'right'
+        ax.annotate(short(k, 14), (x, 0), (0, -19), xycoords=ax.get_xaxis_transform(), ha=ha,
+                    va='top', textcoords='offset points', color=MUTED, size=8.5)
 
-# %% ../../nbs/show/plots.ipynb #dcceca43
-def _layers(series):
+# %% ../../nbs/show/plots.ipynb #673f6f9e
+def draw_layers(
+    ax, # axes of a `Card`
+    series:dict, # label: {layer: value}
+    ylabel:str, # what the values are
+    log:bool=False, # logarithmic values?
+)->list: # what each series shows, in words
+    "One value per layer, for one or more series: bars, or points."
     names = list(dict.fromkeys(n for s in series.values() for n in s))
-    return names, {l: _floats(s.get(n, np.nan) for n in names) for l, s in series.items()}
+    data = {l: floats(s.get(n, np.nan) for n in names) for l, s in series.items()}
+    if log: ax.set_yscale('log')
+    drawn = np.concatenate(list(data.values()))
+    zeros, some = bool(log and (drawn == 0).any()), drawn[drawn > 0]
+    foot = some.min() / 3 if zeros and len(some) else None
+    x, k, lone = np.arange(len(names)), len(data), len(data) == 1 and not log
+    for i, (l, c) in enumerate(palette(data).items()):
+        v = np.where(data[l] == 0, foot or 0, data[l])
+        mark = MARKERS.get(str(l).lower(), SHAPES[i % len(SHAPES)])
+        if lone: ax.bar(x, v, .7, color=c, label=l)
+        else:
+            aside = x + (.36 * ((i + .5) / k - .5) if k < 6 and len(x) < 25 else 0)
+            ax.plot(aside, v, ls='', marker=mark, color=c, label=l)
+            if foot: ax.plot(aside[v == foot], v[v == foot], ls='', marker=mark, mfc=PAPER,
+                             mec=c, mew=1.3)
+            if (seen := v[~np.isnan(v)]).size: end_label(ax, l, seen[-1], c)
+    ax.set_ylabel(ylabel)
+    if foot: ax.set_ylim(bottom=foot / 1.5)
+    elif not log: ax.set_ylim(bottom=min(0, ax.get_ylim()[0] if ax.dataLim.y0 < 0 else 0))
+    number_axis(ax.yaxis, foot); layer_axis(ax, names)
+    return [f'{l} {value_range(v)}' for l, v in data.items()]
 
-# %% ../../nbs/show/plots.ipynb #03e56cb6
-def _dots(ax, label, values, colour):
-    mark = MARKERS.get(str(label).lower(), 'o')
-    ax.plot(values, marker=mark, color=colour, lw=.9, label=label)
-    if (some := values[~np.isnan(values)]).size: _end_label(ax, label, some[-1], colour)
-
-# %% ../../nbs/show/plots.ipynb #97ea5427
-def _over_layers(ax, names, data, ylabel, log):
-    bars = len(data) == 1 and not log
-    for l, c in palette(data).items():
-        if bars: ax.bar(range(len(names)), data[l], .7, color=c, label=l)
-        else: _dots(ax, l, data[l], c)
-    ax.set(ylabel=ylabel, yscale='log' if log else 'linear')
-    if not log: ax.set_ylim(bottom=min(0, ax.get_ylim()[0] if ax.dataLim.y0 < 0 else 0))
-    _numbers(ax.yaxis); _layer_axis(ax, names)
-
-# %% ../../nbs/show/plots.ipynb #d8b77be2
 @styled
 def layer_plot(
     series:dict, # label: {layer: value}
-    ylabel:str='', # what the values are
+    ylabel:str, # what the values are
     title:str='', # the conclusion
-    log:bool=False, # logarithmic values?
+    log:bool=False, # logarithmic values? zeros get a place at the foot
     alt:str=None, # the picture in words; made from the data if not given
 )->Card:
     "One value per layer, for one or more series."
-    names, data = _layers(series)
-    said = [f'{l} {_range(v)}' for l, v in data.items()]
-    fig = _card(title, alt, f'{ylabel or "values"} of {len(names)} layers', said)
-    _over_layers(fig.subplots(), names, data, ylabel, log)
+    one_quantity('layer_plot', series, ylabel=ylabel)
+    fig = Card(title=title)
+    said = draw_layers(fig.subplots(), series, ylabel, log)
+    layers = len({n for s in series.values() for n in s})
+    fig.alt = alt or make_card(title, None, f'{ylabel} of {layers} layers', said).alt
     return fig
 
-# %% ../../nbs/show/plots.ipynb #47f62aae
-def _curve(ax, label, x, y, std, colour):
-    mark = MARKERS.get(str(label).lower(), 'o') if len(x) <= 12 else None
-    ax.plot(x, y, color=colour, label=label, marker=mark)
-    if std is not None: ax.fill_between(x, y - std, y + std, color=colour, alpha=.16, lw=0)
-    if label and (some := y[~np.isnan(y)]).size: _end_label(ax, label, some[-1], colour)
-
-# %% ../../nbs/show/plots.ipynb #a75a6e9f
-def _reference(ax, at, along='h'):
+# %% ../../nbs/show/plots.ipynb #e915ab97
+def reference_line(
+    ax, # axes of a `Card`
+    at, # a value, (value, name), or None
+    along:str='h', # 'h' lying or 'v' standing
+):
+    "A dashed line to hold values against, with its name."
     if at is None: return
     at, text = at if isinstance(at, (tuple, list)) else (at, '')
     (ax.axhline if along == 'h' else ax.axvline)(at, color=INK, ls=(0, (4, 3)), lw=1, zorder=1.5)
     if not text: return
-    if along == 'h': return _end_label(ax, text, at, INK)
+    if along == 'h': return end_label(ax, text, at, INK)
     ax.annotate(text, (at, 1), (0, 1), xycoords=ax.get_xaxis_transform(), color=INK,
                 textcoords='offset points', ha='center', va='bottom')
 
-# %% ../../nbs/show/plots.ipynb #e6ff77dc
+def draw_curves(
+    ax, # axes of a `Card`
+    series:dict, # label: (x, y) or (x, mean, std)
+    ylabel:str, # what y is
+    logx:bool=False, # logarithmic x?
+    logy:bool=False, # logarithmic y?
+    hline=None, # a value, or (value, name)
+)->list: # what each series shows, in words
+    "Lines with their names at the end, and a band where a third array is given."
+    said, muted = [], itertools.cycle(DASHES)
+    for i, (l, c) in enumerate(palette(series).items()):
+        x, y, std = (*map(floats, series[l]), None)[:3]
+        method = str(l).lower() in COLOURS
+        mark = MARKERS.get(str(l).lower(), SHAPES[i % len(SHAPES)]) if len(x) <= 12 else None
+        ax.plot(x, y, color=c, label=l, marker=mark, ls='-' if method else next(muted))
+        if std is not None: ax.fill_between(x, y - std, y + std, color=c, alpha=.16, lw=0)
+        if l and (some := y[~np.isnan(y)]).size: end_label(ax, l, some[-1], c)
+        said.append(f'{l} {value_range(y)}')
+    if logx: ax.set_xscale('log', nonpositive='mask')
+    if logy: ax.set_yscale('log', nonpositive='mask')
+    ax.set_ylabel(ylabel); ax.margins(x=.015); reference_line(ax, hline)
+    number_axis(ax.xaxis); number_axis(ax.yaxis)
+    return said
+
 @styled
 def curve_plot(
     series:dict, # label: (x, y) or (x, mean, std)
-    xlabel:str='', # what x is
-    ylabel:str='', # what y is
+    xlabel:str, # what x is
+    ylabel:str, # what y is
     title:str='', # the conclusion
     logx:bool=False, # logarithmic x?
     logy:bool=False, # logarithmic y?
     hline=None, # a value, or (value, name), to hold the curves against
     alt:str=None, # the picture in words
 )->Card:
-    "Lines, with a band where a third array is given."
-    data = {l: tuple(map(_floats, v)) for l, v in series.items()}
-    said = [f'{l} {_range(v[1])}' for l, v in data.items()]
-    fig = _card(title, alt, f'{ylabel or "values"} over {xlabel or "x"}', said)
-    ax, scale = fig.subplots(), {True: 'log', False: 'linear'}
-    for l, c in palette(data).items(): _curve(ax, l, *(*data[l], None)[:3], c)
-    ax.set(xlabel=xlabel, ylabel=ylabel, xscale=scale[bool(logx)], yscale=scale[bool(logy)])
-    ax.margins(x=.015); _reference(ax, hline); _numbers(ax.xaxis, ax.yaxis)
+    "One quantity over another, a line for each series."
+    one_quantity('curve_plot', series, xlabel=xlabel, ylabel=ylabel)
+    fig = Card(title=title)
+    ax = fig.subplots()
+    said = draw_curves(ax, series, ylabel, logx, logy, hline); ax.set_xlabel(xlabel)
+    fig.alt = alt or make_card(title, None, f'{ylabel} over {xlabel}', said).alt
     return fig
 
-# %% ../../nbs/show/plots.ipynb #1a098c83
-def _pair(v): return (float(v), 0.) if np.ndim(v) == 0 else tuple(map(float, v))
+@styled
+def stacked_plot(
+    panels:dict, # label of the y axis: {label: (x, y) or (x, mean, std)}
+    xlabel:str, # what x is, in all panels
+    title:str='', # the conclusion
+    logx:bool=False, # logarithmic x?
+    logy:tuple=(), # labels of the y axes that are logarithmic
+    alt:str=None, # the picture in words
+)->Card:
+    "Several quantities over one x: a panel for each, one below the other."
+    fig = Card(title=title, height=.5 + 1.45 * len(panels))
+    axes, said = fig.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0], []
+    for ax, (ylabel, series) in zip(axes, panels.items()):
+        one_quantity('stacked_plot', series, xlabel=xlabel, ylabel=ylabel)
+        said += [f'{ylabel}, {s}' for s in draw_curves(ax, series, ylabel, logx, ylabel in logy)]
+    axes[-1].set_xlabel(xlabel)
+    fig.alt = alt or make_card(title, None, f'{len(panels)} panels over {xlabel}', said).alt
+    return fig
 
-def _pm(mean, std):
+# %% ../../nbs/show/plots.ipynb #df1e6ee9
+def plus_minus(
+    mean:float, # of some values
+    std:float=0., # their deviation
+)->str:
     "Three digits of the mean, and as many decimals of the deviation."
     if not std or abs(mean) >= 1e3: return human(mean) + (f' ± {human(std)}' if std else '')
     d = max(0, 2 - int(np.floor(np.log10(max(abs(mean), std)))))
     return f'{mean:.{d}f} ± {std:.{d}f}'.replace('-', '−')
 
-# %% ../../nbs/show/plots.ipynb #d7788f8d
-def _bar(ax, i, mean, std, colour):
-    ax.barh(i, mean, .62, color=colour)
-    if std: ax.plot([mean - std, mean + std], [i, i], color=INK, lw=1.2)
-    ax.annotate(_pm(mean, std), (max(mean + std, 0), i), (5, 0), va='center', color=INK,
-                textcoords='offset points')
-
-# %% ../../nbs/show/plots.ipynb #05da7aea
-def _rows(ax, names, xlabel=''):
+def name_rows(
+    ax, # axes of a `Card`
+    names:list, # of the rows, the first on top
+    xlabel:str='', # what lies along x
+):
+    "Names down the left side, one row each."
     ax.set_yticks(range(len(names)), names); ax.set_ylim(len(names) - .4, -.6)
     ax.tick_params(axis='y', labelcolor=INK); ax.spines['left'].set_visible(False)
-    ax.grid(False); ax.grid(True, axis='x'); ax.set_xlabel(xlabel); _numbers(ax.xaxis)
+    ax.grid(False); ax.grid(True, axis='x'); ax.set_xlabel(xlabel); number_axis(ax.xaxis)
 
-def _bar_colours(labels):
-    return palette(labels) if any(map(_own, labels)) else dict.fromkeys(labels, SERIES[0])
-
-# %% ../../nbs/show/plots.ipynb #a0fcac1c
 @styled
 def bar_plot(
     values:dict, # label: value, or (mean, std)
-    ylabel:str='', # what the values are
+    ylabel:str, # what the values are
     title:str='', # the conclusion
     reference=None, # a value, or (value, name), drawn as a dashed line
     alt:str=None, # the picture in words
 )->Card:
     "One lying bar per label, its number at the end."
-    data = {str(l): _pair(v) for l, v in values.items()}
-    said = [f'{l} {_pm(*v)}' for l, v in data.items()]
-    height = .5 + .29 * len(data) + .2 * bool(ylabel)
-    fig = _card(title, alt, ylabel or 'bars', said, height=height)
-    ax = fig.subplots()
-    for i, (l, c) in enumerate(_bar_colours(data).items()): _bar(ax, i, *data[l], c)
-    _rows(ax, list(data), ylabel); _reference(ax, reference, 'v'); ax.margins(x=.12)
+    one_quantity('bar_plot', values, ylabel=ylabel)
+    data = {str(l): (float(v), 0.) if np.ndim(v) == 0 else tuple(map(float, v))
+            for l, v in values.items()}
+    fig = make_card(title, alt, ylabel, [f'{l} {plus_minus(*v)}' for l, v in data.items()],
+                    height=.7 + .29 * len(data))
+    ax, methods = fig.subplots(), any(l.lower() in COLOURS for l in data)
+    for i, (l, c) in enumerate(palette(data).items()):
+        mean, std = data[l]
+        ax.barh(i, mean, .62, color=c if methods else SERIES[0])
+        if std: ax.plot([mean - std, mean + std], [i, i], color=INK, lw=1.2)
+        ax.annotate(plus_minus(mean, std), (max(mean + std, 0), i), (5, 0), va='center',
+                    color=INK, textcoords='offset points')
+    name_rows(ax, list(data), ylabel); reference_line(ax, reference, 'v'); ax.margins(x=.12)
     return fig
 
-# %% ../../nbs/show/plots.ipynb #3a03ad1d
-HEAT = LinearSegmentedColormap.from_list('ggr_heat', ['#f5f8fb', '#9cc7e4', '#0072b2', '#06304d'])
+# %% ../../nbs/show/plots.ipynb #03d757bc
+HEAT = LinearSegmentedColormap.from_list('ggr_heat', ['#f6f7f9', '#b9c3d2', '#5d7393', '#1d2a42'])
 
-def _on(shade): return max(INK, PAPER, key=lambda c: contrast(c, shade[:3]))
+def ink_on(shade): return max(INK, PAPER, key=lambda c: contrast(c, shade[:3])) # a colour
 
-def _cell(ax, i, j, v, text, shade):
-    colour, text = (MUTED, '–') if np.isnan(v) else (_on(shade), text)
-    ax.text(j, i, text, ha='center', va='center', color=colour)
-
-# %% ../../nbs/show/plots.ipynb #21c81108
-def _shades(ax, m, fmt):
-    low, span = np.nanmin(m), (np.nanmax(m) - np.nanmin(m)) or 1
-    ax.imshow(m, cmap=HEAT, aspect='auto', vmin=low, vmax=low + span)
-    if 5.6 / m.shape[1] < .075 * max(len(f'{v:{fmt}}') for v in m.flat): return
-    for (i, j), v in np.ndenumerate(m):
-        _cell(ax, i, j, v, f'{v:{fmt}}', HEAT((v - low) / span))
-
-# %% ../../nbs/show/plots.ipynb #8577471d
-def _matrix(matrix, rows, cols):
-    m = np.array([[float(v) for v in row] for row in matrix]).reshape(len(matrix), -1)
-    if m.shape == (len(rows), len(cols)): return m
-    raise ValueError(f'{m.shape[0]} × {m.shape[1]} numbers for {len(rows)} rows and '
-                     f'{len(cols)} columns: give a name to each row and each column')
-
-# %% ../../nbs/show/plots.ipynb #4f5b4e0c
-def _bare(ax, rows, cols):
-    ax.set_xticks(range(len(cols)), cols); ax.set_yticks(range(len(rows)), rows)
-    ax.tick_params(length=0, labelcolor=INK); ax.grid(False); ax.spines[:].set_visible(False)
-
-def _read(rows, cols, m, fmt):
-    cells = lambda row: ', '.join(f'{c} {v:{fmt}}' for c, v in zip(cols, row) if not np.isnan(v))
-    return [f'{r} {cells(row)}' for r, row in zip(rows, m)]
-
-# %% ../../nbs/show/plots.ipynb #19b6d7e7
 @styled
 def heat_plot(
     matrix, # rows of numbers; NaN where there is none
@@ -518,107 +548,108 @@ def heat_plot(
     alt:str=None, # the picture in words
 )->Card:
     "A table in shades, with its numbers."
-    m = _matrix(matrix, rows, cols)
-    fig = _card(title, alt, 'table', _read(rows, cols, m, fmt), height=.55 + .3 * len(m))
-    ax = fig.subplots()
-    _shades(ax, m, fmt); _bare(ax, rows, cols); ax.xaxis.tick_top()
+    m = np.array([[float(v) for v in row] for row in matrix]).reshape(len(matrix), -1)
+    if m.shape != (len(rows), len(cols)): raise ValueError(
+        f'{m.shape[0]} × {m.shape[1]} numbers for {len(rows)} rows and {len(cols)} columns: '
+        'give a name to each row and each column')
+    cells = [', '.join(f'{c} {v:{fmt}}' for c, v in zip(cols, row) if v == v) for row in m]
+    said = [f'{r} {row}' for r, row in zip(rows, cells)]
+    fig = make_card(title, alt, 'table', said, height=.55 + .3 * len(m))
+    ax, low = fig.subplots(), np.nanmin(m)
+    span = (np.nanmax(m) - low) or 1
+    ax.imshow(m, cmap=HEAT, aspect='auto', vmin=low, vmax=low + span)
+    if 5.6 / m.shape[1] >= .075 * max(len(f'{v:{fmt}}') for v in m.flat):
+        for (i, j), v in np.ndenumerate(m):
+            text, colour = (f'{v:{fmt}}', ink_on(HEAT((v - low) / span))) if v == v else ('–', MUTED)
+            ax.text(j, i, text, ha='center', va='center', color=colour)
+    ax.set_xticks(range(len(cols)), cols); ax.set_yticks(range(len(rows)), rows)
+    ax.tick_params(length=0, labelcolor=INK); ax.grid(False); ax.spines[:].set_visible(False)
+    ax.xaxis.tick_top()
     return fig
 
-# %% ../../nbs/show/plots.ipynb #d449002c
-def _flat(mask):
-    "Rows (output units) by columns (inputs × kernel)."
+# %% ../../nbs/show/plots.ipynb #eed3e70c
+MASK = LinearSegmentedColormap.from_list('ggr_mask', [NIGHT, PAPER])
+
+def flat_mask(
+    mask, # mask or weight; nonzero counts as active
+)->torch.Tensor: # bool [outputs, inputs × kernel]
+    "A layer's mask as a matrix."
     m = torch.as_tensor(mask).detach().cpu() != 0
     return m.reshape(m.shape[0] if m.ndim > 1 else 1, -1)
 
-# %% ../../nbs/show/plots.ipynb #219b2cc9
-def _fit(n, cols, h, w): return min((6.65 / cols - .15) / w, (5.2 / -(-n // cols) - .25) / h)
-
 def _grid(n, h, w):
     "(inches per weight, columns, lie down?) for `n` masks, as large as they get on a card."
+    def inches(c, h, w): return min((6.65 / c - .15) / w, (5.2 / -(-n // c) - .25) / h, .25)
     ways = [(h, w)] + [(w, h)] * (h > 2 * w)
-    return max((min(_fit(n, c, *hw), .25), c, hw != (h, w))
-               for c in range(1, min(n, 6) + 1) for hw in ways)
+    return max((inches(c, *hw), c, hw != (h, w)) for c in range(1, min(n, 6) + 1) for hw in ways)
 
-def _block(scale): return 1 if scale * DPI >= 1 else int(np.ceil(3 / (scale * DPI)))
-
-def _blockwise(m, b):
-    "Means over blocks of `b` by `b` weights."
-    m = m.float()
-    return m if b == 1 else torch.nn.functional.avg_pool2d(m[None], b, ceil_mode=True)[0]
-
-# %% ../../nbs/show/plots.ipynb #d9b1b384
-MASK = LinearSegmentedColormap.from_list('ggr_mask', [NIGHT, PAPER])
-
-def _fits(label, lines, inches): return inches > .9 + .07 * len(label + ' · '.join(lines))
-
-def _note(ax, label, lines, inches):
-    ax.set_title(label, color=INK)
-    if not _fits(label, lines, inches): return ax.set_xlabel('\n'.join(lines))
-    ax.set_title(' · '.join(lines), loc='right', color=MUTED, weight='normal')
-
-# %% ../../nbs/show/plots.ipynb #9274958f
-def _show_mask(ax, label, lines, m, scale, lying):
-    b = _block(scale)
-    shown = _blockwise(m.T if lying else m, b)
-    top = float(shown.max()) or 1
-    ax.imshow(shown.numpy(), cmap=MASK, vmin=0, vmax=top, interpolation='nearest')
-    ax.set(xticks=[], yticks=[]); ax.spines[:].set(visible=True, color=EDGE); ax.grid(False)
-    ax.set_ylabel('inputs' if lying else 'outputs', size=8)
-    _note(ax, label, lines, scale * (m.shape[0] if lying else m.shape[1]))
-
-# %% ../../nbs/show/plots.ipynb #3162469f
-def _percent(share): return f'{100 * float(share):.3g} %'
-
-def _mask_card(flat, notes, title, alt):
+def mask_card(
+    flat:dict, # label: bool matrix
+    notes:dict, # label: [what stands beside its name]
+    title:str, # the conclusion
+    alt:str, # the picture in words
+)->Card:
+    "Masks side by side, as large as they get; white is active."
     h, w = map(max, zip(*(m.shape for m in flat.values())))
     scale, cols, lying = _grid(len(flat), h, w)
-    rows, (h, w), b = -(-len(flat) // cols), (w, h) if lying else (h, w), _block(scale)
+    rows, (h, w) = -(-len(flat) // cols), (w, h) if lying else (h, w)
+    b = 1 if scale * DPI >= 1 else int(np.ceil(3 / (scale * DPI)))    # blocks of three pixels
     if b > 1: notes = {l: [*n, f'mean of {b} × {b}'] for l, n in notes.items()}
     said = [f'{l}, {m.shape[0]} by {m.shape[1]}, {int(m.sum())} active, ' + ', '.join(notes[l])
             for l, m in flat.items()]
-    below = [.15 * len(n) for l, n in notes.items() if not _fits(str(l), n, w * scale)]
-    fig = _card(title, alt, 'masks', said, width=np.clip(cols * (w * scale + .15) + .35, 4., WIDTH),
-                height=rows * (h * scale + .36 + max(below, default=0)) + .2)
+    beside = {l: w * scale > .9 + .07 * len(str(l) + ' · '.join(n)) for l, n in notes.items()}
+    below = max([.15 * len(n) for l, n in notes.items() if not beside[l]], default=0)
+    fig = make_card(title, alt, 'masks', said, width=np.clip(cols * (w * scale + .15) + .35, 4., WIDTH),
+                    height=rows * (h * scale + .36 + below) + .2)
     axes = list(fig.subplots(rows, cols, squeeze=False).flat)
-    for ax, (l, m) in zip(axes, flat.items()): _show_mask(ax, str(l), notes[l], m, scale, lying)
+    for ax, (l, m) in zip(axes, flat.items()):
+        shown = (m.T if lying else m).float()
+        if b > 1: shown = torch.nn.functional.avg_pool2d(shown[None], b, ceil_mode=True)[0]
+        ax.imshow(shown.numpy(), cmap=MASK, vmin=0, vmax=float(shown.max()) or 1,
+                  interpolation='nearest')
+        ax.set(xticks=[], yticks=[]); ax.spines[:].set(visible=True, color=EDGE); ax.grid(False)
+        ax.set_ylabel('inputs' if lying else 'outputs', size=8); ax.set_title(str(l), color=INK)
+        if not beside[l]: ax.set_xlabel('\n'.join(notes[l]))
+        else: ax.set_title(' · '.join(notes[l]), loc='right', color=MUTED, weight='normal')
     for ax in axes[len(flat):]: ax.set_axis_off()
     return fig
 
-# %% ../../nbs/show/plots.ipynb #d96d0c91
 @styled
 def mask_plot(
     masks:dict, # label: mask or weight of one layer (nonzero counts as active)
     title:str='', # the conclusion
     alt:str=None, # the picture in words
 )->Card:
-    "Masks side by side; white is active."
-    flat = {l: _flat(m) for l, m in masks.items()}
-    return _mask_card(flat, {l: [_percent(m.float().mean())] for l, m in flat.items()}, title, alt)
+    "Masks side by side, with their densities; white is active."
+    flat = {l: flat_mask(m) for l, m in masks.items()}
+    return mask_card(flat, {l: [percent(m.float().mean())] for l, m in flat.items()}, title, alt)
 
-# %% ../../nbs/show/plots.ipynb #eb3d12b4
-def _span(ax, y, label, start, end, colour, room):
-    if end > start: ax.barh(y, end - start, .6, left=start, color=colour, edgecolor=PAPER, lw=1)
-    else: ax.plot(start, y, marker='D', color=colour, ms=6)
-    inside = (end - start) * room > .085 * len(label)
-    x, dx, ha = ((start + end) / 2, 0, 'center') if inside else (end, 6, 'left')
-    ax.annotate(label, (x, y), (dx, 0), textcoords='offset points', size=8.5, ha=ha, va='center',
-                color=_on(to_rgb(colour)) if inside else INK)
-
-# %% ../../nbs/show/plots.ipynb #a9346a08
+# %% ../../nbs/show/plots.ipynb #2d53b1ae
 @styled
 def timeline_plot(
     spans:list, # (lane, label, start, end)
     title:str='', # the conclusion
-    xlabel:str='', # the unit of time
+    unit:str='', # of time, e.g. 'ms'; without one only the order is drawn
     alt:str=None, # the picture in words
 )->Card:
     "What happens when, one lane below the other."
     lanes = list(dict.fromkeys(s[0] for s in spans))
+    times = sorted({t for s in spans for t in s[2:]})
+    at = (lambda t: t) if unit else times.index
+    if unit: said = [f'{lane}, {l}, {human(a)} to {human(b)} {unit}' for lane, l, a, b in spans]
+    else: said = [f'{lane}, {l}' for lane, l, *_ in sorted(spans, key=lambda s: s[2:])]
+    fig = make_card(title, alt, 'timeline' if unit else 'in this order', said,
+                    height=.5 + .4 * len(lanes))
+    ax, room = fig.subplots(), 5.4 / (at(times[-1]) - at(times[0]) or 1)
     colours = palette(dict.fromkeys(s[1] for s in spans))
-    said = [f'{lane}, {l}, {human(a)} to {human(b)}' for lane, l, a, b in spans]
-    fig = _card(title, alt, 'timeline', said, height=.5 + .4 * len(lanes))
-    ax, length = fig.subplots(), max(s[3] for s in spans) - min(s[2] for s in spans)
-    for lane, l, a, b in spans:
-        _span(ax, lanes.index(lane), l, a, b, colours[l], 5.4 / (length or 1))
-    _rows(ax, lanes, xlabel)
+    for lane, label, start, end in spans:
+        y, a, b, c = lanes.index(lane), at(start), at(end), colours[label]
+        if b > a: ax.barh(y, b - a, .6, left=a, color=c, edgecolor=PAPER, lw=1)
+        else: ax.plot(a, y, marker='D', color=c, ms=6)
+        inside = (b - a) * room > .085 * len(label)
+        x, dx, ha = ((a + b) / 2, 0, 'center') if inside else (b, 6, 'left')
+        ax.annotate(label, (x, y), (dx, 0), textcoords='offset points', size=8.5, ha=ha,
+                    va='center', color=ink_on(to_rgb(c)) if inside else INK)
+    name_rows(ax, lanes, unit or 'order of events (lengths mean nothing)')
+    if not unit: ax.set_xticks([]); ax.spines['bottom'].set_visible(False)
     return fig
