@@ -41,7 +41,7 @@ lab: $(VENV)/.development ## Open the notebooks in JupyterLab
 
 export: $(VENV)/.development ## After editing a notebook: write ggr_nb/, clean the notebooks, refresh README.md
 	nbdev_export
-	nbdev_clean
+	python site/clean.py
 	python site/readme.py
 
 clean: ## Remove the environment and everything built

@@ -1,5 +1,5 @@
 """Explorers in a real browser: on a page from a file, and in JupyterLab with a kernel behind it."""
-import json, os, re, subprocess, sys, time
+import os, re, shutil, subprocess, sys, time
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -9,7 +9,7 @@ import pytest
 import ggr_nb.show.explore as explore
 from ggr_nb.show.explorer import Explorer
 
-PAGE = '<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>two</title><body>'
+PAGE = '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>two</title><body>'
 
 
 def look(browser, figure):
@@ -18,7 +18,7 @@ def look(browser, figure):
         + [...f.querySelectorAll('canvas')].map(c => c.toDataURL()).join() + f.querySelector('.say').textContent""", figure)
 
 
-def wait(condition, seconds=600, what='it'):
+def wait(condition, seconds=90, what='it'):
     end = time.time() + seconds
     while time.time() < end:
         found = condition()
@@ -56,7 +56,7 @@ def page(tmp_path_factory):
 def open_page(browser, page, count=4):
     browser.get_log('browser')
     browser.get(page.as_uri())
-    wait(lambda: len(browser.find_elements('css selector', 'figure.ggrx.on')) == count, what='mounting')
+    wait(lambda: len(browser.find_elements('css selector', 'figure.ggrx.on')) == count, 20, 'mounting')
     return browser.find_elements('css selector', 'figure.ggrx')
 
 
@@ -92,7 +92,7 @@ def test_buttons_and_frames_follow_the_keyboard(page, window):
     step = explore.step_explorer()
     after = step.index(stage='after', method='ggr')
     assert figures[2].find_element('css selector', '.stage').get_attribute('data-state') == str(after)
-    assert figures[2].find_element('css selector', '.say').text == step.states[after].note
+    assert figures[2].find_element('css selector', '.say').text == step.states[after][1]
     assert not complaints(window)
 
 
@@ -108,7 +108,7 @@ def test_pointer_reads_numbers_and_the_table_holds_them(page, window):
         if tip.is_displayed(): break
     assert re.search(r'(cosine|linear|constant|inverse): [\d.]+ at epoch \d+', tip.text)
     figure.find_element('css selector', 'summary').click()
-    rows = wait(lambda: figure.find_elements('css selector', 'details table tr'), what='the table')
+    rows = wait(lambda: figure.find_elements('css selector', 'details table tr'), 5, 'the table')
     assert 'cosine' in rows[0].text and len(rows) > 20
 
 
@@ -141,8 +141,10 @@ def test_without_scripts_the_first_picture_stays(page, window):
 
 # --- JupyterLab -----------------------------------------------------------------------------------------------------
 
-CELLS = ['from ggr_nb.show.explore import schedule_explorer\nexplorer = schedule_explorer()', 'explorer', 'explorer.live()',
-         'from ggr_nb.show.dashboard import Dashboard\nboard = Dashboard(epochs=500)\nboard.live()']
+CELLS = ['from ggr_nb.show.explore import schedule_explorer, step_explorer\nexplorer = schedule_explorer()', 'explorer', 'step_explorer()',
+         'from IPython.display import HTML\nHTML(explorer.static())',
+         'from ggr_nb.show.dashboard import Dashboard\nDashboard(epochs=500)']
+WIDGET = '.jp-OutputArea .jupyter-widgets.ggrx'
 
 
 @pytest.fixture(scope='module')
@@ -159,11 +161,11 @@ def lab(tmp_path_factory):
         f'--ServerApp.root_dir={folder}', '--expose-app-in-browser', '--LabApp.news_url=', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate'],
         stdout=log, stderr=subprocess.STDOUT, env=env, cwd=folder)
     try:
-        found = wait(lambda: re.search(r'(http://127\.0\.0\.1:\d+)/lab', (folder / 'lab.log').read_text()), what='the start of JupyterLab')
+        found = wait(lambda: re.search(r'(http://127\.0\.0\.1:\d+)/lab', (folder / 'lab.log').read_text()), 60, 'the start of JupyterLab')
         yield found[1], folder
     finally:
         server.terminate()
-        try: server.wait(300)
+        try: server.wait(20)
         except subprocess.TimeoutExpired: server.kill()
         log.close()
 
@@ -178,41 +180,99 @@ def shown(browser, css):
     return browser.find_elements('css selector', css)
 
 
-def drive(browser):
+def open_notebook(browser, address, name):
+    "A notebook in JupyterLab with its kernel connected."
+    browser.get(f'{address}/lab/tree/{name}')
+    ready = """const c = window.jupyterapp?.shell.currentWidget?.sessionContext; return !!c?.isReady && c.session?.kernel?.connectionStatus == 'connected'"""
+    wait(lambda: shown(browser, '.jp-Notebook .jp-CodeCell') and browser.execute_script(ready), what='opening the notebook')
+
+
+def drive(browser, board):
     "The dashboard: start with the keyboard, watch the picture move, stop."
     from selenium.webdriver.common.keys import Keys
-    start, stop = browser.find_elements('css selector', '.jupyter-widgets button.jupyter-button')[-2:]
+    start, stop = board.find_elements('css selector', 'button.jupyter-button')[-2:]
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", start)
     start.send_keys(Keys.ENTER)
-    text = "return document.body.textContent.match(/(running|stopped|failed|finished): [^%]*%/)?.[0] || ''"
-    picture = "return [...document.querySelectorAll('.jp-OutputArea .jupyter-widgets img')].at(-1)?.src"
-    first = wait(lambda: 'running' in browser.execute_script(text) and browser.execute_script(picture), what='the first report')
-    wait(lambda: browser.execute_script(picture) != first, what='the second report')
+    text = lambda: (re.search(r'(running|stopped|failed|finished): [^%]*%', board.get_attribute('textContent')) or [''])[0]
+    picture = "return arguments[0].querySelector('svg')?.outerHTML"
+    first = wait(lambda: 'running' in text() and browser.execute_script(picture, board), 90, 'the first report')
+    wait(lambda: browser.execute_script(picture, board) != first, 60, 'the second report')
     stop.send_keys(Keys.ENTER)
-    wait(lambda: 'stopped' in browser.execute_script(text), what='the stop')
+    wait(lambda: 'stopped' in text(), 60, 'the stop')
 
 
 def test_jupyterlab(lab, browser):
-    "Open a notebook, run all, move both the page's slider and the widget's with the keyboard: both pictures change; nothing is stored that a page cannot show."
+    """Open a notebook and run all: explorers and dashboard stand there as widgets, with no method called. The keyboard moves them, the slider
+    of a page works beside them, a dark JupyterLab has no white card; what is saved holds slider and picture as well."""
     from selenium.webdriver.common.keys import Keys
     address, folder = lab
-    browser.get(f'{address}/lab/tree/explorer.ipynb')
-    ready = """const c = window.jupyterapp?.shell.currentWidget?.sessionContext; return !!c?.isReady && c.session?.kernel?.connectionStatus == 'connected'"""
-    wait(lambda: shown(browser, '.jp-Notebook .jp-CodeCell') and browser.execute_script(ready), what='opening the notebook')
+    open_notebook(browser, address, 'explorer.ipynb')
     browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    figure = wait(lambda: shown(browser, '.jp-OutputArea figure.ggrx.on'), what='the explorer')[0]
-    handle = wait(lambda: browser.find_elements('css selector', '.jupyter-widgets .noUi-handle'), what='the widget')[0]
-    picture = lambda: browser.execute_script("return document.querySelector('.jupyter-widgets img')?.src")
-    old = wait(picture, what='the picture')
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", handle)
+    sliders, words, board = wait(lambda: (found := shown(browser, WIDGET)) if len(shown(browser, WIDGET)) == 3 else None, 150, 'three sets of widgets')
     idle = "return document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status == 'idle'"
     wait(lambda: browser.execute_script(idle), what='the end of the run')
-    handle.send_keys(Keys.ARROW_RIGHT)
-    wait(lambda: picture() != old, what='the change of the picture')
+    picture = lambda box: browser.execute_script("return arguments[0].querySelector('svg')?.outerHTML + arguments[0].querySelector('.say')?.textContent", box)
+    for box, css, key in ((sliders, '.noUi-handle', Keys.ARROW_RIGHT), (words, '.widget-toggle-button:not(.mod-active)', Keys.ENTER)):
+        before, control = picture(box), box.find_elements('css selector', css)[0]
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", control)
+        control.send_keys(key)
+        wait(lambda: picture(box) != before, 30, 'the change of the picture')
+    figure = browser.find_elements('css selector', '.jp-OutputArea figure.ggrx.on')[0]
     before = look(browser, figure)
     figure.find_element('css selector', 'input[type=range]').send_keys(Keys.ARROW_RIGHT)
     assert look(browser, figure) != before
-    drive(browser)
+    drive(browser, board)
+    browser.execute_script("return window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
+    wait(lambda: browser.execute_script("return document.body.dataset.jpThemeLight") == 'false', 30, 'the dark theme')
+    lit = """const dark = c => c.match(/\\d+(\\.\\d+)?/g).slice(0, 3).reduce((a, b) => a + +b, 0), found = [];
+        for (const e of arguments[0].querySelectorAll('.drawn, .drawn svg *')) { const s = getComputedStyle(e), r = e.getBoundingClientRect();
+          for (const c of [s.backgroundColor, s.fill]) if (e.localName != 'text' && /^rgb/.test(c) && !/, 0\\)$/.test(c) && dark(c) > 700 && r.width * r.height > 5000) found.push(e.outerHTML.slice(0, 80)); }
+        return [dark(getComputedStyle(arguments[0]).backgroundColor), Math.min(...[...arguments[0].querySelectorAll('.drawn text')].map(t => dark(getComputedStyle(t).fill))), found]"""
+    for box in (sliders, words, board):
+        paper, ink, white = browser.execute_script(lit, box)
+        assert paper < 150 and ink > 400 and not white, f'a white card in the dark: {paper} {ink} {white}'
     browser.execute_script("return window.jupyterapp.commands.execute('docmanager:save')")
-    saved = wait(lambda: [o for c in nbformat.read(folder / 'explorer.ipynb', 4).cells for o in c.outputs if 'ggrx' in o.get('data', {}).get('text/html', '')], what='saving')
-    assert set(saved[0]['data']) == {'text/html', 'image/png', 'text/plain'}
+    saved = wait(lambda: [o for c in nbformat.read(folder / 'explorer.ipynb', 4).cells for o in c.outputs if 'widget' in ' '.join(o.get('data', {}))], 20, 'saving')
+    assert len(saved) == 3 and all({'text/html', 'image/png', 'text/plain'} < set(o['data']) for o in saved)
+
+
+# --- axe ------------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope='session')
+def axe(tmp_path_factory):
+    "The script of axe-core, fetched with npm; without npm or a registry the tests that need it skip and say so."
+    folder, npm = tmp_path_factory.mktemp('axe'), shutil.which('npm')
+    if not npm: pytest.skip('no npm here to fetch axe-core with: apt-get install npm')
+    try: run = subprocess.run([npm, 'install', '--silent', '--no-audit', '--no-fund', '--prefix', folder, 'axe-core@4'], capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired: pytest.skip('npm found no registry within two minutes: axe-core was not fetched')
+    script = folder / 'node_modules' / 'axe-core' / 'axe.min.js'
+    if run.returncode or not script.exists(): pytest.skip(f'npm could not fetch axe-core: {run.stderr.strip()[-200:] or run.returncode}')
+    return script.read_text(encoding='utf-8')
+
+
+SERIOUS = """const [done] = [arguments[arguments.length - 1]];
+    axe.run(document, {resultTypes: ['violations']}).then(r => done(r.violations.filter(v => ['critical', 'serious'].includes(v.impact))
+      .flatMap(v => v.nodes.map(n => `${v.impact} ${v.id}: ${n.html.slice(0, 140)} (${n.failureSummary.split('\\n')[1] || ''})`))), e => done(['axe failed: ' + e]))"""
+
+
+def violations(browser, axe):
+    browser.set_script_timeout(120)
+    browser.execute_script(axe)
+    return browser.execute_async_script(SERIOUS)
+
+
+def test_axe_finds_what_is_there(browser, axe, tmp_path):
+    "The tests with axe would fail: a picture without words and a control without a name are found."
+    path = tmp_path / 'bad.html'
+    path.write_text(PAGE + '<main><h1>bad</h1><img src="data:,"><input type="range"></main>', encoding='utf-8')
+    browser.get(path.as_uri())
+    assert {v.split(':')[0] for v in violations(browser, axe)} >= {'critical image-alt', 'critical label'}
+
+
+def test_explorers_are_accessible(page, window, axe):
+    "Explorers of every kind, light and dark, with the table of numbers open: nothing critical, nothing serious."
+    for dark in (False, True):
+        emulate(window, dark=dark)
+        open_page(window, page)
+        window.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
+        assert not (found := violations(window, axe)), '\n'.join(found)

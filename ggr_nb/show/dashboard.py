@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Report', 'train_digits', 'report_panels', 'recorded', 'Dashboard']
 
-# %% ../../nbs/show/dashboard.ipynb #019d19b3
+# %% ../../nbs/show/dashboard.ipynb #2067b6b9
 import threading, time
 import torch
 from dataclasses import dataclass, field, replace
@@ -20,7 +20,7 @@ from ..train.models import digits_net
 from ..train.runs import RECIPES
 from ..train.training import fit
 
-# %% ../../nbs/show/dashboard.ipynb #866a87c5
+# %% ../../nbs/show/dashboard.ipynb #cf32f034
 @dataclass
 class Report:
     "Where a training stands; lists grow from report to report."
@@ -59,7 +59,7 @@ def train_digits(
     fit(net, 'digits', method, density, init, recipe, seed, progress=False, weights='unit',
         each_step=note)
 
-# %% ../../nbs/show/dashboard.ipynb #c4262648
+# %% ../../nbs/show/dashboard.ipynb #cf22c14a
 def report_panels(
     report:Report, # where a training stands
 ) -> list: # of panels
@@ -71,9 +71,10 @@ def report_panels(
              curves({n: (steps, d) for n, d in report.density.items()}, 'Density of each layer',
                     ylabel='density', logy=True, **x)]
     if mask is None: return lines
-    return [*lines, masks({f'{int(mask.sum())} of {mask.numel()} places': mask}, 'The mask of conv2')]
+    places = f'{int(mask.sum())} of {mask.numel()} places'
+    return [*lines, masks({places: mask}, 'The mask of conv2')]
 
-# %% ../../nbs/show/dashboard.ipynb #362be0d5
+# %% ../../nbs/show/dashboard.ipynb #c90ffcb2
 @lru_cache
 def recorded(
     method:str='ggr', # key of METHODS
@@ -96,7 +97,7 @@ def recorded(
         alt='Loss, accuracy and densities over the steps of a training, with the moment marked, '
             'and the mask at that moment.')
 
-# %% ../../nbs/show/dashboard.ipynb #06ca6474
+# %% ../../nbs/show/dashboard.ipynb #d700913f
 class Dashboard:
     "A training to start, watch and stop."
     def __init__(self,
@@ -152,9 +153,10 @@ class Dashboard:
     def live(self): # an ipywidgets box
         "The dashboard as widgets: what a front end with a kernel shows."
         W = ipywidgets()
-        method = W.Dropdown(options=[m for m in METHODS if m != 'dense'], value='ggr', description='method')
-        sparsity = W.SelectionSlider(options=[(f'{1 - d:.0%}', d) for d in (.5, .2, .1, .05, .03, .02, .01)],
-                                     value=.05, description='sparsity')
+        method = W.Dropdown(options=[m for m in METHODS if m != 'dense'], value='ggr',
+                            description='method')
+        sparse = [(f'{1 - d:.0%}', d) for d in (.5, .2, .1, .05, .03, .02, .01)]
+        sparsity = W.SelectionSlider(options=sparse, value=.05, description='sparsity')
         init = W.ToggleButtons(options=[*DENSITIES], value='uniform', description='initialisation',
                                style={'button_width': '80px', 'description_width': 'initial'})
         go = W.Button(description='Start', button_style='primary', icon='play')
@@ -163,12 +165,14 @@ class Dashboard:
         def update(board):              # from the training's thread: the buttons, then the picture
             line.value, busy = escape(board.status()), board.state == 'running'
             go.disabled, halt.disabled = busy, not busy
-            if board.report: picture.value = drawn(report_panels(board.report), board.status())
+            if not board.report: return
+            picture.value = drawn(report_panels(board.report), board.status()); line.value = ''
         def begin(_):
             self.start(method=method.value, density=sparsity.value, init=init.value); update(self)
         self.watchers[:] = [update]
         go.on_click(begin); halt.on_click(lambda _: self.halt.set())
-        head = W.HTML(f'<style>{asset("explorer.css")}</style><p class="head"><b>A training to watch</b></p>')
+        head = W.HTML(f'<style>{asset("explorer.css")}</style>'
+                      '<p class="head"><b>A training to watch</b></p>')
         row = W.HBox([method, sparsity, init, go, halt],
                      layout={'flex_flow': 'row wrap', 'grid_gap': '6px 12px'})
         return W.VBox([head, row, line, picture]).add_class('ggrx')

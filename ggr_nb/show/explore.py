@@ -8,7 +8,7 @@ __all__ = ['CAMPS', 'RANKS', 'STAGES', 'PAINT', 'GRADIENT_SHARE', 'layer_sizes',
            'schedule_explorer', 'one_update', 'paint_step', 'step_explorer', 'Explorer', 'dsr_ggr_explorer',
            'evolution_explorer', 'growth_explorer', 'rehearse']
 
-# %% ../../nbs/show/explore.ipynb #f8297cc7
+# %% ../../nbs/show/explore.ipynb #ace1274a
 import math
 import torch
 import torch.nn.functional as F
@@ -28,10 +28,10 @@ from ..topk import StreamingTopK
 from ..train.measure import forward_flops, jaccard, positions
 from ..train.models import MODELS
 
-# %% ../../nbs/show/explore.ipynb #58ba5a4f
+# %% ../../nbs/show/explore.ipynb #a111f6fb
 _all_ = ['Explorer', 'dsr_ggr_explorer', 'evolution_explorer', 'growth_explorer', 'rehearse']
 
-# %% ../../nbs/show/explore.ipynb #57e93862
+# %% ../../nbs/show/explore.ipynb #4f5ac78b
 @lru_cache
 def layer_sizes(
     model:str, # key of `MODELS`
@@ -64,7 +64,8 @@ def density_explorer(
     def place(name): return name.replace('features.', '').replace('.conv.', '.')
     def draw(model, sparsity):
         dealt = {k: deal_out(model, sparsity, k) for k in DENSITIES}
-        thin = {k: {place(n): float(f'{v:.2g}') for n, v in d.items()} for k, (_, d, *_) in dealt.items()}
+        thin = {k: {place(n): float(f'{v:.2g}') for n, v in d.items()}
+                for k, (_, d, *_) in dealt.items()}
         flags = {k: {place(n): t for n, t in warn.items()} for k, (*_, warn, _) in dealt.items()}
         base = dealt['uniform'][3]
         work = {k: {'FLOPs': f / base} for k, (*_, f) in dealt.items()}
@@ -75,15 +76,15 @@ def density_explorer(
                      log=True, wide=True),
                 bars(work, 'Work per image', ylabel='FLOPs (uniform: 1)'),
                 bars(bad, 'Layers in trouble', own=True, ylabel='layers')], (
-            f'{model} keeps {sum(dealt["uniform"][0].values()):,} weights at {sparsity:.0%} sparsity. '
-            f'Starving layers (red rings): {", ".join(hungry) or "none"}. ERK costs '
+            f'{model} keeps {sum(dealt["uniform"][0].values()):,} weights at {sparsity:.0%} '
+            f'sparsity. Starving layers (red rings): {", ".join(hungry) or "none"}. ERK costs '
             f'{dealt["erk"][3] / base:.1f} times the FLOPs of uniform.')
     return Explorer(draw, dict(model=models, sparsity=sparsities),
         title='Where do the weights go?', start=dict(sparsity=.97),
         alt='Density of every layer under uniform, ER and ERK; work per image; '
             'saturated and starving layers.')
 
-# %% ../../nbs/show/explore.ipynb #4db62821
+# %% ../../nbs/show/explore.ipynb #6233d279
 @lru_cache
 def signals(
     sparsity:float, # share of weights that are zero
@@ -123,7 +124,7 @@ def init_explorer(
         alt='Signal and gradient through ten layers for three readings of fan-in, '
             'on logarithmic axes.')
 
-# %% ../../nbs/show/explore.ipynb #d69471e1
+# %% ../../nbs/show/explore.ipynb #60bccc1a
 CAMPS = {'free': '#10141b', 'stays': '#8d99a8', 'goes': '#f0646e'}
 
 @lru_cache
@@ -161,7 +162,7 @@ def criteria_explorer(
         alt='Weights in the plane of size and gradient, those that go marked; their places; '
             'agreement with other criteria.')
 
-# %% ../../nbs/show/explore.ipynb #98fd2bfb
+# %% ../../nbs/show/explore.ipynb #4459f589
 RANKS = sorted({round(200 ** (i / 40)) for i in range(41)}) # 1 … 200, even on a logarithmic axis
 
 @lru_cache
@@ -209,7 +210,7 @@ def topk_explorer(
         alt='Gradients of the arriving layer by rank, the buffer sorted, and how many of its '
             'values each layer has.')
 
-# %% ../../nbs/show/explore.ipynb #aface368
+# %% ../../nbs/show/explore.ipynb #d20326b5
 def turnover(
     schedule:str, # key of SCHEDULES
     last:int, # epoch of the last update
@@ -244,10 +245,11 @@ def schedule_explorer(
         alt='Drop fraction and running total of four schedules over a hundred epochs, '
             'and the learning rate.')
 
-# %% ../../nbs/show/explore.ipynb #e795833d
+# %% ../../nbs/show/explore.ipynb #a12479bb
 STAGES = ('before', 'drop', 'quotas', 'grow', 'after')
 PAINT = {'free': '#10141b', 'active': '#f7f9fc', 'dropped': '#f0646e',
-         'among the k largest |g|': '#b79cf2', 'grown by gradient': readable(COLOURS['rigl'], '#10141b', 6),
+         'among the k largest |g|': '#b79cf2',
+         'grown by gradient': readable(COLOURS['rigl'], '#10141b', 6),
          'grown at random': COLOURS['set']}
 GRADIENT_SHARE = dict(set=0, rigl=1, dsr=0, ggr=.5)
 
@@ -259,7 +261,8 @@ def one_update(
     m = rehearse('ggr', .3, 'erk', (16, 12, 10, 10), updates=8, every=40)[3]
     size = torch.cat([w[m.masks[n]].abs() for n, w in m.weights.items()]).sort().values
     memory = dict(next_threshold=float(size[round(.3 * len(size))]))
-    return moment(method, m.weights, m.grads, m.masks, fraction=.3, seed=1, update=6, memory=memory)
+    return moment(method, m.weights, m.grads, m.masks, fraction=.3, seed=1, update=6,
+                  memory=memory)
 
 @lru_cache
 def paint_step(
@@ -294,8 +297,9 @@ def step_explorer() -> Explorer:
         k, active = sum(map(len, m.dropped.values())), sum(int(x.sum()) for x in m.masks.values())
         quotas = ', '.join(f'{n} {v}' for n, v in m.quotas.items())
         below = 'below one threshold for all layers' if method == 'dsr' else '30 % of each layer'
-        notes = (f'{sum(x.numel() for x in m.masks.values())} places in three layers, {active} of them '
-                 'active.', f'{k} weights go: those nearest to zero, {below}.',
+        places = sum(x.numel() for x in m.masks.values())
+        notes = (f'{places} places in three layers, {active} of them active.',
+                 f'{k} weights go: those nearest to zero, {below}.',
                  f'{k} places to give away; {rules[method]}: {quotas}.',
                  births[GRADIENT_SHARE[method]],
                  'The same number of weights, in other places: none was lost, none was added.')

@@ -6,7 +6,7 @@
 __all__ = ['OWN_KEYS', 'KINDS', 'position_text', 'is_numeric', 'knob_html', 'digest', 'asset', 'runtime', 'stylesheet',
            'has_kernel', 'ipywidgets', 'bundle', 'image', 'drawn', 'Explorer']
 
-# %% ../../nbs/show/explorer.ipynb #2a26dfa4
+# %% ../../nbs/show/explorer.ipynb #0d1f8874
 import base64, hashlib, itertools, json, math, sys, zlib
 from functools import cached_property, lru_cache
 from html import escape
@@ -15,10 +15,10 @@ from .panels import DRAW, bars, curves, frame, masks, on_both, panel_figure
 from .panels import share_axes, themed_svg
 from .plots import palette, small_png
 
-# %% ../../nbs/show/explorer.ipynb #bf9632f7
+# %% ../../nbs/show/explorer.ipynb #0cb27c18
 OWN_KEYS = 'data-lm-suppress-shortcuts="true"'
 
-def position_text(value): return f'{value:g}' if isinstance(value, float) else str(value) # of a knob
+def position_text(v): return f'{v:g}' if isinstance(v, float) else str(v) # a knob's position
 
 def is_numeric(
     values, # positions of a knob
@@ -49,7 +49,7 @@ def knob_html(
     return (f'<div class="knob" role="radiogroup" aria-labelledby="{uid}"><span class="legend" '
             f'id="{uid}">{label}</span><div class="set">{each}</div></div>')
 
-# %% ../../nbs/show/explorer.ipynb #5a6fc871
+# %% ../../nbs/show/explorer.ipynb #042792f6
 def digest(
     text:str, # anything
 ) -> str: # six hexadecimal digits
@@ -78,7 +78,7 @@ def stylesheet(
     slots = ''.join(f'--s{i}:{on_both(c)};' for i, c in enumerate(colours))
     return f'{asset("explorer.css")}\n{root}{{{slots}}}'
 
-# %% ../../nbs/show/explorer.ipynb #9d6e6fad
+# %% ../../nbs/show/explorer.ipynb #b6b45865
 def has_kernel() -> bool:
     "Does this process answer to a notebook, and can it show widgets?"
     shell = getattr(sys.modules.get('IPython'), 'get_ipython', lambda: None)()
@@ -99,7 +99,7 @@ def bundle(
     out = {'text/plain': repr(shown), 'text/html': shown.static(),
            'image/png': base64.b64encode(shown.png()).decode()}
     if not has_kernel(): return out
-    try: return out | {k: v for k, v in shown.live()._repr_mimebundle_().items() if 'widget' in k}
+    try: return out | {k: v for k, v in shown.live()._repr_mimebundle_().items() if 'view' in k}
     except ImportError: return out
 
 def image(
@@ -121,11 +121,11 @@ def drawn(
     return (f'<div class="drawn" role="img" aria-label="{escape(note)}">{inner}</div>'
             f'<p class="say" aria-live="polite">{escape(note)}</p>')
 
-# %% ../../nbs/show/explorer.ipynb #f5af3036
+# %% ../../nbs/show/explorer.ipynb #f0209717
 KINDS = {'curves': curves, 'bars': bars, 'masks': masks, 'frames': frame}
 
 class Explorer:
-    "A drawing function with knobs: widgets where a kernel runs, a slider on a page, a PNG anywhere."
+    "A drawing function with knobs: widgets with a kernel, a slider on a page, a PNG anywhere."
     shown = {} # how often this process has shown a content: ids are unique, and the same next time
 
     def __init__(self,
@@ -211,8 +211,9 @@ class Explorer:
         for panels, note in self.states:
             bare = [{k: v for k, v in p.items() if v not in (None, '', False)} for p in panels]
             for p in bare:
-                if 'series' in p: p['series'] = [{k: v for k, v in s.items() if k != 'color' and v != {}}
-                                                 for s in p['series']]
+                if 'series' not in p: continue
+                p['series'] = [{k: v for k, v in s.items() if k != 'color' and v != {}}
+                               for s in p['series']]
             keys = [json.dumps(p, separators=(',', ':'), ensure_ascii=False) for p in bare]
             states.append([note, [pool.setdefault(k, len(pool)) for k in keys]])
         sizes = [len(v) for v in self.knobs.values()]
@@ -220,7 +221,7 @@ class Explorer:
                 f'{json.dumps(states, ensure_ascii=False)},"sizes":{sizes}}}')
 
     def static(self) -> str: # HTML, complete in itself
-        "The explorer for a page without a kernel; no line is empty, or Markdown would end the block."
+        "The explorer for a page; no line is empty, or Markdown would end the block."
         data, note = self.payload(), self.states[self.index()][1]
         name = digest(self.title + data)
         self.shown[name] = self.shown.get(name, 0) + 1
@@ -255,16 +256,18 @@ class Explorer:
         W, me = ipywidgets(), self.turn(**knobs) if knobs else self
         controls, picture = {}, W.HTML()
         for n, v in me.knobs.items():
-            make = W.SelectionSlider if is_numeric(v) else W.ToggleButtons if len(v) < 6 else W.Dropdown
-            controls[n] = make(options=[(position_text(x), x) for x in v], value=me.start[n],
-                               description=n.replace('_', ' '), style={'description_width': 'initial'})
+            words = W.ToggleButtons if len(v) < 6 else W.Dropdown
+            controls[n] = (W.SelectionSlider if is_numeric(v) else words)(
+                options=[(position_text(x), x) for x in v], value=me.start[n],
+                description=n.replace('_', ' '), style={'description_width': 'initial'})
         def show(_=None):
             now = {n: c.value for n, c in controls.items()}
             panels, note = me.states[me.index(**now)]
             picture.value = drawn(panels, note)
         show()
         for c in controls.values(): c.observe(show, 'value')
-        head = W.HTML(f'<style>{asset("explorer.css")}</style><p class="head"><b>{escape(me.title)}</b></p>')
+        head = W.HTML(f'<style>{asset("explorer.css")}</style>'
+                      f'<p class="head"><b>{escape(me.title)}</b></p>')
         row = W.HBox([*controls.values()], layout={'flex_flow': 'row wrap', 'grid_gap': '6px 28px'})
         return W.VBox([head, row, picture]).add_class('ggrx')
 

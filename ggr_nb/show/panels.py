@@ -6,7 +6,7 @@
 __all__ = ['FREE_ACTIVE', 'LETTERS', 'DRAW', 'INKS', 'NIGHT_CARD', 'plain', 'curves', 'bars', 'masks', 'grid_classes', 'frame',
            'share_axes', 'panel_figure', 'on_both', 'themed_svg']
 
-# %% ../../nbs/show/panels.ipynb #fe8fca25
+# %% ../../nbs/show/panels.ipynb #9a5989a3
 import base64, io, itertools, math, re, sys
 import numpy as np, torch
 from matplotlib.colors import ListedColormap, to_hex
@@ -17,7 +17,7 @@ from .plots import BAND, COLOURS, DASHES, EDGE, GRID, INK, MUTED, PAPER, RULE, S
 from .plots import SHAPES, Card, in_style, number_axis, one_quantity, palette, readable
 from .plots import short, small_png, ticks
 
-# %% ../../nbs/show/panels.ipynb #53a5c6b5
+# %% ../../nbs/show/panels.ipynb #6a385bb4
 def plain(
     v, # an int, a float, a 0-d tensor, or None
 ): # int kept exactly, float shortened, None for NaN and infinity
@@ -27,7 +27,7 @@ def plain(
     if not math.isfinite(v): return None
     return int(v) if v == int(v) and abs(v) < 1e15 else float(f'{v:.4g}')
 
-# %% ../../nbs/show/panels.ipynb #dc908ccd
+# %% ../../nbs/show/panels.ipynb #7d6bb6af
 def curves(
     series:dict, # {label: (x, y)}; None and NaN leave a gap
     title:str='', # shown above the panel
@@ -51,7 +51,7 @@ def curves(
     return dict(kind='curves', series=lines, title=title, xlabel=xlabel, ylabel=ylabel, mode=mode,
                 log=[logx, logy], hline=plain(hline), vline=plain(vline), **options)
 
-# %% ../../nbs/show/panels.ipynb #f2d6bb35
+# %% ../../nbs/show/panels.ipynb #a89a61c8
 def bars(
     series:dict, # {label: {name: value}}, the same names in every series
     title:str='', # shown above the panel
@@ -77,7 +77,7 @@ def bars(
                 log=[False, log], mode=mode or ('dots' if log else 'bars'), hline=plain(hline),
                 **options)
 
-# %% ../../nbs/show/panels.ipynb #6f55bbc4
+# %% ../../nbs/show/panels.ipynb #695695a7
 FREE_ACTIVE = {'free': '#10141b', 'active': '#f7f9fc'}
 LETTERS = '0123456789abcdefghijklmnopqrstuvwxyz'
 
@@ -105,7 +105,7 @@ def grid_classes(
     "The numbers behind the letters."
     return np.array([int(c, 36) for c in grid['cells']], np.uint8).reshape(grid['h'], grid['w'])
 
-# %% ../../nbs/show/panels.ipynb #77963138
+# %% ../../nbs/show/panels.ipynb #ba95279d
 def frame(
     figure:Figure, # a Matplotlib figure; closed afterwards if pyplot made it
     title:str='', # shown above the panel
@@ -117,7 +117,7 @@ def frame(
     if pyplot := sys.modules.get('matplotlib.pyplot'): pyplot.close(figure)
     return dict(kind='frame', src=src, title=title, **options)
 
-# %% ../../nbs/show/panels.ipynb #278d7c96
+# %% ../../nbs/show/panels.ipynb #34134a19
 def share_axes(
     panels:list, # those that stand at one place, in every state; changed in place
 ):
@@ -145,7 +145,7 @@ def share_axes(
             p[axis + 'lim'] = list(lim)
             p[axis + 'ticks'] = [plain(t) for t in ticks(*lim, log, whole)]
 
-# %% ../../nbs/show/panels.ipynb #2319d2a6
+# %% ../../nbs/show/panels.ipynb #ce7de572
 def _colours(p):
     free = palette([s['label'] for s in p['series']])
     return [s.get('color') or free[s['label']] for s in p['series']]
@@ -211,7 +211,7 @@ def _draw_frame(ax, p):
 
 DRAW = dict(curves=_draw_curves, bars=_draw_bars, masks=_draw_masks, frame=_draw_frame)
 
-# %% ../../nbs/show/panels.ipynb #4c54dee2
+# %% ../../nbs/show/panels.ipynb #aab2bd7f
 def panel_figure(
     panels:list, # panels, as made above
     title:str='', # heading of the figure
@@ -225,17 +225,19 @@ def panel_figure(
         full = not rows or len(rows[-1]) == 2 or rows[-1][0].get('wide')
         if full or p.get('wide'): rows.append([p])
         else: rows[-1].append(p)
-    def turned(p): return p['kind'] == 'bars' and 48 < len(''.join(p['names'])) and len(p['names']) <= 30
+    def turned(p): return len(p.get('names', ())) <= 30 and 48 < len(''.join(p.get('names', ())))
     heights = [height * (1.4 if any(map(turned, row)) else 1) for row in rows]
     with in_style():
         fig = Card(title=title, alt=alt, height=sum(heights) + .2 * bool(state))
         grid = fig.add_gridspec(len(rows), 2, height_ratios=heights)
         for i, row in enumerate(rows):
             for j, p in enumerate(row):
-                ax, half = fig.add_subplot(grid[i, j if len(row) == 2 else slice(None)]), len(row) == 2
+                half = len(row) == 2
+                ax = fig.add_subplot(grid[i, j if half else slice(None)])
                 DRAW[p['kind']](ax, p)
                 labels = [s['label'] for s in p.get('series', ())]
-                lines = 0 if len(labels) < 2 else 1 + sum(map(len, labels), 7 * len(labels)) // (52 if half else 110)
+                letters = sum(map(len, labels), 7 * len(labels))
+                lines = 0 if len(labels) < 2 else 1 + letters // (52 if half else 110)
                 ax.set_title(p['title'], pad=5 + 13 * (lines or p['kind'] == 'masks'))
                 ax.set(xlabel=p.get('xlabel', ''), ylabel=p.get('ylabel', ''))
                 for line, at in (ax.axhline, p.get('hline')), (ax.axvline, p.get('vline')):
@@ -246,7 +248,7 @@ def panel_figure(
         if state: fig.supxlabel(state, x=.16 / fig.get_figwidth(), ha='left', size=8.5, color=MUTED)
     return fig
 
-# %% ../../nbs/show/panels.ipynb #74dd2172
+# %% ../../nbs/show/panels.ipynb #3cfd20fc
 INKS = {INK: 'ink', MUTED: 'soft', EDGE: 'line', RULE: 'line', GRID: 'grid', BAND: 'grid',
         PAPER: 'card', '#a8071a': 'flag'}
 NIGHT_CARD = '#171a20' # the ground of a card on a dark page

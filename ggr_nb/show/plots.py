@@ -11,7 +11,7 @@ __all__ = ['INK', 'MUTED', 'RULE', 'PAPER', 'NIGHT', 'EDGE', 'GRID', 'BAND', 'WI
            'stacked_plot', 'plus_minus', 'name_rows', 'bar_plot', 'ink_on', 'heat_plot', 'flat_mask', 'mask_card',
            'mask_plot', 'timeline_plot']
 
-# %% ../../nbs/show/plots.ipynb #02b07e48
+# %% ../../nbs/show/plots.ipynb #68369882
 import base64, io, itertools, math, re, sys, textwrap
 from functools import wraps
 import numpy as np, torch
@@ -23,7 +23,7 @@ from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullFormatter, NullLocator
 from PIL import Image, PngImagePlugin
 
-# %% ../../nbs/show/plots.ipynb #5cbdaf21
+# %% ../../nbs/show/plots.ipynb #829f196f
 INK, MUTED, RULE, PAPER, NIGHT = '#1f2933', '#5b6673', '#d9dee4', '#ffffff', '#14213d'
 EDGE, GRID, BAND = '#aab2bb', '#e8ebef', '#f3f5f8'
 WIDTH, DPI = 7., 160   # inches; 7 in at 160 dots an inch are 1120 px, shown at 700
@@ -44,7 +44,7 @@ def in_style(): # a context
     "Our settings, for a while."
     return style.context(['default', STYLE])
 
-# %% ../../nbs/show/plots.ipynb #8637057c
+# %% ../../nbs/show/plots.ipynb #6d12bd74
 def styled(
     f, # makes and returns a `Card`
 ):
@@ -57,7 +57,7 @@ def styled(
         with in_style(): return f(*args, **kwargs).settle()
     return inner
 
-# %% ../../nbs/show/plots.ipynb #20cec571
+# %% ../../nbs/show/plots.ipynb #b0949086
 COLOURS = {'dense': '#222222', 'static': '#b3b3b3', 'set': '#e69f00', 'rigl': '#0072b2',
            'dsr': '#009e73', 'ggr': '#d55e00', 'snfs': '#cc79a7', 'deepr': '#56b4e9',
            'set+rigl': '#a68a00', 'ggr-set': '#f0996a', 'ggr-rigl': '#8f3b00', 'gmp': '#332288',
@@ -77,7 +77,7 @@ def palette(
     muted = itertools.cycle(SERIES)
     return {l: COLOURS.get(str(l).lower()) or next(muted) for l in labels}
 
-# %% ../../nbs/show/plots.ipynb #f2a377a4
+# %% ../../nbs/show/plots.ipynb #2ca1c0d4
 def _luminance(c):
     lin = [v / 12.92 if v <= .04045 else ((v + .055) / 1.055) ** 2.4 for v in to_rgb(c)]
     return float(np.dot([.2126, .7152, .0722], lin))
@@ -100,7 +100,7 @@ def readable(
     while contrast(rgb, ground) < least: rgb = rgb + (towards - rgb) * .05
     return to_hex(rgb)
 
-# %% ../../nbs/show/plots.ipynb #04f6d93c
+# %% ../../nbs/show/plots.ipynb #c9297ff3
 def small_png(
     fig, # a Matplotlib figure
     dpi:int=DPI, # dots per inch
@@ -124,7 +124,7 @@ def small_png(
     out.save(file, 'PNG', optimize=True, pnginfo=info, transparency=glass)
     return file.getvalue()
 
-# %% ../../nbs/show/plots.ipynb #967bdb3d
+# %% ../../nbs/show/plots.ipynb #126b872c
 def keep_apart(
     wanted, # positions, in any order
     gap:float, # the least distance allowed
@@ -141,7 +141,7 @@ def keep_apart(
     for b in blocks: out[b] = spread(b)
     return out
 
-# %% ../../nbs/show/plots.ipynb #b60b893c
+# %% ../../nbs/show/plots.ipynb #40bbd090
 class Card(Figure):
     "A figure on a white card that brings its style and says in words what it shows."
     def __init__(self,
@@ -209,7 +209,7 @@ class Card(Figure):
 
     def __repr__(self): return f'Figure: {self.alt}'
 
-# %% ../../nbs/show/plots.ipynb #13488b68
+# %% ../../nbs/show/plots.ipynb #a01c5fd7
 def end_label(
     ax, # axes of a `Card`
     text, # a line's name
@@ -259,7 +259,7 @@ def make_card(
     made = f"{title.rstrip('.') + '. ' if title else ''}{kind}: {'; '.join(parts)}."
     return Card(title=title, alt=alt or made, **size)
 
-# %% ../../nbs/show/plots.ipynb #969c5de6
+# %% ../../nbs/show/plots.ipynb #98905a4b
 def ticks(
     lo:float, # smallest value on the axis
     hi:float, # largest value
@@ -278,7 +278,8 @@ def ticks(
         every = max(1, (last - first + 4) // 5)
         return [10. ** e for e in range(first, last + 1, every)]
     steps = (m * 10. ** e for e in range(first - 1, last + 1) for m in (1, 2, 5))
-    return [v for v in steps if lo * .999 <= v <= hi * 1.001]
+    inside = [v for v in steps if lo * .999 <= v <= hi * 1.001]
+    return inside if len(inside) > 1 else ticks(lo, hi)
 
 class RoundTicks(Locator):
     "Ticks of a logarithmic axis; `foot` is where zeros stand."
@@ -302,7 +303,7 @@ def number_axis(
     axis.set_major_formatter(FuncFormatter(lambda v, _: '0' if foot and v == foot else human(v)))
     axis.set_minor_formatter(NullFormatter())
 
-# %% ../../nbs/show/plots.ipynb #b49c9b6a
+# %% ../../nbs/show/plots.ipynb #e2daf5e0
 UNITS = {'%', 's', 'ms', 'µs', 'min', 'h', 'B', 'KB', 'MB', 'GB', 'FLOPs', 'points', 'steps'}
 
 def one_quantity(
@@ -323,7 +324,7 @@ def one_quantity(
     if len(set(found.values())) > 1: raise ValueError(
         f'{who}: two units on one axis, {found}. Draw each in a panel of its own: stacked_plot')
 
-# %% ../../nbs/show/plots.ipynb #dff99124
+# %% ../../nbs/show/plots.ipynb #e667cb33
 def runs_of(
     keys:list, # anything
 )->list: # [(key, first, last)]
@@ -365,7 +366,7 @@ def layer_axis(
         ax.annotate(short(k, 14), (x, 0), (0, -19), xycoords=ax.get_xaxis_transform(), ha=ha,
                     va='top', textcoords='offset points', color=MUTED, size=8.5)
 
-# %% ../../nbs/show/plots.ipynb #673f6f9e
+# %% ../../nbs/show/plots.ipynb #6a3f7826
 def draw_layers(
     ax, # axes of a `Card`
     series:dict, # label: {layer: value}
@@ -387,8 +388,8 @@ def draw_layers(
         else:
             aside = x + (.36 * ((i + .5) / k - .5) if k < 6 and len(x) < 25 else 0)
             ax.plot(aside, v, ls='', marker=mark, color=c, label=l)
-            if foot: ax.plot(aside[v == foot], v[v == foot], ls='', marker=mark, mfc=PAPER,
-                             mec=c, mew=1.3)
+            if foot: ax.plot(aside[v == foot], v[v == foot], ls='', marker=mark, color=c,
+                             mfc=PAPER, mec=c, mew=1.3)
             if (seen := v[~np.isnan(v)]).size: end_label(ax, l, seen[-1], c)
     ax.set_ylabel(ylabel)
     if foot: ax.set_ylim(bottom=foot / 1.5)
@@ -412,7 +413,7 @@ def layer_plot(
     fig.alt = alt or make_card(title, None, f'{ylabel} of {layers} layers', said).alt
     return fig
 
-# %% ../../nbs/show/plots.ipynb #e915ab97
+# %% ../../nbs/show/plots.ipynb #0cb2c37e
 def reference_line(
     ax, # axes of a `Card`
     at, # a value, (value, name), or None
@@ -489,7 +490,7 @@ def stacked_plot(
     fig.alt = alt or make_card(title, None, f'{len(panels)} panels over {xlabel}', said).alt
     return fig
 
-# %% ../../nbs/show/plots.ipynb #df1e6ee9
+# %% ../../nbs/show/plots.ipynb #76c26af8
 def plus_minus(
     mean:float, # of some values
     std:float=0., # their deviation
@@ -533,7 +534,7 @@ def bar_plot(
     name_rows(ax, list(data), ylabel); reference_line(ax, reference, 'v'); ax.margins(x=.12)
     return fig
 
-# %% ../../nbs/show/plots.ipynb #03d757bc
+# %% ../../nbs/show/plots.ipynb #a71483f6
 HEAT = LinearSegmentedColormap.from_list('ggr_heat', ['#f6f7f9', '#b9c3d2', '#5d7393', '#1d2a42'])
 
 def ink_on(shade): return max(INK, PAPER, key=lambda c: contrast(c, shade[:3])) # a colour
@@ -560,14 +561,14 @@ def heat_plot(
     ax.imshow(m, cmap=HEAT, aspect='auto', vmin=low, vmax=low + span)
     if 5.6 / m.shape[1] >= .075 * max(len(f'{v:{fmt}}') for v in m.flat):
         for (i, j), v in np.ndenumerate(m):
-            text, colour = (f'{v:{fmt}}', ink_on(HEAT((v - low) / span))) if v == v else ('–', MUTED)
-            ax.text(j, i, text, ha='center', va='center', color=colour)
+            colour = ink_on(HEAT((v - low) / span)) if v == v else MUTED
+            ax.text(j, i, f'{v:{fmt}}' if v == v else '–', ha='center', va='center', color=colour)
     ax.set_xticks(range(len(cols)), cols); ax.set_yticks(range(len(rows)), rows)
     ax.tick_params(length=0, labelcolor=INK); ax.grid(False); ax.spines[:].set_visible(False)
     ax.xaxis.tick_top()
     return fig
 
-# %% ../../nbs/show/plots.ipynb #eed3e70c
+# %% ../../nbs/show/plots.ipynb #88b261ad
 MASK = LinearSegmentedColormap.from_list('ggr_mask', [NIGHT, PAPER])
 
 def flat_mask(
@@ -599,8 +600,8 @@ def mask_card(
             for l, m in flat.items()]
     beside = {l: w * scale > .9 + .07 * len(str(l) + ' · '.join(n)) for l, n in notes.items()}
     below = max([.15 * len(n) for l, n in notes.items() if not beside[l]], default=0)
-    fig = make_card(title, alt, 'masks', said, width=np.clip(cols * (w * scale + .15) + .35, 4., WIDTH),
-                    height=rows * (h * scale + .36 + below) + .2)
+    fig = make_card(title, alt, 'masks', said,
+                    width=np.clip(cols * (w * scale + .15) + .35, 4., WIDTH), height=rows * (h * scale + .36 + below) + .2)
     axes = list(fig.subplots(rows, cols, squeeze=False).flat)
     for ax, (l, m) in zip(axes, flat.items()):
         shown = (m.T if lying else m).float()
@@ -624,7 +625,7 @@ def mask_plot(
     flat = {l: flat_mask(m) for l, m in masks.items()}
     return mask_card(flat, {l: [percent(m.float().mean())] for l, m in flat.items()}, title, alt)
 
-# %% ../../nbs/show/plots.ipynb #2d53b1ae
+# %% ../../nbs/show/plots.ipynb #46ec60a0
 @styled
 def timeline_plot(
     spans:list, # (lane, label, start, end)

@@ -6,7 +6,7 @@
 __all__ = ['WARM', 'DEEP', 'AGES', 'Moment', 'moment', 'small_digits', 'dense_gradients', 'rehearse', 'grown_mask',
            'growth_explorer', 'density_paths', 'dsr_ggr_explorer', 'mask_changes', 'mask_history', 'evolution_explorer']
 
-# %% ../../nbs/show/rehearsal.ipynb #66fc6e7d
+# %% ../../nbs/show/rehearsal.ipynb #f890b35c
 import math
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from .explorer import Explorer
 from .panels import bars, curves, masks
 from ..train.data import digits
 
-# %% ../../nbs/show/rehearsal.ipynb #42985b28
+# %% ../../nbs/show/rehearsal.ipynb #ef4977cc
 @dataclass(frozen=True)
 class Moment:
     "A network before one update of its masks, and what the update decided."
@@ -52,7 +52,7 @@ def moment(
     return Moment(snap, weights, grads, masks, u.dropped, u.quotas, u.grown, new_masks(masks, u),
                   u.memory, accuracy)
 
-# %% ../../nbs/show/rehearsal.ipynb #5c242001
+# %% ../../nbs/show/rehearsal.ipynb #1073895d
 @lru_cache
 def small_digits(
     side:int, # of a picture, in pixels, at most 8
@@ -75,7 +75,7 @@ def dense_gradients(
     grads = torch.autograd.grad(F.cross_entropy(out, y), [*leaves.values()])
     return dict(zip(leaves, grads)), float((out.argmax(1) == y).float().mean())
 
-# %% ../../nbs/show/rehearsal.ipynb #a7c2f268
+# %% ../../nbs/show/rehearsal.ipynb #bf2728c1
 @lru_cache
 def rehearse(
     method, # key of METHODS, or a Method
@@ -111,7 +111,7 @@ def rehearse(
         moments.append(now)
     return moments
 
-# %% ../../nbs/show/rehearsal.ipynb #9ebafb75
+# %% ../../nbs/show/rehearsal.ipynb #306fc414
 WARM = dict(enumerate('#10141b #2a1e4f #57246b #8a2f6f #bd3f63 #e45f4b #f99a3a #fbe38a'.split()))
 
 @lru_cache
@@ -142,12 +142,13 @@ def growth_explorer(
                        mode='step', wide=True)], (
             f'With {gradient_share:.0%} of growth by gradient the busiest of 48 units has '
             f'{int(rows.max())} weights, the median {int(rows.median())}; '
-            f'{int((rows == 0).sum())} units and {int((columns == 0).sum())} of 64 pixels have none.')
+            f'{int((rows == 0).sum())} units and {int((columns == 0).sum())} of 64 pixels '
+            'have none.')
     return Explorer(draw, dict(gradient_share=shares, sparsity=sparsities),
         title='What growth by gradient does to a mask', start=dict(gradient_share=.5, sparsity=.9),
         alt='A mask, a heat map of weights per pixel, sorted weights per unit and per input.')
 
-# %% ../../nbs/show/rehearsal.ipynb #ff62dd0b
+# %% ../../nbs/show/rehearsal.ipynb #987418e5
 DEEP = (64, 64, 48, 48, 32, 32, 10)
 
 @lru_cache
@@ -172,13 +173,15 @@ def dsr_ggr_explorer(
         runs = {m: density_paths(m, initialisation) for m in ('dsr', 'ggr')}
         x, at = range(21), dict(xlabel='update', vline=update)
         top = 1.05 * max(v for paths, *_ in runs.values() for p in paths.values() for v in p)
-        layers = [curves({n: (x, p) for n, p in paths.items()}, f'{m.upper()}: density of each layer',
-                         ylabel='density', ylim=(0, top), **at) for m, (paths, *_) in runs.items()]
+        layers = [curves({n: (x, p) for n, p in paths.items()}, ylabel='density', ylim=(0, top),
+                         title=f'{m.upper()}: density of each layer', **at)
+                  for m, (paths, *_) in runs.items()]
         gain = bars({m: gains[update] for m, (_, gains, _) in runs.items()}, wide=True,
                     title='Given (+) and taken (−) in this update', ylabel='weights')
         cuts = [curves({m: (x, runs[m][2])}, t, ylabel=q, logy=True, mode='step', **at)
                 for m, t, q in (('dsr', "DSR's threshold", '|w|'), ('ggr', "GGR's bar", '|g|'))]
-        first, last = ({m: paths[n][update] for m, (paths, *_) in runs.items()} for n in ('fc1', 'fc6'))
+        first, last = ({m: paths[n][update] for m, (paths, *_) in runs.items()}
+                       for n in ('fc1', 'fc6'))
         return [*layers, gain, *cuts], (
             f'After update {update} the last layer is {last["dsr"]:.0%} dense under DSR and '
             f'{last["ggr"]:.0%} under GGR; the first, {first["dsr"]:.1%} and {first["ggr"]:.1%}.')
@@ -187,7 +190,7 @@ def dsr_ggr_explorer(
         alt='Densities of six layers over twenty updates under DSR and GGR, '
             'flows between layers, thresholds.')
 
-# %% ../../nbs/show/rehearsal.ipynb #8a80ee7d
+# %% ../../nbs/show/rehearsal.ipynb #172c719f
 AGES = {'free': '#10141b', 'kept': '#c9d1db', 'new': '#7fd1ae', 'dropped': '#f0646e'}
 
 def mask_changes(

@@ -6,7 +6,7 @@
 __all__ = ['CHANGE', 'FREE', 'ACTIVE', 'LOST', 'BY_GRADIENT', 'BY_CHANCE', 'method_plot', 'interval_plot', 'density_before_after',
            'layer_counts', 'density_over_time', 'quota_over_time', 'figure1', 'figure2', 'figure3']
 
-# %% ../../nbs/show/sparse_plots.ipynb #01669044
+# %% ../../nbs/show/sparse_plots.ipynb #fa1cda10
 import numpy as np, torch
 from matplotlib import colormaps
 from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
@@ -17,7 +17,7 @@ from .plots import layer_axis, make_card, mask_card, name_rows, number_axis
 from .plots import one_quantity, palette, percent, plus_minus, readable
 from .plots import reference_line, runs_of, short, styled
 
-# %% ../../nbs/show/sparse_plots.ipynb #c6cb36f3
+# %% ../../nbs/show/sparse_plots.ipynb #8a61da57
 @styled
 def method_plot(
     scores:dict, # (method, init): scores, one for each seed; ('dense', '') is drawn as a line
@@ -46,7 +46,7 @@ def method_plot(
         ax.set_title(init, color=INK); ax.margins(x=.08); name_rows(ax, rows, xlabel)
     return fig
 
-# %% ../../nbs/show/sparse_plots.ipynb #e93d627d
+# %% ../../nbs/show/sparse_plots.ipynb #e22abbf9
 @styled
 def interval_plot(
     intervals:dict, # (row, panel): (difference, half the width of its interval)
@@ -58,7 +58,8 @@ def interval_plot(
     "A difference and its interval per row, a panel per group; filled where it is clear of zero."
     one_quantity('interval_plot', (), xlabel=xlabel)
     rows, panels = (list(dict.fromkeys(k[i] for k in intervals)) for i in (0, 1))
-    verdict = {k: 'clear' if abs(mean) > half else 'not clear' for k, (mean, half) in intervals.items()}
+    verdict = {k: 'clear' if abs(mean) > half else 'not clear'
+               for k, (mean, half) in intervals.items()}
     said = [f'{" ".join(filter(None, k))} {float(mean):{fmt}} ± {float(half):.2g}, {verdict[k]}'
             .replace('-', '−') for k, (mean, half) in intervals.items()]
     fig = make_card(title, alt, xlabel, said, height=.75 + .3 * len(rows))
@@ -76,7 +77,7 @@ def interval_plot(
         name_rows(ax, rows, xlabel if here else ''); reference_line(ax, 0, 'v')
     return fig
 
-# %% ../../nbs/show/sparse_plots.ipynb #c9a07144
+# %% ../../nbs/show/sparse_plots.ipynb #ac3f7ced
 @styled
 def density_before_after(
     pairs:dict, # label: ({layer: density before}, {layer: density after})
@@ -93,7 +94,8 @@ def density_before_after(
             for l, (old, new) in pairs.items()]
     fig = make_card(title, alt, 'density before and after', said,
                     height=.4 + rows * (1.75 if rows > 1 else 2.2))
-    axes, x = list(fig.subplots(rows, cols, squeeze=False, sharex=True, sharey=True).flat), np.arange(len(names))
+    axes = list(fig.subplots(rows, cols, squeeze=False, sharex=True, sharey=True).flat)
+    x = np.arange(len(names))
     for ax, (l, c) in zip(axes, palette(pairs).items()):
         old, new = (floats(d.get(n, np.nan) for n in names) for d in pairs[l])
         ax.vlines(x, old, new, color=c, lw=1.6, alpha=.45)
@@ -107,7 +109,7 @@ def density_before_after(
     for ax in axes[len(pairs):]: ax.set_axis_off()
     return fig
 
-# %% ../../nbs/show/sparse_plots.ipynb #6e56710c
+# %% ../../nbs/show/sparse_plots.ipynb #892a19c7
 CHANGE = LinearSegmentedColormap.from_list('ggr_change', ['#5a2b3c', '#b07a86', '#f4f5f7',
                                                          '#6f9d9f', '#174a4d'])
 
@@ -130,7 +132,8 @@ def _raster(fig, m, names, label, fmt=human, **kwargs):
     im = ax.imshow(m, aspect='auto', interpolation='nearest', **kwargs)
     rows = []
     for k, a, b in (blocks_of if len(names) > 24 else runs_of)(names):
-        if not rows or (a + b) / 2 - rows[-1][0] >= len(names) / 36: rows.append(((a + b) / 2, short(k)))
+        at = (a + b) / 2
+        if not rows or at - rows[-1][0] >= len(names) / 36: rows.append((at, short(k)))
     ax.set_yticks(*zip(*rows), size=7.5); ax.set_xlabel('update')
     ax.grid(False); ax.spines[:].set_visible(False); ax.tick_params(length=0)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -165,7 +168,7 @@ def density_over_time(
     number_axis(ax.yaxis); ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return fig
 
-# %% ../../nbs/show/sparse_plots.ipynb #e15ac2d2
+# %% ../../nbs/show/sparse_plots.ipynb #d110716b
 @styled
 def quota_over_time(
     history:list, # of a `Sparsifier`: one dict per update
@@ -179,7 +182,8 @@ def quota_over_time(
     said = [f'{short(n)} {percent(s.sum() / max(q.sum(), 1))} of all' for n, s in zip(names, q)]
     fig = make_card(title, alt, 'quotas per update', said, height=_tall(len(names), 3.2))
     if len(names) > 12:
-        _raster(fig, share, names, 'share of k', cmap=HEAT, vmin=0, vmax=np.quantile(share, .99) or 1)
+        top = np.quantile(share, .99) or 1
+        _raster(fig, share, names, 'share of k', cmap=HEAT, vmin=0, vmax=top)
         return fig
     top, ax = fig.subplots(2, 1, sharex=True, height_ratios=(1, 2.6))
     x, base = np.arange(1, len(k) + 1), np.cumsum(share, 0) - share
@@ -191,7 +195,7 @@ def quota_over_time(
     ax.grid(False); ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return fig
 
-# %% ../../nbs/show/sparse_plots.ipynb #82772aeb
+# %% ../../nbs/show/sparse_plots.ipynb #d41dc6cd
 FREE, ACTIVE, LOST = '#e9edf2', '#66727f', '#a8071a'
 BY_GRADIENT, BY_CHANCE = COLOURS['rigl'], COLOURS['set']
 
@@ -253,22 +257,25 @@ def figure1(
     said = [f'{short(n)}: {int(m.sum())} active, {len(gone[n])} dropped, quota {int(quotas[n])}, '
             f'{len(grad[n])} grown by gradient and {len(chance[n])} at random'
             for n, m in flat.items()]
-    free = {n: ~flat[n].flatten().index_fill(0, torch.as_tensor(gone[n]), False).numpy() for n in flat}
+    free = {n: ~m.flatten().index_fill(0, torch.as_tensor(gone[n]), False).numpy()
+            for n, m in flat.items()}
     largest = max((_sizes(g)[free[n]].max(initial=0) for n, g in gradients.items()), default=0)
     h, w = map(np.array, zip(*(m.shape for m in flat.values())))
     heights, k = 1.33 / w.max() * h, sum(map(len, gone.values()))
     fig = make_card(title, alt, 'one update', said, height=.55 + heights.sum() + .36 * len(flat))
     axes = fig.subplots(len(flat), 4, squeeze=False, height_ratios=heights)
     for row, (n, m) in zip(axes, flat.items()):
-        _draw_step(row, n, m, gone[n], int(quotas[n]), grad[n], chance[n], gradients.get(n), largest)
+        _draw_step(row, n, m, gone[n], int(quotas[n]), grad[n], chance[n], gradients.get(n),
+                   largest)
     heads = {'1  Before': 'active weights', f'2  Drop {k}': 'smallest |w| of each layer',
              '3  Count': f'global top-{k} of |g|', f'4  Grow {k}': ''}
     for ax, (head, note) in zip(axes[0], heads.items()):
         ax.set_title(head, color=INK, pad=18); _beside(ax, note, MUTED, y=1)
-    _beside(axes[0][3], 'by |g|', BY_GRADIENT, y=1); _beside(axes[0][3], 'at random', BY_CHANCE, 36, 1)
+    _beside(axes[0][3], 'by |g|', BY_GRADIENT, y=1)
+    _beside(axes[0][3], 'at random', BY_CHANCE, 36, 1)
     return fig
 
-# %% ../../nbs/show/sparse_plots.ipynb #844101f0
+# %% ../../nbs/show/sparse_plots.ipynb #3c3478d4
 @styled
 def figure2(
     densities:dict, # label: {layer: density}
