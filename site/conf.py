@@ -66,6 +66,12 @@ def only_where_needed(app, pagename, template, context, doctree):
         app.add_js_file('katex.min.js', defer='defer', priority=400)
 
 
+def headings_have_levels(app, pagename, template, context, doctree):
+    "Furo's captions in the sidebar are headings by role; a heading needs a level, or a screen reader cannot place it."
+    tree = context.get('furo_navigation_tree')
+    if tree: context['furo_navigation_tree'] = tree.replace('role="heading"', 'role="heading" aria-level="2"')
+
+
 def anchors(app, doctree):
     "A documented symbol is found under its own name, as nbdev links to it: masks.html#sparse_parameters."
     from docutils import nodes
@@ -84,3 +90,4 @@ def setup(app):
     app.add_html_math_renderer('katex', (math_inline, None), (math_block, None))
     app.config.html_math_renderer = 'katex'
     app.connect('html-page-context', only_where_needed)
+    app.connect('html-page-context', headings_have_levels, priority=900)

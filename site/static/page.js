@@ -1,4 +1,4 @@
-// Mathematics, and a copy button on every block of code. Nothing is fetched.
+// Mathematics, a copy button on every block of code, and the keyboard for whatever scrolls. Nothing is fetched.
 (() => {
   if (window.katex) for (const el of document.querySelectorAll('span.math, div.math')) {
     const tex = el.textContent;
@@ -17,4 +17,15 @@
     });
     block.append(button);
   }
+  // What is wider than its box scrolls: it has to be reached without a mouse, and only while it does scroll.
+  const boxes = 'pre, .shown, .math, figure.picture, .table-wrapper, div.output, .katex-display, article p:has(> img)';
+  const reach = () => {
+    for (const box of document.querySelectorAll(boxes)) {
+      const scrolls = box.scrollWidth > box.clientWidth + 1 && getComputedStyle(box).overflowX !== 'visible';
+      if (scrolls) box.tabIndex = 0; else if (box.getAttribute('tabindex') === '0') box.removeAttribute('tabindex');
+    }
+  };
+  reach();
+  addEventListener('resize', reach);
+  document.addEventListener('toggle', reach, true);
 })();
