@@ -1,5 +1,5 @@
 """What every test shares: the project's root, one thread, no window, a still generator, a browser, a server."""
-import os, re, shutil, threading
+import os, re, shutil, subprocess, threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -62,6 +62,26 @@ def browser():
     chromium.set_page_load_timeout(300)
     yield chromium
     chromium.quit()
+
+
+@pytest.fixture(scope='session')
+def axe(tmp_path_factory):
+    "axe(browser) -> the critical and serious violations that axe-core finds on the open page. It is fetched with npm; where that cannot be, tests skip and say so."
+    folder, npm = tmp_path_factory.mktemp('axe'), shutil.which('npm')
+    if not npm: pytest.skip('no npm here to fetch axe-core with: apt-get install npm')
+    fetch = [npm, 'install', '--silent', '--no-audit', '--no-fund', '--prefix', folder, 'axe-core@4']
+    try: run = subprocess.run(fetch, capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired: pytest.skip('npm found no registry within two minutes: axe-core was not fetched')
+    script = folder / 'node_modules' / 'axe-core' / 'axe.min.js'
+    if run.returncode or not script.exists(): pytest.skip(f'npm could not fetch axe-core: {run.stderr.strip()[-200:] or run.returncode}')
+    script, ask = script.read_text(encoding='utf-8'), """const done = arguments[arguments.length - 1];
+        axe.run(document, {resultTypes: ['violations']}).then(r => done(r.violations.filter(v => ['critical', 'serious'].includes(v.impact))
+          .flatMap(v => v.nodes.map(n => `${v.impact} ${v.id}: ${n.html.slice(0, 140)}`))), e => done(['axe failed: ' + e]))"""
+    def violations(browser):
+        browser.set_script_timeout(120)
+        browser.execute_script(script)
+        return browser.execute_async_script(ask)
+    return violations
 
 
 class _Quiet(SimpleHTTPRequestHandler):

@@ -238,35 +238,12 @@ def test_jupyterlab(lab, browser):
 
 # --- axe ------------------------------------------------------------------------------------------------------------
 
-@pytest.fixture(scope='session')
-def axe(tmp_path_factory):
-    "The script of axe-core, fetched with npm; without npm or a registry the tests that need it skip and say so."
-    folder, npm = tmp_path_factory.mktemp('axe'), shutil.which('npm')
-    if not npm: pytest.skip('no npm here to fetch axe-core with: apt-get install npm')
-    try: run = subprocess.run([npm, 'install', '--silent', '--no-audit', '--no-fund', '--prefix', folder, 'axe-core@4'], capture_output=True, text=True, timeout=120)
-    except subprocess.TimeoutExpired: pytest.skip('npm found no registry within two minutes: axe-core was not fetched')
-    script = folder / 'node_modules' / 'axe-core' / 'axe.min.js'
-    if run.returncode or not script.exists(): pytest.skip(f'npm could not fetch axe-core: {run.stderr.strip()[-200:] or run.returncode}')
-    return script.read_text(encoding='utf-8')
-
-
-SERIOUS = """const [done] = [arguments[arguments.length - 1]];
-    axe.run(document, {resultTypes: ['violations']}).then(r => done(r.violations.filter(v => ['critical', 'serious'].includes(v.impact))
-      .flatMap(v => v.nodes.map(n => `${v.impact} ${v.id}: ${n.html.slice(0, 140)} (${n.failureSummary.split('\\n')[1] || ''})`))), e => done(['axe failed: ' + e]))"""
-
-
-def violations(browser, axe):
-    browser.set_script_timeout(120)
-    browser.execute_script(axe)
-    return browser.execute_async_script(SERIOUS)
-
-
 def test_axe_finds_what_is_there(browser, axe, tmp_path):
     "The tests with axe would fail: a picture without words and a control without a name are found."
     path = tmp_path / 'bad.html'
     path.write_text(PAGE + '<main><h1>bad</h1><img src="data:,"><input type="range"></main>', encoding='utf-8')
     browser.get(path.as_uri())
-    assert {v.split(':')[0] for v in violations(browser, axe)} >= {'critical image-alt', 'critical label'}
+    assert {v.split(':')[0] for v in axe(browser)} >= {'critical image-alt', 'critical label'}
 
 
 def test_explorers_are_accessible(page, window, axe):
@@ -275,4 +252,4 @@ def test_explorers_are_accessible(page, window, axe):
         emulate(window, dark=dark)
         open_page(window, page)
         window.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
-        assert not (found := violations(window, axe)), '\n'.join(found)
+        assert not (found := axe(window)), '\n'.join(found)

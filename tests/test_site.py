@@ -288,6 +288,16 @@ def test_page_in_browser(name, site, address, window):
 
 
 @pytest.mark.parametrize('name', NAMES)
+def test_page_is_accessible(name, site, address, window, axe):
+    "axe-core finds nothing critical and nothing serious, on a wide screen and on a phone, where more has to scroll; folds are open."
+    for width in (1280, 390):
+        window.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', dict(width=width, height=900, deviceScaleFactor=1, mobile=width < 500))
+        window.get(f'{address}/{name}.html')
+        window.execute_script("document.querySelectorAll('details').forEach(d => d.open = true); dispatchEvent(new Event('resize'))")
+        assert not (found := axe(window)), '\n'.join(found)
+
+
+@pytest.mark.parametrize('name', NAMES)
 def test_sliders_change_the_picture(name, soups, site, address, window):
     "Every slider, moved with the keyboard, changes what is seen beside it."
     if not any('range' in str(x) for x in soups[f'{name}.html'].select('.shown')): return

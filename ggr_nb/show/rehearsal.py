@@ -6,7 +6,7 @@
 __all__ = ['WARM', 'DEEP', 'AGES', 'Moment', 'moment', 'small_digits', 'dense_gradients', 'rehearse', 'grown_mask',
            'growth_explorer', 'density_paths', 'dsr_ggr_explorer', 'mask_changes', 'mask_history', 'evolution_explorer']
 
-# %% ../../nbs/show/rehearsal.ipynb #f890b35c
+# %% ../../nbs/show/rehearsal.ipynb #c31be06d
 import math
 import torch
 import torch.nn.functional as F
@@ -14,16 +14,16 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from torch import Tensor
 from ..density import DENSITIES, budgets
-from ..drop import Snapshot
 from ..grow import hybrid
-from ..init import generator, random_masks, sparse_init_
+from ..init import random_masks, sparse_init_
+from ..masks import Snapshot, generator, snapshot
 from ..methods import METHODS, new_masks, redistribute
 from ..schedule import drop_fraction
 from .explorer import Explorer
 from .panels import bars, curves, masks
 from ..train.data import digits
 
-# %% ../../nbs/show/rehearsal.ipynb #ef4977cc
+# %% ../../nbs/show/rehearsal.ipynb #dcf45e16
 @dataclass(frozen=True)
 class Moment:
     "A network before one update of its masks, and what the update decided."
@@ -47,12 +47,12 @@ def moment(
     **more, # further fields of a `Snapshot`: fraction, seed, update, memory, momenta
 ) -> Moment:
     "Ask a method for one update of this state."
-    snap = Snapshot(weights, grads, masks, **more)
+    snap = snapshot(weights, grads, masks, **more)
     u = redistribute(METHODS.get(method, method), snap)
     return Moment(snap, weights, grads, masks, u.dropped, u.quotas, u.grown, new_masks(masks, u),
                   u.memory, accuracy)
 
-# %% ../../nbs/show/rehearsal.ipynb #1073895d
+# %% ../../nbs/show/rehearsal.ipynb #455e1f1a
 @lru_cache
 def small_digits(
     side:int, # of a picture, in pixels, at most 8
@@ -75,7 +75,7 @@ def dense_gradients(
     grads = torch.autograd.grad(F.cross_entropy(out, y), [*leaves.values()])
     return dict(zip(leaves, grads)), float((out.argmax(1) == y).float().mean())
 
-# %% ../../nbs/show/rehearsal.ipynb #bf2728c1
+# %% ../../nbs/show/rehearsal.ipynb #7c2164c3
 @lru_cache
 def rehearse(
     method, # key of METHODS, or a Method
@@ -111,7 +111,7 @@ def rehearse(
         moments.append(now)
     return moments
 
-# %% ../../nbs/show/rehearsal.ipynb #306fc414
+# %% ../../nbs/show/rehearsal.ipynb #c97e3f27
 WARM = dict(enumerate('#10141b #2a1e4f #57246b #8a2f6f #bd3f63 #e45f4b #f99a3a #fbe38a'.split()))
 
 @lru_cache
@@ -148,7 +148,7 @@ def growth_explorer(
         title='What growth by gradient does to a mask', start=dict(gradient_share=.5, sparsity=.9),
         alt='A mask, a heat map of weights per pixel, sorted weights per unit and per input.')
 
-# %% ../../nbs/show/rehearsal.ipynb #987418e5
+# %% ../../nbs/show/rehearsal.ipynb #6a870b40
 DEEP = (64, 64, 48, 48, 32, 32, 10)
 
 @lru_cache
@@ -190,7 +190,7 @@ def dsr_ggr_explorer(
         alt='Densities of six layers over twenty updates under DSR and GGR, '
             'flows between layers, thresholds.')
 
-# %% ../../nbs/show/rehearsal.ipynb #172c719f
+# %% ../../nbs/show/rehearsal.ipynb #e22109c3
 AGES = {'free': '#10141b', 'kept': '#c9d1db', 'new': '#7fd1ae', 'dropped': '#f0646e'}
 
 def mask_changes(
