@@ -18,7 +18,7 @@ def look(browser, figure):
         + [...f.querySelectorAll('canvas')].map(c => c.toDataURL()).join() + f.querySelector('.say').textContent""", figure)
 
 
-def wait(condition, seconds=90, what='it'):
+def wait(condition, seconds=600, what='it'):
     end = time.time() + seconds
     while time.time() < end:
         found = condition()
@@ -56,7 +56,7 @@ def page(tmp_path_factory):
 def open_page(browser, page, count=4):
     browser.get_log('browser')
     browser.get(page.as_uri())
-    wait(lambda: len(browser.find_elements('css selector', 'figure.ggrx.on')) == count, 20, 'mounting')
+    wait(lambda: len(browser.find_elements('css selector', 'figure.ggrx.on')) == count, what='mounting')
     return browser.find_elements('css selector', 'figure.ggrx')
 
 
@@ -108,7 +108,7 @@ def test_pointer_reads_numbers_and_the_table_holds_them(page, window):
         if tip.is_displayed(): break
     assert re.search(r'(cosine|linear|constant|inverse): [\d.]+ at epoch \d+', tip.text)
     figure.find_element('css selector', 'summary').click()
-    rows = wait(lambda: figure.find_elements('css selector', 'details table tr'), 5, 'the table')
+    rows = wait(lambda: figure.find_elements('css selector', 'details table tr'), what='the table')
     assert 'cosine' in rows[0].text and len(rows) > 20
 
 
@@ -161,11 +161,11 @@ def lab(tmp_path_factory):
         f'--ServerApp.root_dir={folder}', '--expose-app-in-browser', '--LabApp.news_url=', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate'],
         stdout=log, stderr=subprocess.STDOUT, env=env, cwd=folder)
     try:
-        found = wait(lambda: re.search(r'(http://127\.0\.0\.1:\d+)/lab', (folder / 'lab.log').read_text()), 60, 'the start of JupyterLab')
+        found = wait(lambda: re.search(r'(http://127\.0\.0\.1:\d+)/lab', (folder / 'lab.log').read_text()), what='the start of JupyterLab')
         yield found[1], folder
     finally:
         server.terminate()
-        try: server.wait(20)
+        try: server.wait(300)
         except subprocess.TimeoutExpired: server.kill()
         log.close()
 
@@ -195,10 +195,10 @@ def drive(browser, board):
     start.send_keys(Keys.ENTER)
     text = lambda: (re.search(r'(running|stopped|failed|finished): [^%]*%', board.get_attribute('textContent')) or [''])[0]
     picture = "return arguments[0].querySelector('svg')?.outerHTML"
-    first = wait(lambda: 'running' in text() and browser.execute_script(picture, board), 90, 'the first report')
-    wait(lambda: browser.execute_script(picture, board) != first, 60, 'the second report')
+    first = wait(lambda: 'running' in text() and browser.execute_script(picture, board), what='the first report')
+    wait(lambda: browser.execute_script(picture, board) != first, what='the second report')
     stop.send_keys(Keys.ENTER)
-    wait(lambda: 'stopped' in text(), 60, 'the stop')
+    wait(lambda: 'stopped' in text(), what='the stop')
 
 
 def test_jupyterlab(lab, browser):
@@ -208,7 +208,7 @@ def test_jupyterlab(lab, browser):
     address, folder = lab
     open_notebook(browser, address, 'explorer.ipynb')
     browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    sliders, words, board = wait(lambda: (found := shown(browser, WIDGET)) if len(shown(browser, WIDGET)) == 3 else None, 150, 'three sets of widgets')
+    sliders, words, board = wait(lambda: (found := shown(browser, WIDGET)) if len(shown(browser, WIDGET)) == 3 else None, what='three sets of widgets')
     idle = "return document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status == 'idle'"
     wait(lambda: browser.execute_script(idle), what='the end of the run')
     picture = lambda box: browser.execute_script("return arguments[0].querySelector('svg')?.outerHTML + arguments[0].querySelector('.say')?.textContent", box)
@@ -216,14 +216,14 @@ def test_jupyterlab(lab, browser):
         before, control = picture(box), box.find_elements('css selector', css)[0]
         browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", control)
         control.send_keys(key)
-        wait(lambda: picture(box) != before, 30, 'the change of the picture')
+        wait(lambda: picture(box) != before, what='the change of the picture')
     figure = browser.find_elements('css selector', '.jp-OutputArea figure.ggrx.on')[0]
     before = look(browser, figure)
     figure.find_element('css selector', 'input[type=range]').send_keys(Keys.ARROW_RIGHT)
     assert look(browser, figure) != before
     drive(browser, board)
     browser.execute_script("return window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
-    wait(lambda: browser.execute_script("return document.body.dataset.jpThemeLight") == 'false', 30, 'the dark theme')
+    wait(lambda: browser.execute_script("return document.body.dataset.jpThemeLight") == 'false', what='the dark theme')
     lit = """const dark = c => c.match(/\\d+(\\.\\d+)?/g).slice(0, 3).reduce((a, b) => a + +b, 0), found = [];
         for (const e of arguments[0].querySelectorAll('.drawn, .drawn svg *')) { const s = getComputedStyle(e), r = e.getBoundingClientRect();
           for (const c of [s.backgroundColor, s.fill]) if (e.localName != 'text' && /^rgb/.test(c) && !/, 0\\)$/.test(c) && dark(c) > 700 && r.width * r.height > 5000) found.push(e.outerHTML.slice(0, 80)); }
@@ -232,7 +232,7 @@ def test_jupyterlab(lab, browser):
         paper, ink, white = browser.execute_script(lit, box)
         assert paper < 150 and ink > 400 and not white, f'a white card in the dark: {paper} {ink} {white}'
     browser.execute_script("return window.jupyterapp.commands.execute('docmanager:save')")
-    saved = wait(lambda: [o for c in nbformat.read(folder / 'explorer.ipynb', 4).cells for o in c.outputs if 'widget' in ' '.join(o.get('data', {}))], 20, 'saving')
+    saved = wait(lambda: [o for c in nbformat.read(folder / 'explorer.ipynb', 4).cells for o in c.outputs if 'widget' in ' '.join(o.get('data', {}))], what='saving')
     assert len(saved) == 3 and all({'text/html', 'image/png', 'text/plain'} < set(o['data']) for o in saved)
 
 
