@@ -1,7 +1,5 @@
 """Explorers in a real browser: on a page from a file, and in JupyterLab with a kernel behind it."""
-import os, re, shutil, subprocess, sys, time
-from pathlib import Path
-from urllib.request import urlopen
+import os, re, subprocess, sys, time
 
 import nbformat
 import pytest
@@ -208,7 +206,7 @@ def test_jupyterlab(lab, browser):
     address, folder = lab
     open_notebook(browser, address, 'explorer.ipynb')
     browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    sliders, words, board = wait(lambda: (found := shown(browser, WIDGET)) if len(shown(browser, WIDGET)) == 3 else None, what='three sets of widgets')
+    sliders, words, board = wait(lambda: boxes if len(boxes := shown(browser, WIDGET)) == 3 else None, what='three sets of widgets')
     idle = "return document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status == 'idle'"
     wait(lambda: browser.execute_script(idle), what='the end of the run')
     picture = lambda box: browser.execute_script("return arguments[0].querySelector('svg')?.outerHTML + arguments[0].querySelector('.say')?.textContent", box)

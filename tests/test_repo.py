@@ -146,10 +146,10 @@ def test_code_is_narrow(path):
 
 
 def exported_functions(path):
-    "(function, source lines of its cell) for every function of the exported cells of a notebook, methods included."
+    "(function, source lines of its cell) for every function of the exported cells of a notebook, methods included; one inside another is nobody's to call."
     for kind, said, body, _ in cells(path):
         if kind == 'code' and {'export', 'exports'} & said.keys():
-            for node in ast.walk(tree(body)):
+            for node in (m for n in tree(body).body for m in (n.body if isinstance(n, ast.ClassDef) else [n])):
                 if isinstance(node, ast.FunctionDef): yield node, body.splitlines()
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Report', 'train_digits', 'report_panels', 'recorded', 'Dashboard']
 
-# %% ../../nbs/show/dashboard.ipynb #2067b6b9
+# %% ../../nbs/show/dashboard.ipynb #68be7809
 import threading, time
 import torch
 from dataclasses import dataclass, field, replace
@@ -20,7 +20,7 @@ from ..train.models import digits_net
 from ..train.runs import RECIPES
 from ..train.training import fit
 
-# %% ../../nbs/show/dashboard.ipynb #cf32f034
+# %% ../../nbs/show/dashboard.ipynb #1635311e
 @dataclass
 class Report:
     "Where a training stands; lists grow from report to report."
@@ -59,7 +59,7 @@ def train_digits(
     fit(net, 'digits', method, density, init, recipe, seed, progress=False, weights='unit',
         each_step=note)
 
-# %% ../../nbs/show/dashboard.ipynb #cf22c14a
+# %% ../../nbs/show/dashboard.ipynb #5806434c
 def report_panels(
     report:Report, # where a training stands
 ) -> list: # of panels
@@ -74,7 +74,7 @@ def report_panels(
     places = f'{int(mask.sum())} of {mask.numel()} places'
     return [*lines, masks({places: mask}, 'The mask of conv2')]
 
-# %% ../../nbs/show/dashboard.ipynb #c90ffcb2
+# %% ../../nbs/show/dashboard.ipynb #8066fe91
 @lru_cache
 def recorded(
     method:str='ggr', # key of METHODS
@@ -97,7 +97,7 @@ def recorded(
         alt='Loss, accuracy and densities over the steps of a training, with the moment marked, '
             'and the mask at that moment.')
 
-# %% ../../nbs/show/dashboard.ipynb #d700913f
+# %% ../../nbs/show/dashboard.ipynb #b5a63d3b
 class Dashboard:
     "A training to start, watch and stop."
     def __init__(self,

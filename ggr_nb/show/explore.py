@@ -8,7 +8,7 @@ __all__ = ['CAMPS', 'RANKS', 'STAGES', 'PAINT', 'GRADIENT_SHARE', 'layer_sizes',
            'schedule_explorer', 'one_update', 'paint_step', 'step_explorer', 'Explorer', 'dsr_ggr_explorer',
            'evolution_explorer', 'growth_explorer', 'rehearse']
 
-# %% ../../nbs/show/explore.ipynb #89c610c3
+# %% ../../nbs/show/explore.ipynb #3531fe1a
 import math
 import torch
 import torch.nn.functional as F
@@ -28,10 +28,10 @@ from ..topk import StreamingTopK
 from ..train.measure import forward_flops, jaccard, positions
 from ..train.models import MODELS
 
-# %% ../../nbs/show/explore.ipynb #41d95bc7
+# %% ../../nbs/show/explore.ipynb #dcb3ab1e
 _all_ = ['Explorer', 'dsr_ggr_explorer', 'evolution_explorer', 'growth_explorer', 'rehearse']
 
-# %% ../../nbs/show/explore.ipynb #37c6c03d
+# %% ../../nbs/show/explore.ipynb #acacba13
 @lru_cache
 def layer_sizes(
     model:str, # key of `MODELS`
@@ -84,7 +84,7 @@ def density_explorer(
         alt='Density of every layer under uniform, ER and ERK; work per image; '
             'saturated and starving layers.')
 
-# %% ../../nbs/show/explore.ipynb #0cc24ea8
+# %% ../../nbs/show/explore.ipynb #fcca9dac
 @lru_cache
 def signals(
     sparsity:float, # share of weights that are zero
@@ -124,7 +124,7 @@ def init_explorer(
         alt='Signal and gradient through ten layers for three readings of fan-in, '
             'on logarithmic axes.')
 
-# %% ../../nbs/show/explore.ipynb #b466bab5
+# %% ../../nbs/show/explore.ipynb #98977599
 CAMPS = {'free': '#10141b', 'stays': '#8d99a8', 'goes': '#f0646e'}
 
 @lru_cache
@@ -162,7 +162,7 @@ def criteria_explorer(
         alt='Weights in the plane of size and gradient, those that go marked; their places; '
             'agreement with other criteria.')
 
-# %% ../../nbs/show/explore.ipynb #3b843292
+# %% ../../nbs/show/explore.ipynb #0a105f37
 RANKS = sorted({round(200 ** (i / 40)) for i in range(41)}) # 1 … 200, even on a logarithmic axis
 
 @lru_cache
@@ -210,7 +210,7 @@ def topk_explorer(
         alt='Gradients of the arriving layer by rank, the buffer sorted, and how many of its '
             'values each layer has.')
 
-# %% ../../nbs/show/explore.ipynb #7be795f7
+# %% ../../nbs/show/explore.ipynb #179c76d1
 def turnover(
     schedule:str, # key of SCHEDULES
     last:int, # epoch of the last update
@@ -245,7 +245,7 @@ def schedule_explorer(
         alt='Drop fraction and running total of four schedules over a hundred epochs, '
             'and the learning rate.')
 
-# %% ../../nbs/show/explore.ipynb #15906718
+# %% ../../nbs/show/explore.ipynb #f091d3c4
 STAGES = ('before', 'drop', 'quotas', 'grow', 'after')
 PAINT = {'free': '#10141b', 'active': '#f7f9fc', 'dropped': '#f0646e',
          'among the k largest |g|': '#b79cf2',

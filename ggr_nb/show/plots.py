@@ -11,7 +11,7 @@ __all__ = ['INK', 'MUTED', 'RULE', 'PAPER', 'NIGHT', 'EDGE', 'GRID', 'BAND', 'WI
            'stacked_plot', 'plus_minus', 'name_rows', 'bar_plot', 'ink_on', 'heat_plot', 'flat_mask', 'mask_card',
            'mask_plot', 'timeline_plot']
 
-# %% ../../nbs/show/plots.ipynb #68369882
+# %% ../../nbs/show/plots.ipynb #9e0b2282
 import base64, io, itertools, math, re, sys, textwrap
 from functools import wraps
 import numpy as np, torch
@@ -23,7 +23,7 @@ from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullFormatter, NullLocator
 from PIL import Image, PngImagePlugin
 
-# %% ../../nbs/show/plots.ipynb #829f196f
+# %% ../../nbs/show/plots.ipynb #d4ebe0e2
 INK, MUTED, RULE, PAPER, NIGHT = '#1f2933', '#5b6673', '#d9dee4', '#ffffff', '#14213d'
 EDGE, GRID, BAND = '#aab2bb', '#e8ebef', '#f3f5f8'
 WIDTH, DPI = 7., 160   # inches; 7 in at 160 dots an inch are 1120 px, shown at 700
@@ -44,7 +44,7 @@ def in_style(): # a context
     "Our settings, for a while."
     return style.context(['default', STYLE])
 
-# %% ../../nbs/show/plots.ipynb #6d12bd74
+# %% ../../nbs/show/plots.ipynb #e14c5b01
 def styled(
     f, # makes and returns a `Card`
 ):
@@ -57,7 +57,7 @@ def styled(
         with in_style(): return f(*args, **kwargs).settle()
     return inner
 
-# %% ../../nbs/show/plots.ipynb #b0949086
+# %% ../../nbs/show/plots.ipynb #d87db110
 COLOURS = {'dense': '#222222', 'static': '#b3b3b3', 'set': '#e69f00', 'rigl': '#0072b2',
            'dsr': '#009e73', 'ggr': '#d55e00', 'snfs': '#cc79a7', 'deepr': '#56b4e9',
            'set+rigl': '#a68a00', 'ggr-set': '#f0996a', 'ggr-rigl': '#8f3b00', 'gmp': '#332288',
@@ -77,7 +77,7 @@ def palette(
     muted = itertools.cycle(SERIES)
     return {l: COLOURS.get(str(l).lower()) or next(muted) for l in labels}
 
-# %% ../../nbs/show/plots.ipynb #2ca1c0d4
+# %% ../../nbs/show/plots.ipynb #73da3900
 def _luminance(c):
     lin = [v / 12.92 if v <= .04045 else ((v + .055) / 1.055) ** 2.4 for v in to_rgb(c)]
     return float(np.dot([.2126, .7152, .0722], lin))
@@ -100,7 +100,7 @@ def readable(
     while contrast(rgb, ground) < least: rgb = rgb + (towards - rgb) * .05
     return to_hex(rgb)
 
-# %% ../../nbs/show/plots.ipynb #c9297ff3
+# %% ../../nbs/show/plots.ipynb #8d80816b
 def small_png(
     fig, # a Matplotlib figure
     dpi:int=DPI, # dots per inch
@@ -124,7 +124,7 @@ def small_png(
     out.save(file, 'PNG', optimize=True, pnginfo=info, transparency=glass)
     return file.getvalue()
 
-# %% ../../nbs/show/plots.ipynb #126b872c
+# %% ../../nbs/show/plots.ipynb #c8671276
 def keep_apart(
     wanted, # positions, in any order
     gap:float, # the least distance allowed
@@ -141,7 +141,7 @@ def keep_apart(
     for b in blocks: out[b] = spread(b)
     return out
 
-# %% ../../nbs/show/plots.ipynb #40bbd090
+# %% ../../nbs/show/plots.ipynb #17aa4f00
 class Card(Figure):
     "A figure on a white card that brings its style and says in words what it shows."
     def __init__(self,
@@ -209,7 +209,7 @@ class Card(Figure):
 
     def __repr__(self): return f'Figure: {self.alt}'
 
-# %% ../../nbs/show/plots.ipynb #a01c5fd7
+# %% ../../nbs/show/plots.ipynb #e2a57583
 def end_label(
     ax, # axes of a `Card`
     text, # a line's name
@@ -259,7 +259,7 @@ def make_card(
     made = f"{title.rstrip('.') + '. ' if title else ''}{kind}: {'; '.join(parts)}."
     return Card(title=title, alt=alt or made, **size)
 
-# %% ../../nbs/show/plots.ipynb #98905a4b
+# %% ../../nbs/show/plots.ipynb #06621455
 def ticks(
     lo:float, # smallest value on the axis
     hi:float, # largest value
@@ -303,7 +303,7 @@ def number_axis(
     axis.set_major_formatter(FuncFormatter(lambda v, _: '0' if foot and v == foot else human(v)))
     axis.set_minor_formatter(NullFormatter())
 
-# %% ../../nbs/show/plots.ipynb #e2daf5e0
+# %% ../../nbs/show/plots.ipynb #7cebb59e
 UNITS = {'%', 's', 'ms', 'µs', 'min', 'h', 'B', 'KB', 'MB', 'GB', 'FLOPs', 'points', 'steps'}
 
 def one_quantity(
@@ -324,7 +324,7 @@ def one_quantity(
     if len(set(found.values())) > 1: raise ValueError(
         f'{who}: two units on one axis, {found}. Draw each in a panel of its own: stacked_plot')
 
-# %% ../../nbs/show/plots.ipynb #e667cb33
+# %% ../../nbs/show/plots.ipynb #f5b6bcec
 def runs_of(
     keys:list, # anything
 )->list: # [(key, first, last)]
@@ -366,7 +366,7 @@ def layer_axis(
         ax.annotate(short(k, 14), (x, 0), (0, -19), xycoords=ax.get_xaxis_transform(), ha=ha,
                     va='top', textcoords='offset points', color=MUTED, size=8.5)
 
-# %% ../../nbs/show/plots.ipynb #6a3f7826
+# %% ../../nbs/show/plots.ipynb #18e1aed7
 def draw_layers(
     ax, # axes of a `Card`
     series:dict, # label: {layer: value}
@@ -413,7 +413,7 @@ def layer_plot(
     fig.alt = alt or make_card(title, None, f'{ylabel} of {layers} layers', said).alt
     return fig
 
-# %% ../../nbs/show/plots.ipynb #0cb2c37e
+# %% ../../nbs/show/plots.ipynb #1fa27760
 def reference_line(
     ax, # axes of a `Card`
     at, # a value, (value, name), or None
@@ -490,7 +490,7 @@ def stacked_plot(
     fig.alt = alt or make_card(title, None, f'{len(panels)} panels over {xlabel}', said).alt
     return fig
 
-# %% ../../nbs/show/plots.ipynb #76c26af8
+# %% ../../nbs/show/plots.ipynb #0e853d32
 def plus_minus(
     mean:float, # of some values
     std:float=0., # their deviation
@@ -534,7 +534,7 @@ def bar_plot(
     name_rows(ax, list(data), ylabel); reference_line(ax, reference, 'v'); ax.margins(x=.12)
     return fig
 
-# %% ../../nbs/show/plots.ipynb #a71483f6
+# %% ../../nbs/show/plots.ipynb #a8a38e34
 HEAT = LinearSegmentedColormap.from_list('ggr_heat', ['#f6f7f9', '#b9c3d2', '#5d7393', '#1d2a42'])
 
 def ink_on(shade): return max(INK, PAPER, key=lambda c: contrast(c, shade[:3])) # a colour
@@ -568,7 +568,7 @@ def heat_plot(
     ax.xaxis.tick_top()
     return fig
 
-# %% ../../nbs/show/plots.ipynb #88b261ad
+# %% ../../nbs/show/plots.ipynb #9aea9cad
 MASK = LinearSegmentedColormap.from_list('ggr_mask', [NIGHT, PAPER])
 
 def flat_mask(
@@ -601,7 +601,8 @@ def mask_card(
     beside = {l: w * scale > .9 + .07 * len(str(l) + ' · '.join(n)) for l, n in notes.items()}
     below = max([.15 * len(n) for l, n in notes.items() if not beside[l]], default=0)
     fig = make_card(title, alt, 'masks', said,
-                    width=np.clip(cols * (w * scale + .15) + .35, 4., WIDTH), height=rows * (h * scale + .36 + below) + .2)
+                    width=np.clip(cols * (w * scale + .15) + .35, 4., WIDTH),
+                    height=rows * (h * scale + .36 + below) + .2)
     axes = list(fig.subplots(rows, cols, squeeze=False).flat)
     for ax, (l, m) in zip(axes, flat.items()):
         shown = (m.T if lying else m).float()
@@ -625,7 +626,7 @@ def mask_plot(
     flat = {l: flat_mask(m) for l, m in masks.items()}
     return mask_card(flat, {l: [percent(m.float().mean())] for l, m in flat.items()}, title, alt)
 
-# %% ../../nbs/show/plots.ipynb #46ec60a0
+# %% ../../nbs/show/plots.ipynb #195317e3
 @styled
 def timeline_plot(
     spans:list, # (lane, label, start, end)

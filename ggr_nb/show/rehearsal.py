@@ -6,7 +6,7 @@
 __all__ = ['WARM', 'DEEP', 'AGES', 'Moment', 'moment', 'small_digits', 'dense_gradients', 'rehearse', 'grown_mask',
            'growth_explorer', 'density_paths', 'dsr_ggr_explorer', 'mask_changes', 'mask_history', 'evolution_explorer']
 
-# %% ../../nbs/show/rehearsal.ipynb #c31be06d
+# %% ../../nbs/show/rehearsal.ipynb #c4e816e6
 import math
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from .explorer import Explorer
 from .panels import bars, curves, masks
 from ..train.data import digits
 
-# %% ../../nbs/show/rehearsal.ipynb #dcf45e16
+# %% ../../nbs/show/rehearsal.ipynb #293a02b0
 @dataclass(frozen=True)
 class Moment:
     "A network before one update of its masks, and what the update decided."
@@ -52,7 +52,7 @@ def moment(
     return Moment(snap, weights, grads, masks, u.dropped, u.quotas, u.grown, new_masks(masks, u),
                   u.memory, accuracy)
 
-# %% ../../nbs/show/rehearsal.ipynb #455e1f1a
+# %% ../../nbs/show/rehearsal.ipynb #849c3559
 @lru_cache
 def small_digits(
     side:int, # of a picture, in pixels, at most 8
@@ -75,7 +75,7 @@ def dense_gradients(
     grads = torch.autograd.grad(F.cross_entropy(out, y), [*leaves.values()])
     return dict(zip(leaves, grads)), float((out.argmax(1) == y).float().mean())
 
-# %% ../../nbs/show/rehearsal.ipynb #7c2164c3
+# %% ../../nbs/show/rehearsal.ipynb #9263b4c1
 @lru_cache
 def rehearse(
     method, # key of METHODS, or a Method
@@ -111,7 +111,7 @@ def rehearse(
         moments.append(now)
     return moments
 
-# %% ../../nbs/show/rehearsal.ipynb #c97e3f27
+# %% ../../nbs/show/rehearsal.ipynb #a9a50e7c
 WARM = dict(enumerate('#10141b #2a1e4f #57246b #8a2f6f #bd3f63 #e45f4b #f99a3a #fbe38a'.split()))
 
 @lru_cache
@@ -148,7 +148,7 @@ def growth_explorer(
         title='What growth by gradient does to a mask', start=dict(gradient_share=.5, sparsity=.9),
         alt='A mask, a heat map of weights per pixel, sorted weights per unit and per input.')
 
-# %% ../../nbs/show/rehearsal.ipynb #6a870b40
+# %% ../../nbs/show/rehearsal.ipynb #83ce0e92
 DEEP = (64, 64, 48, 48, 32, 32, 10)
 
 @lru_cache
@@ -190,7 +190,7 @@ def dsr_ggr_explorer(
         alt='Densities of six layers over twenty updates under DSR and GGR, '
             'flows between layers, thresholds.')
 
-# %% ../../nbs/show/rehearsal.ipynb #e22109c3
+# %% ../../nbs/show/rehearsal.ipynb #972c717e
 AGES = {'free': '#10141b', 'kept': '#c9d1db', 'new': '#7fd1ae', 'dropped': '#f0646e'}
 
 def mask_changes(
