@@ -19,7 +19,7 @@ section.here { display: flex; flex-direction: column; justify-content: safe cent
 h1, h2, h3 { font-family: Georgia, serif; line-height: 1.2; margin: 0 0 .5em } h1 { font-size: 2.1em } h2 { font-size: 1.6em }
 pre { font: 17px/1.4 ui-monospace, monospace; margin: .3em 0; overflow-x: auto } .highlight { background: #f3f5f8; padding: .5em 1em; border-radius: 6px }
 .jp-OutputArea pre { color: #5b6673; border-left: 3px solid #d9dee4; padding-left: 1em } img { max-width: 100%; height: auto; zoom: 1.25 }
-.jp-InputPrompt, .jp-OutputPrompt, .anchor-link { display: none } blockquote { margin: 0; color: #5b6673; font-size: 1.1em } a { color: #0b5a9c }
+.prompt, .anchor-link { display: none } blockquote { margin: 0; color: #5b6673; font-size: 1.1em } a { color: #0b5a9c }
 table { border-collapse: collapse } td, th { padding: .2em .8em; border-bottom: 1px solid #d9dee4; text-align: left }
 nav { position: fixed; right: 1.2em; bottom: .6em; font-size: 15px; color: #5b6673 }
 @media print { section { display: block; break-after: page } nav { display: none } }
@@ -46,6 +46,9 @@ def slides(notebook):
         for i, part in enumerate(p for p in parts if p.strip() or cell.get('outputs')):
             if cell.cell_type == 'markdown' or not groups or len(groups[-1]) > 1: groups.append([])
             groups[-1].append(nbformat.from_dict({**cell, 'source': part, 'id': f'{cell.id}-{i}'}))
+            if pictures := [o for o in cell.get('outputs', []) if part and 'image/png' in o.get('data', {})]:
+                groups[-1][-1].outputs = [o for o in cell.outputs if o not in pictures]
+                groups.append([nbformat.from_dict({**cell, 'source': '', 'outputs': pictures, 'id': f'{cell.id}-p'})])
     return groups
 
 
@@ -54,6 +57,7 @@ def deck(path):
     notebook = nbformat.read(path, as_version=4)
     exporter = HTMLExporter(template_name='basic')
     bodies = [exporter.from_notebook_node(new_notebook(cells=cells))[0] for cells in slides(notebook)]
+    bodies = [re.sub(r'<a href="[^"]*\.ipynb[^"]*">(.*?)</a>', r'\1', b) for b in bodies]   # no pages beside it
     title = re.search(r'^# (.*)', notebook.cells[0].source, re.M)[1]
     code = HtmlFormatter().get_style_defs('.highlight')
     sections = '\n'.join(f'<section>{b}</section>' for b in bodies)
