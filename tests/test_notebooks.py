@@ -148,6 +148,9 @@ def shown(notebook):
             and c.directives_.get('include:') != ['false'] and c.directives_.get('output:') != ['false']}
 
 
+def notebook_code(path): return '\n'.join(c.source for c in read_nb(path).cells if c.cell_type == 'code')
+
+
 def test_there_are_notebooks():
     assert NOTEBOOKS, 'nbs/ holds no notebook'
 
@@ -155,6 +158,8 @@ def test_there_are_notebooks():
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.relative_to(ROOT / 'nbs').with_suffix('').as_posix())
 def test_notebook(path, monkeypatch, capfd):
     "The notebook runs, and what it stores is what it shows."
+    for name in sorted(set(re.findall(r'^\s*(?:import|from) (lightning|transformers|accelerate|timm|ray)\b', notebook_code(path), re.M))):
+        pytest.importorskip(name, reason=f'{name} is not installed, which this guide is about: pip install {name}')
     monkeypatch.setattr(nbdev.test, 'CaptureShell', Recorder)
     monkeypatch.chdir(ROOT)  # nbdev finds settings.ini from here
     flags = get_config(path=ROOT).tst_flags.split()

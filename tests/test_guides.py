@@ -1,0 +1,73 @@
+"""The guides: what they ask to be copied can be copied, the glossary is in order, the slides need nothing else.
+
+That every guide runs, and shows what it stores, is tested with all notebooks.
+"""
+import ast, re, subprocess, sys
+
+import pytest
+from bs4 import BeautifulSoup
+from execnb.nbio import read_nb
+from selenium.webdriver.common.keys import Keys
+
+FRAMEWORKS = {'lightning': 'Sparse', 'hugging_face': 'Sparse'}
+
+
+def code(path): return '\n\n'.join(c.source for c in read_nb(path).cells if c.cell_type == 'code')
+
+
+@pytest.mark.parametrize('name,cls', FRAMEWORKS.items())
+def test_a_class_to_copy_is_short_and_stands_alone(root, name, cls):
+    "A dozen lines or so, whole in one cell, without names from cells that a reader would not copy but imports and settings."
+    tree = ast.parse(code(root / 'nbs' / 'guides' / f'{name}.ipynb'))
+    found = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == cls)
+    assert found.end_lineno - found.lineno + 1 <= 20, f'{name}: {cls} has become long'
+    imported = {a.asname or a.name.split('.')[0] for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom) for a in n.names}
+    own = {a.arg for n in ast.walk(found) if isinstance(n, ast.arguments) for a in [*n.args, *n.kwonlyargs, *filter(None, [n.vararg, n.kwarg])]}
+    made = {n.id for n in ast.walk(found) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    used = {n.id for n in ast.walk(found) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    assert used <= imported | own | made | {'super', 'getattr', 'None'}, f'{name}: {cls} uses {used - imported - own - made}'
+
+
+def test_guides_use_the_public_interface(root):
+    for path in (root / 'nbs' / 'guides').glob('*.ipynb'):
+        if path.stem in ('trust', 'gpu'): continue   # they put the package on trial
+        private = re.findall(r'(?:sparsifier|snap|layer|optimizer|run|pool)\._\w+', code(path))
+        assert not private, f'{path.name} asks {private}'
+
+
+def test_glossary_is_in_order_and_explains(root):
+    text = '\n\n'.join(c.source for c in read_nb(root / 'nbs' / 'guides' / 'glossary.ipynb').cells)
+    entries = re.findall(r'^### (.+)\n\n(.+)', text, re.M)
+    words = [w.lower() for w, _ in entries]
+    assert len(entries) >= 30 and words == sorted(words), 'the glossary is not in alphabetical order'
+    for word, meaning in entries: assert len(meaning) > 20 and meaning.rstrip().endswith(('.', ')')), f'{word}: {meaning}'
+
+
+@pytest.fixture(scope='module')
+def deck(root, tmp_path_factory):
+    out = tmp_path_factory.mktemp('slides') / 'hour.html'
+    run = subprocess.run([sys.executable, 'site/slides.py', '--out', str(out)], cwd=root, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    return out
+
+
+def test_slides_hold_the_hour_and_need_nothing_else(root, deck):
+    soup = BeautifulSoup(deck.read_text(encoding='utf-8'), 'html.parser')
+    slides, cells = soup.find_all('section'), read_nb(root / 'nbs' / 'hour.ipynb').cells
+    titles = [t for c in cells if c.cell_type == 'markdown' for t in re.findall(r'^## (.*)', c.source, re.M)]
+    assert [h.get_text().rstrip('¶') for s in slides for h in s.find_all('h2')] == titles
+    stored = sum('image/png' in o.get('data', {}) for c in cells for o in c.get('outputs', []))
+    images = soup.find_all('img')
+    assert len(images) == stored > 8 and all(i['src'].startswith('data:') for i in images)
+    assert not soup.find_all(src=re.compile('^http')) and not soup.find_all('link', href=True)
+    assert not soup.find_all('a', href=re.compile(r'\.ipynb')), 'a slide links to a page that is not beside it'
+
+
+def test_arrow_keys_turn_the_slides(deck, browser):
+    browser.get(deck.as_uri())
+    def here(): return browser.execute_script('return [...document.querySelectorAll("section")].findIndex(s => s.offsetHeight)')
+    body = browser.find_element('tag name', 'body')
+    seen = [here()]
+    for key in (Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_LEFT, Keys.HOME, Keys.ARROW_LEFT): body.send_keys(key); seen.append(here())
+    assert seen == [0, 1, 2, 1, 0, 0]
+    assert not [e for e in browser.get_log('browser') if e['level'] == 'SEVERE']
