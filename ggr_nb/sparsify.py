@@ -719,7 +719,8 @@ class Sparsifier:
                     memory=_to_text(self.memory),
                     sums=_to_text({n: s.tensors for n, s in self._sums.items()}),
                     history=_to_text(self.history),
-                    leaks=[self._mask_after_step, self._mask_before_forward])
+                    leaks=[self._mask_after_step, self._mask_before_forward],
+                    updated_at=-1 if self._updated_at is None else self._updated_at)
 
     def _settings(self):
         schedule = self.schedule if isinstance(self.schedule, str) else 'a function'
@@ -747,7 +748,8 @@ class Sparsifier:
         self._sums = {n: self.layers[n].source(t) for n, t in sums.items()}
         self._mask_after_step, self._mask_before_forward = state['leaks']
         if self._mask_before_forward: self._watch_forward()
-        self._updated_at = self._collected_at = self._written = None
+        self._updated_at = None if state['updated_at'] < 0 else state['updated_at']
+        self._collected_at = self._written = None
         with torch.no_grad():
             for n, layer in self.layers.items(): layer.restore(state['masks'][n])
             for n, layer in self._masked.items():

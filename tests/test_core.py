@@ -218,3 +218,18 @@ def test_nan_gradient_refuses_the_update_and_changes_nothing():
     opt.zero_grad(); cross_entropy(model(X), Y).backward(); model[2].weight.grad[0, 0] = float('inf')
     with pytest.raises(FloatingPointError, match='2.weight'): opt.step()
     assert same(before, everything(model, opt, s))
+
+
+def test_an_update_made_before_the_step_is_not_repeated_after_a_resume():
+    def run(stop):
+        model = small(); opt = OPTIMIZERS['sgd'](model.parameters()); s = Sparsifier(model, opt, 'ggr', density=.2, every=2, until=9)
+        for i in range(6):
+            opt.zero_grad(); cross_entropy(model(X + .1 * i), Y).backward(); s.mask_gradients()
+            if i == stop:
+                saved, grads = everything(model, opt, s), [p.grad.clone() for p in model.parameters()]
+                model = small(); opt = OPTIMIZERS['sgd'](model.parameters()); s = Sparsifier(model, opt, 'ggr', density=.2, every=2, until=9)
+                for part, state in zip((model, opt, s), saved): part.load_state_dict(state)
+                for p, g in zip(model.parameters(), grads): p.grad = g
+            opt.step()
+        return everything(model, opt, s)
+    assert all(same(run(None), run(stop)) for stop in (2, 3, 4))
