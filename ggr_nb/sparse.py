@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .init import as_mask, first_places, random_masks
-from .masks import Layer, named_layers
+from .masks import Layer, generator, named_layers
 from .methods import full_masks, get_method
 from .sparsify import _first_state, plan
 
@@ -84,6 +84,18 @@ class SparseLinear(nn.Module):
         "The layer with these of its weights."
         values = linear.weight.detach().reshape(-1)[places]
         return cls(linear.in_features, linear.out_features, places, values, linear.bias)
+
+    @classmethod
+    def drawn(cls, linear:nn.Linear, # on the meta device: shapes, and no numbers
+              places:torch.Tensor, # [n] int64 flat positions, sorted
+              gen:torch.Generator, # CPU generator
+             ):
+        "A layer that has never been dense, its values scaled for the inputs each unit has."
+        row = places // linear.in_features
+        fan = row.bincount(minlength=linear.out_features).clamp(min=1)
+        values = torch.randn(len(places), generator=gen) * (2 / fan[row]).sqrt()
+        bias = None if linear.bias is None else torch.zeros(linear.out_features)
+        return cls(linear.in_features, linear.out_features, places, values, bias)
 
     def set_pattern(self, places): # [n] int64, sorted
         "Rows, and the transposed matrix with the way that values go into it."
@@ -205,8 +217,8 @@ class SparseWeight:
         if 'momenta' in method.needs: raise ValueError(
             f'{method.name} needs the momentum of inactive places, which {name} does not store')
         if len(module.col) != sparsifier.targets[name]: raise ValueError(
-            f'{name} stores {len(module.col)} weights, the sparsifier plans {sparsifier.targets[name]}: '
-            'give both the same density, init, include and exclude')
+            f'{name} stores {len(module.col)} weights, the sparsifier plans '
+            f'{sparsifier.targets[name]}: give both the same density, init, include and exclude')
         self.name, self.module, self.shape = name, module, module.sparse_shape
         self._now = None
 
@@ -266,7 +278,8 @@ class SparseWeight:
     def restore(self, saved): # [n] int64 places
         "Take a saved pattern; values that both have stay."
         if saved.dtype != torch.int64 or saved.ndim != 1: raise ValueError(
-            f'{self.name}: the state holds a mask, this layer stores places; load it into a masked model')
+            f'{self.name}: the state holds a mask, this layer stores places; load it into a masked '
+            'model')
         old, weight, saved = self.places, self.weight, saved.to(self.weight.device)
         if torch.equal(old, saved): return
         at = torch.searchsorted(old, saved).clamp(max=len(old) - 1)
@@ -300,7 +313,8 @@ def sparse_storage_(model:nn.Module, # its linear layers are replaced, in place
         places = (first_places(m.weight.numel(), n[name], seed, name) if masks is None
                   else masks[name].flatten().nonzero().flatten())
         parent, _, leaf = path.rpartition('.')
-        small = SparseLinear.from_linear(m, places.to(m.weight.device))
+        small = (SparseLinear.drawn(m, places, generator(seed, 'values', name)) if m.weight.is_meta
+                 else SparseLinear.from_linear(m, places.to(m.weight.device)))
         setattr(model.get_submodule(parent), leaf, small.train(m.training))
     # their number of weights changes from update to update, which DDP's buckets do not allow for:
     # the layers average their gradients themselves
