@@ -34,7 +34,7 @@ from torch.nn.functional import cross_entropy
 
 from ggr_nb.masks import sparse_parameters
 from ggr_nb.methods import METHODS
-from ggr_nb.paper.jobs import Job, run_job
+from ggr_nb.paper.sweep import Job, run_job
 from ggr_nb.paper.sweep import Results
 from ggr_nb.sparsify import Sparsifier
 from ggr_nb.topk import StreamingTopK

@@ -8,7 +8,7 @@ are not in the paper's grid. Results: results/classifier.jsonl, in the form of r
 from functools import partial
 
 from ggr_nb.paper.demo import cores
-from ggr_nb.paper.jobs import Job, run_job
+from ggr_nb.paper.sweep import Job, run_job
 from ggr_nb.paper.sweep import Pool, Results, sweep
 
 REDUCED = dict(epochs=5, width=.25, stem=4, batch=128, updates=10, fraction=.3, augment=False)

@@ -9,7 +9,7 @@ import argparse
 import torch
 
 from ggr_nb.paper.demo import cores, digits_job
-from ggr_nb.paper.jobs import Job
+from ggr_nb.paper.sweep import Job
 from ggr_nb.masks import sparse_parameters
 from ggr_nb.train.models import digits_net
 from ggr_nb.beyond.small_dense import small_width

@@ -411,7 +411,7 @@ def without_clocks(record):
 
 def test_a_job_runs_there_to_its_last_line():
     "`run_job` measures after training: masks on the CPU, the network where it was trained."
-    from ggr_nb.paper.jobs import Job, run_job
+    from ggr_nb.paper.sweep import Job, run_job
     here = run_job(Job(**JOB), device='cpu')
     with pretended(): there = run_job(Job(**JOB), device=DEVICE.type)
     assert without_clocks(there) == without_clocks(here) and there['counts'] != there['counts_start']
@@ -419,14 +419,14 @@ def test_a_job_runs_there_to_its_last_line():
 
 def pretended_job(job, **place):
     "What a worker of a sweep does, on the pretended device (workers are processes of their own)."
-    from ggr_nb.paper.jobs import run_job
+    from ggr_nb.paper.sweep import run_job
     torch.set_num_threads(1)
     with pretended(): return run_job(job, **place)
 
 
 def test_a_sweep_runs_there(tmp_path):
     "Worker processes, their places, the file of results and its table's records."
-    from ggr_nb.paper.jobs import Job
+    from ggr_nb.paper.sweep import Job
     from ggr_nb.paper.sweep import Pool, Results, sweep
     jobs = [Job(**JOB | dict(method=m)) for m in ('ggr', 'static')]
     pool = Pool(pretended_job, places=[dict(device=DEVICE.type, out=str(tmp_path/'runs'))])

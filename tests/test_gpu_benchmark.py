@@ -12,7 +12,7 @@ from test_device import without_clocks
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'benchmarks'))
 import gpu
 from ggr_nb.methods import METHODS
-from ggr_nb.paper.jobs import Job, run_job
+from ggr_nb.paper.sweep import Job, run_job
 from ggr_nb.paper.sweep import Results
 
 

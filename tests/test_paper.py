@@ -1,19 +1,23 @@
 "The paper's tables, checked against themselves, and the comparison with our runs."
+import json
 import re
 import statistics
 from collections import Counter
 from dataclasses import asdict, replace
 from itertools import product
 
+import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from scipy import stats
 
-from ggr_nb.paper.comparison import Entry, ranks
-from ggr_nb.paper.jobs import Job, recipe_of, size
-from ggr_nb.paper.published import (COLUMNS, Cell, METHODS_1, NETS, PUBLISHED, cite, column_mean, disagreements, grid, our_mean,
-                          read_table, table, winners)
-from ggr_nb.paper.sweep import Results
+from ggr_nb.paper.evidence import estimate, holm, paired, verdict
+from ggr_nb.paper.published import (COLUMNS, Cell, Entry, METHODS_1, NETS, PUBLISHED, cell_of, cite, column_mean, disagreements,
+                                    grid, our_mean, ranks, read_table, table, winners)
+from ggr_nb.paper.sweep import Job, Results, recipe_of, sealed, size
 
+settings.register_profile('any machine', deadline=None)      # a busy one is no failure
+settings.load_profile('any machine')
 RESNET = dict(data='cifar100', models='resnet18')
 
 
@@ -72,13 +76,13 @@ def test_every_cell_can_be_cited():
 
 
 def test_a_short_row_is_refused():
-    with pytest.raises(AssertionError, match='5 numbers for 6 columns'): read_table('set 1 2 3 4 5')
+    with pytest.raises(ValueError, match='5 numbers for 6 columns'): read_table('set 1 2 3 4 5')
 
 
 def test_grid_is_the_paper():
     jobs = grid(tables=[1, 3], seeds=range(5))
     assert len(jobs) == len({j.key for j in jobs}) == 5 * (96 + 4 + 72)
-    assert {j.cell for j in grid()} == set(PUBLISHED[1])
+    assert {cell_of(j) for j in grid()} == set(PUBLISHED[1])
     assert all(Job(**asdict(j)) == j for j in jobs)
 
 
@@ -139,8 +143,9 @@ def test_unpaired_seeds_are_left_out_of_the_average():
 
 
 def test_empty_table_shows_published_values_only(tmp_path):
+    with pytest.raises(FileNotFoundError, match='there is no file'): table(1, tmp_path/'none.jsonl')
     for n in PUBLISHED:
-        text = str(table(n, tmp_path/'none.jsonl'))
+        text = str(table(n, {}))
         assert 'no runs of ours' in text and '\n          ours' not in text and '±' not in text.split('published: Parger')[0]
 
 
@@ -148,12 +153,12 @@ def test_one_cell_fills_one_place():
     jobs = grid(**RESNET, methods='ggr', sparsities=.97, inits='erk')
     t = table(1, records(jobs, lambda j: 70 + j.seed))
     for text in (str(t), t.markdown(), t._repr_html_()):
-        assert text.count('71.00 ± 1.00 (3)') == 1 and text.count('+0.72') == 1
+        assert text.count('71.00 ± 0.58 (3)') == 1 and text.count('+0.72') == 1
 
 
 def test_every_cell_of_table_1_and_its_averages():
     jobs = grid(seeds=(0, 1))
-    noise = lambda j: (PUBLISHED[1][j.cell] or 1.) + (j.seed - .5)
+    noise = lambda j: (PUBLISHED[1][cell_of(j)] or 1.) + (j.seed - .5)
     for n in (1, 2):
         t = table(n, records(jobs, noise))
         got = {(b.title, m, i): e for b in t.blocks for m, row in b.rows.items() for i, e in enumerate(row)}
@@ -173,8 +178,8 @@ def test_table_4_has_a_block_for_what_only_we_have():
     ours = [b for b in found.blocks if b.recipe]
     assert [b.title for b in ours] == ['CIFAR-100, ResNet-18, s=0.9', 'CIFAR-100, ResNet-18, s=0.99'] and len(found.blocks) == 4
     rows = list(found.shown(ours[0]))
-    assert [(name, kind) for name, kind, _ in rows] == [('SET', 'ours')] and rows[0][2][2][0] == '31.5 ± 0.7 (2)'
-    assert '44.5 ± 0.7 (2)' in str(table(4, runs, propagated=True)) and '44.5' not in str(found)
+    assert [row[:2] for row in rows] == [['SET', 'ours']] and rows[0][4] == '31.5 ± 0.5 (2)'
+    assert '44.5 ± 0.5 (2)' in str(table(4, runs, propagated=True)) and '44.5' not in str(found)
     assert table(4, {k: {n: v for n, v in r.items() if 'empt' not in n} for k, r in runs.items()}).blocks == table(4, {}).blocks
 
 
@@ -217,7 +222,72 @@ def test_ranks(values):
 @given(st.lists(st.floats(5, 99), min_size=2, max_size=6))
 def test_entry_statistics(values):
     e = Entry(60., tuple(values))
-    assert e.texts()[1] == f'{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} ({len(values)})'
+    error = statistics.stdev(values) / len(values) ** .5
+    assert e.texts()['ours'] == f'{statistics.fmean(values):.2f} ± {error:.2f} ({len(values)})'
+
+
+def test_no_difference_is_printed_where_none_means_anything():
+    "A reduced run differs from the paper by its recipe first of all."
+    runs = records(grid(**RESNET, methods='set', sparsities=.9, inits='erk', epochs=5), lambda j: 17.)
+    for text in (str(table(1, runs)), table(1, runs).markdown()): assert '17.00' in text and '−57' not in text and 'difference' not in text.split('published: Parger')[0]
+    full = records(grid(**RESNET, methods='set', sparsities=.9, inits='erk'), lambda j: 17.)
+    assert '−57.18' in str(table(1, full))
+
+
+def test_a_foreign_file_is_no_table(tmp_path):
+    Results(tmp_path/'r.jsonl').append(dict(key='an experiment', config={}))
+    with pytest.raises(ValueError, match='holds no runs of jobs'): table(1, tmp_path/'r.jsonl')
+
+
+# --- the verdict
+ARMS = {m: {s: 90 + x + (s % 3) for s, x in enumerate(noise)} for m, noise in
+        dict(a=(0, .1, -.2, .3, 0), b=(.1, 0, -.1, .2, .1), c=(4, 4.2, 3.9, 4.1, 4.)).items()}
+
+
+def test_t_and_holm_are_those_of_the_books():
+    for m in 'bc':
+        ours, theirs = paired(ARMS[m], ARMS['a']), stats.ttest_rel(list(ARMS[m].values()), list(ARMS['a'].values()))
+        assert ours.p == pytest.approx(theirs.pvalue) and ours.half == pytest.approx(np.diff(theirs.confidence_interval())[0] / 2)
+    assert holm([.01, .04, .03]) == pytest.approx([.03, .06, .06])
+    assert estimate([1, 2, 3, 4]).half / estimate([1, 2, 3, 4]).se == pytest.approx(3.18245, abs=1e-5)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_keeps_order_and_never_helps(ps):
+    out = holm(ps)
+    assert all(p <= q <= 1 for p, q in zip(ps, out)) and max(out) >= min(1, max(ps)) and min(out) == pytest.approx(min(1, len(ps) * min(ps)))
+    assert [q for _, q in sorted(zip(ps, out))] == sorted(out)
+
+
+def test_a_verdict_has_four_words():
+    found = verdict(ARMS, 'a', margin=1.)
+    assert found['b', 'a'].word == 'equal' and found['c', 'a'].word == 'ahead' and found['a', 'c'].word == 'behind'
+    assert verdict(ARMS, 'a')['b', 'a'].word == 'open'                                # not clear is not equal
+    assert found['a', 'c'].by.mean == -found['c', 'a'].by.mean
+    assert verdict(ARMS, 'a', images=359)['c', 'a'].by.se > found['c', 'a'].by.se
+    assert verdict({m: {0: v[0]} for m, v in ARMS.items()})['a', 'c'].word == 'open'  # one seed is no evidence
+
+
+def test_more_comparisons_make_each_harder():
+    rng = np.random.default_rng(0)
+    arms = {m: dict(enumerate(rng.normal(0, 1, 6))) for m in 'abcdefgh'} | {'up': dict(enumerate(rng.normal(1.6, 1, 6)))}
+    one, all_ = verdict(arms, [('up', 'a')]), verdict(arms)
+    assert one['up', 'a'].p == all_['up', 'a'].p == one['up', 'a'].holm < all_['up', 'a'].holm
+
+
+# --- a job
+@pytest.mark.parametrize('name, wrong', [('seed', -1), ('seed', 1.5), ('seed', '3'), ('epochs', 0), ('width', 0), ('width', float('inf')), ('images', 0),
+                                         ('images', -49000), ('stem', 0), ('batch', 0), ('updates', 0), ('fraction', float('nan')), ('fraction', 2),
+                                         ('density', 0), ('density', float('nan')), ('scale', 0), ('scale', 3), ('data', None), ('model', '../x'), ('augment', 7)])
+def test_a_job_that_cannot_be_is_refused(name, wrong):
+    job = Job('cifar100', 'resnet18', 'set', .1, 'erk', 0)
+    with pytest.raises(ValueError, match=f'^{name} is '): replace(job, **{name: wrong})
+
+
+def test_a_job_of_numpy_is_the_same_job():
+    odd = Job(np.str_('cifar100'), 'resnet18', 'set', np.float64(.1), 'erk', np.int64(3), width=np.float32(.5), augment=np.bool_(False))
+    plain = Job('cifar100', 'resnet18', 'set', .1, 'erk', 3, width=.5, augment=False)
+    assert odd == plain and odd.key == plain.key and json.dumps(asdict(odd)) == json.dumps(asdict(plain))
 
 
 # --- the results file
@@ -254,3 +324,39 @@ def test_first_of_two_lines_counts(tmp_path):
     store = Results(tmp_path/'r.jsonl')
     for x in (1, 2): store.append(dict(key='a', x=x))
     assert store.load() == dict(a=dict(key='a', x=1))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_changed_byte_changes_no_result(tmp_path_factory, data):
+    "Wherever a byte changes: an error that says where, or the same numbers."
+    store = Results(tmp_path_factory.mktemp('r')/'r.jsonl')
+    for n in range(3): store.append(dict(key=str(n), accuracy=60.125 + n, curve=[1.5, 2.25]))
+    whole, before = bytearray(store.path.read_bytes()), store.load()
+    at = data.draw(st.integers(0, len(whole) - 1))
+    whole[at] ^= data.draw(st.integers(1, 255))
+    store.path.write_bytes(whole)
+    try: after = store.load()
+    except ValueError as e: assert re.search(r'line \d', str(e)); return
+    assert {k: (r['accuracy'], r['curve']) for k, r in after.items()} == {k: (r['accuracy'], r['curve']) for k, r in before.items()}
+
+
+def test_lines_without_a_seal_are_read(tmp_path):
+    (tmp_path/'r.jsonl').write_text('{"key": "a", "accuracy": 1.5}\n')
+    store = Results(tmp_path/'r.jsonl'); store.append(dict(key='b', accuracy=2.))
+    assert store.load() == dict(a=dict(key='a', accuracy=1.5), b=dict(key='b', accuracy=2.))
+
+
+@pytest.mark.parametrize('line', [b'[1, 2]', b'5', b'{"a": 1}', b'{"key": 3}', b'\xff\xfe{', b'[' * 100_000])
+def test_lines_of_another_kind_are_named(tmp_path, line):
+    (tmp_path/'r.jsonl').write_bytes(sealed(dict(key='a')) + b'\n' + line + b'\n')
+    with pytest.raises(ValueError, match='line 2'): Results(tmp_path/'r.jsonl').load()
+
+
+def test_results_hold_no_nan_and_nothing_foreign(tmp_path):
+    store = Results(tmp_path/'r.jsonl')
+    store.append(dict(key='a', loss=[float('nan'), np.float32('inf')], n=np.int64(3)))
+    assert store.load()['a'] == dict(key='a', loss=[None, None], n=3) and 'NaN' not in store.path.read_text()
+    with pytest.raises(ValueError, match='cannot hold'): store.append(dict(key='b', what=object()))
+    with pytest.raises(ValueError, match='no "key"'): store.append(dict(accuracy=1.))
+    assert list(store.load()) == ['a']

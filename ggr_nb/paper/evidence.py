@@ -44,8 +44,8 @@ class Estimate(NamedTuple):
     @property
     def p(self):
         "Two-sided p of a true mean of zero"
-        high = self.beyond()
-        return 1. if self.mean == self.se == 0 else 2 * min(high, 1 - high)
+        if not self.se > 0: return math.nan if self.n < 2 else float(self.mean == 0)
+        return 2 * float(stats.t.sf(abs(self.mean) / self.se, self.df))
 
     def __format__(self, spec):
         sign = '+' if spec.startswith('+') else ''
@@ -64,8 +64,9 @@ def estimate(values, # numbers, one for each run, or {seed: number}
         raise ValueError('no values to estimate from: are these runs in the results file?')
     if any(v is None or not math.isfinite(v) for v in values):
         raise ValueError(f'{values}: a run that diverged has no accuracy; leave it out and say so')
-    se = statistics.stdev(map(float, values)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return Estimate(statistics.fmean(values), se, len(values))
+    n, values = len(values), [float(v) for v in values]
+    se = statistics.stdev(values) / math.sqrt(n) if n > 1 else math.nan
+    return Estimate(statistics.fmean(values), se, n)
 
 # %% ../../nbs/paper/evidence.ipynb #d6f13207
 def paired(a:dict, # {seed: value}
@@ -110,7 +111,8 @@ class Table:
     def __str__(self):
         cells = [r for r in self.rows if not isinstance(r, str)]
         marked = [any(t[-1:] in tuple(MARKS) for t in column) for column in zip(*cells)]
-        pad = lambda row: [t + ' ' * (m and t[-1:] not in tuple(MARKS)) for t, m in zip(row, marked)]
+        pad = lambda row: [t + ' ' * (m and t[-1:] not in tuple(MARKS))
+                           for t, m in zip(row, marked)]
         texts = [self.head, *map(pad, cells)]
         widths = [max(map(len, column)) for column in zip(*texts)]
         line = lambda row: '  '.join(t.ljust(w) if i < self.names else t.rjust(w) for i, (t, w)
@@ -124,7 +126,8 @@ class Table:
     def markdown(self):
         "As Markdown, one table for each heading"
         bar = lambda texts: '| ' + ' | '.join(texts) + ' |'
-        head = [bar(self.head), bar(['---'] * self.names + ['---:'] * (len(self.head) - self.names))]
+        rule = ['---' if i < self.names else '---:' for i in range(len(self.head))]
+        head = [bar(self.head), bar(rule)]
         bold = lambda t: f'**{t[:-1]}**' if t.endswith(MARKS[0]) else t
         sections = any(isinstance(r, str) for r in self.rows)
         out = [f'**{self.title}**', ''] * bool(self.title) + head * (not sections)
@@ -132,7 +135,7 @@ class Table:
         return '\n'.join(out + ['', self.notes] * bool(self.notes))
 
     def _repr_html_(self):
-        def cell(i, text):
+        def _cell(i, text):
             if i < self.names: return f'<th style="text-align:left">{text}</th>'
             shade = SHADES[MARKS.index(text[-1])] if text[-1:] in tuple(MARKS) else ''
             colours = f'background:{shade};color:#111;' * bool(shade)
@@ -144,7 +147,7 @@ class Table:
         rows = [head] * (not sections)
         for r in self.rows:
             if isinstance(r, str): rows += [across(r), head]
-            else: rows.append(''.join(cell(i, t) for i, t in enumerate(r)))
+            else: rows.append(''.join(_cell(i, t) for i, t in enumerate(r)))
         caption = '. '.join(filter(None, [self.title, self.notes]))
         return '\n'.join([f'<table><caption>{caption}</caption>' if caption else '<table>',
                           *(f'<tr>{r}</tr>' for r in rows), '</table>'])
@@ -198,9 +201,11 @@ class Verdict:
         for d in self.rows:
             if (d.arm, d.against) == pair: return d
             if (d.against, d.arm) == pair: return d.turned()
-        raise KeyError(f'{pair} was not compared; there are {[(d.arm, d.against) for d in self.rows]}')
+        raise KeyError(f'{pair} was not compared; there are {[d[:2] for d in self.rows]}')
 
-    def name(self, arm):
+    def name(self,
+             arm # key of the values
+             )->str:
         "An arm as text"
         return ' '.join(map(label, arm)) if isinstance(arm, tuple) else label(arm)
 
@@ -244,14 +249,16 @@ def verdict(values:dict,       # {arm: {seed: value}}
     elif against is None: pairs = list(combinations(values, 2))
     else: pairs = [(arm, against) for arm in values if arm != against]
     missing = {a for pair in pairs for a in pair} - values.keys()
-    if missing: raise ValueError(f'no runs of {sorted(map(str, missing))}; there are {list(values)}')
+    if missing:
+        raise ValueError(f'no runs of {sorted(map(str, missing))}; there are {list(values)}')
     if not pairs: raise ValueError(f'nothing to compare: {list(values)} against {against!r}')
-    if margin is not None and not margin > 0: raise ValueError(f'margin is {margin}; give more than 0')
+    if margin is not None and not margin > 0:
+        raise ValueError(f'margin is {margin}; give more than 0')
     by = [paired(values[a], values[b], images) for a, b in pairs]
     ps = [e.p for e in by]
-    equal = [math.nan if margin is None else max(e.beyond(-margin), 1 - e.beyond(margin)) for e in by]
-    return Verdict([Difference(*pair, *row) for pair, *row in zip(pairs, by, ps, holm(ps), holm(equal))],
-                   margin, images, digits)
+    equal = [max(e.beyond(-margin), 1 - e.beyond(margin)) if margin else math.nan for e in by]
+    rows = zip(pairs, by, ps, holm(ps), holm(equal))
+    return Verdict([Difference(*pair, *row) for pair, *row in rows], margin, images, digits)
 
 # %% ../../nbs/paper/evidence.ipynb #ae0ddc8b
 def read_runs(name:str, # of the experiment: results/NAME.jsonl is read
@@ -262,7 +269,8 @@ def read_runs(name:str, # of the experiment: results/NAME.jsonl is read
     for folder in (here, *here.parents):
         file = folder/'results'/f'{name}.jsonl'
         if file.exists(): return list(Results(file).load().values())
-    raise FileNotFoundError(f'results/{name}.jsonl is not in {here} or above it. To make it: {command}')
+    raise FileNotFoundError(
+        f'results/{name}.jsonl is not in {here} or above it. To make it: {command}')
 
 # %% ../../nbs/paper/evidence.ipynb #4f96522e
 def where(runs, # records

@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'DENSE', 'TABLE_1_CIFAR', 'TABLE_1_TINY', 'TABLE_2', 'TABLE_3', 'MEASURES', 'COLUMNS_4', 'TABLE_4',
-           'PUBLISHED', 'NETS', 'METHODS_1', 'SOURCE', 'ROWS', 'PLACES_4', 'TITLES', 'NOTES', 'Cell', 'number',
-           'read_table', 'read_table_4', 'cite', 'works', 'column_mean', 'disagreements', 'winners', 'grid', 'our_mean',
-           'main_recipe', 'by_cell', 'table']
+           'PUBLISHED', 'NETS', 'METHODS_1', 'SOURCE', 'ROWS', 'TITLES', 'NOTES', 'Cell', 'number', 'read_table',
+           'read_table_4', 'net_label', 'cite', 'works', 'column_mean', 'disagreements', 'winners', 'cell_of', 'grid',
+           'Entry', 'Block', 'ranks', 'Comparison', 'main_recipe', 'by_cell', 'our_mean', 'blocks_1', 'blocks_of_means',
+           'blocks_4', 'table']
 
 # %% ../../nbs/paper/published.ipynb #8bf94cda
 import statistics
 from collections import Counter
+from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 from typing import NamedTuple
-from fastcore.basics import patch
-from .comparison import Block, Comparison, Entry, label, net_label
-from .jobs import Job
-from .sweep import Results
+from .evidence import MARKS, Table, estimate, label
+from .sweep import Job, Results
 
 # %% ../../nbs/paper/published.ipynb #07c24730
 class Cell(NamedTuple):
@@ -30,30 +31,24 @@ class Cell(NamedTuple):
     @property
     def density(self): return round(1 - self.sparsity, 9)
 
-# %% ../../nbs/paper/published.ipynb #81ab0eda
-def number(printed:str # as in the paper
-          ): # float; None for a dash
-    "A printed number."
-    return None if printed == '–' else float(printed)
-
-# %% ../../nbs/paper/published.ipynb #fdaad6a6
+# %% ../../nbs/paper/published.ipynb #ded0b1e6
 COLUMNS = tuple(product((.9, .97, .99), ('erk', 'uniform')))   # the six columns of Tables 1 to 3
 DENSE = (0., 'dense')                                          # sparsity and start of a dense run
 
-def _line(net, method, numbers):
-    "The cells of one line of a table."
-    columns = [DENSE] if method == 'dense' else COLUMNS
-    assert len(numbers) == len(columns), (
-        f'{method}: {len(numbers)} numbers for {len(columns)} columns')
-    return {Cell(*net, method, *c): number(x) for c, x in zip(columns, numbers)}
+def number(printed:str # as in the paper
+           ): # float; None for a dash
+    "A printed number"
+    return None if printed == '–' else float(printed)
 
-# %% ../../nbs/paper/published.ipynb #ded0b1e6
 def read_table(text:str):  # a table typed in as printed
     "The numbers of a table of accuracies: `{Cell: float or None}`"
     cells, net = {}, ('all', 'all')
     for first, *rest in map(str.split, text.strip().splitlines()):
-        if rest[0].endswith(':'): net = (first, rest[0][:-1])
-        else: cells |= _line(net, first, rest)
+        if rest[0].endswith(':'): net = (first, rest[0][:-1]); continue
+        columns = [DENSE] if first == 'dense' else COLUMNS
+        if len(rest) != len(columns):
+            raise ValueError(f'{first}: {len(rest)} numbers for {len(columns)} columns')
+        cells |= {Cell(*net, first, *c): number(x) for c, x in zip(columns, rest)}
     return cells
 
 # %% ../../nbs/paper/published.ipynb #ccc20617
@@ -138,20 +133,25 @@ METHODS_1 = ('set', 'rigl', 'dsr', 'ggr')                               # the ro
 # %% ../../nbs/paper/published.ipynb #b9d5472b
 SOURCE = 'Parger et al. 2022, arXiv 2210.14012'
 
+def net_label(data:str,  # data set
+              model:str  # network
+              )->str:
+    "A data set and a network as a title"
+    return label('all') if data == 'all' else f'{label(data)}, {label(model)}'
+
 def cite(table:int, cell:Cell):  # a table of the paper, an address in it
     "Where a published number stands, in words"
     column = 'dense' if cell.init == 'dense' else f's={cell.sparsity:g} {label(cell.init)}'
     return (f'{SOURCE}, Table {table}, {net_label(*cell[:2])}, row {label(cell.method)}, column '
             f'{column}')
 
-# %% ../../nbs/paper/published.ipynb #6e932654
+# %% ../../nbs/paper/published.ipynb #36622535
 def works(cells:dict,  # accuracies, {Cell: float or None}
           cell:Cell    # any method's cell; the other methods of Table 1 are looked up beside it
           ):
     "Can at least one method train this network at this sparsity from this start?"
     return any(cells.get(cell._replace(method=m)) is not None for m in METHODS_1)
 
-# %% ../../nbs/paper/published.ipynb #36622535
 def column_mean(cells:dict,     # accuracies, {Cell: float or None}
                 method:str,     # row
                 sparsity:float, # column
@@ -163,18 +163,17 @@ def column_mean(cells:dict,     # accuracies, {Cell: float or None}
     values = [cells[c] for c in places]
     return None if None in values else sum(values) / len(values)
 
-# %% ../../nbs/paper/published.ipynb #3bcf4f5c
-def _disagree(printed, computed):
-    "More than rounding apart, or only one of them a dash?"
-    if None in (printed, computed): return printed is not computed
-    return abs(printed - computed) > .01
-
 # %% ../../nbs/paper/published.ipynb #096d239c
 def disagreements(table:int):  # 2 or 3
     "Cells of an averaged table that do not follow from Table 1: `{Cell: (printed, computed)}`"
-    known = {c: v for c, v in PUBLISHED[table].items() if c.method in METHODS_1 + ('dense',)}
-    pairs = {c: (v, column_mean(PUBLISHED[1], *c[2:])) for c, v in known.items()}
-    return {c: (v, round(mean, 4)) for c, (v, mean) in pairs.items() if _disagree(v, mean)}
+    found = {}
+    for cell, printed in PUBLISHED[table].items():
+        if cell.method not in METHODS_1 + ('dense',): continue
+        mean = column_mean(PUBLISHED[1], *cell[2:])
+        if None in (printed, mean): differ = printed is not mean
+        else: differ = abs(printed - mean) > .01
+        if differ: found[cell] = printed, mean if mean is None else round(mean, 4)
+    return found
 
 # %% ../../nbs/paper/published.ipynb #887ccfd0
 def winners(cells:dict  # accuracies, {Cell: float or None}
@@ -187,13 +186,12 @@ def winners(cells:dict  # accuracies, {Cell: float or None}
         if row: best[net + column] = max(row, key=row.get)
     return best
 
-# %% ../../nbs/paper/published.ipynb #d47e6bae
-@patch(as_prop=True)
-def cell(self:Job):
-    "The place of its result in the paper's tables."
-    return Cell(self.data, self.model, self.method, round(1 - self.density, 9), self.init)
+# %% ../../nbs/paper/published.ipynb #2b72d01b
+def cell_of(job:Job # any
+            )->Cell:
+    "The place of a job's result in the paper's tables"
+    return Cell(job.data, job.model, job.method, round(1 - job.density, 9), job.init)
 
-# %% ../../nbs/paper/published.ipynb #b226dc50
 ROWS = {1: ('dense',) + METHODS_1, 3: tuple(dict.fromkeys(c.method for c in PUBLISHED[3]))}
 
 def _select(what, offered, wanted):
@@ -202,26 +200,10 @@ def _select(what, offered, wanted):
     wanted = [wanted] if isinstance(wanted, (str, float, int)) else list(wanted)
     for w in wanted:
         if w not in offered: raise ValueError(
-            f'{what} {w!r} is not in the paper’s grid; choose from {list(offered)}')
+            f'{what}: {w!r} is not in the paper’s grid; choose from {list(offered)}')
+    if not wanted: raise ValueError(f'{what}: none are given; choose from {list(offered)}')
     return wanted
 
-# %% ../../nbs/paper/published.ipynb #3d8b98c4
-def _nets(data, models):
-    "The paper's networks on these data sets."
-    data = _select('data set', dict.fromkeys(n[0] for n in NETS), data)
-    models = _select('model', dict.fromkeys(n[1] for n in NETS), models)
-    found = [n for n in NETS if n[0] in data and n[1] in models]
-    if not found: raise ValueError(f'the paper trains no {" or ".join(models)} on '
-                                   f'{" or ".join(data)}; its networks are {list(NETS)}')
-    return found
-
-# %% ../../nbs/paper/published.ipynb #9fa4113d
-def _places(nets, rows, columns):
-    "Every network with every row in every column; a dense one has no columns"
-    return [Cell(*n, m, *c) for n in nets for m in rows
-            for c in ([DENSE] if m == 'dense' else columns)]
-
-# %% ../../nbs/paper/published.ipynb #2b72d01b
 def grid(tables=(1,),      # 1, 3 or both: whose rows to train
          data=None,        # data sets, default both
          models=None,      # networks, default all
@@ -232,136 +214,193 @@ def grid(tables=(1,),      # 1, 3 or both: whose rows to train
          **smaller,        # scale, epochs, width, images, stem of a reduced grid
          )->list:          # of `Job`
     "The paper's runs, or any part of them, seeds varying slowest"
-    rows = dict.fromkeys(m for t in _select('table', ROWS, tables) for m in ROWS[t])
-    columns = product(_select('sparsity', (.9, .97, .99), sparsities),
-                      _select('init', ('erk', 'uniform'), inits))
-    places = _places(_nets(data, models), _select('method', rows, methods), list(columns))
+    if not 0 < len(seeds) <= 1000: raise ValueError(f'seeds: {len(seeds)} are given; 1 to 1,000')
+    rows = dict.fromkeys(m for t in _select('tables', ROWS, tables) for m in ROWS[t])
+    methods = _select('methods', rows, methods)
+    columns = list(product(_select('sparsities', (.9, .97, .99), sparsities),
+                           _select('inits', ('erk', 'uniform'), inits)))
+    data = _select('data', dict.fromkeys(n[0] for n in NETS), data)
+    models = _select('models', dict.fromkeys(n[1] for n in NETS), models)
+    nets = [n for n in NETS if n[0] in data and n[1] in models]
+    if not nets: raise ValueError(f'the paper trains no {" or ".join(models)} on '
+                                  f'{" or ".join(data)}; its networks are {list(NETS)}')
+    places = [Cell(*n, m, *c) for n in nets for m in methods
+              for c in ([DENSE] if m == 'dense' else columns)]
     return [Job(*c[:3], c.density, c.init, s, **smaller) for s in seeds for c in places]
 
-# %% ../../nbs/paper/published.ipynb #bdad1925
-def _works(values):
-    return bool(values) and statistics.fmean(values.values()) >= 5   # "below 5 %" is a failure
+# %% ../../nbs/paper/published.ipynb #780e127d
+class Entry(NamedTuple):
+    "One place of a comparison"
+    published:float|None   # None is the paper's dash
+    ours:tuple=()          # our values, one per seed
+    printed:bool=True      # False: the paper has no such place at all
 
-# %% ../../nbs/paper/published.ipynb #2bcd02bc
-def _that_count(ours, places):
-    "The networks that some method can train; none if that is not known of one of them"
-    rivals = {c: [ours.get(c._replace(method=m)) for m in METHODS_1] for c in places}
-    if any(not _works(ours[c]) and not all(rivals[c]) for c in places): return []
-    return [c for c in places if _works(ours[c]) or any(map(_works, rivals[c]))]
+    @property
+    def mean(self): return statistics.fmean(self.ours) if self.ours else None
+
+    def texts(self,
+              digits:int=2  # decimals
+              )->dict:      # {kind: text}, '' where there is nothing to say
+        "What the three rows say: published, ours, difference"
+        known = self.published is not None
+        printed = f'{self.published:.{digits}f}' if known else '–' * self.printed
+        ours = f'{estimate(self.ours):.{digits}f} ({len(self.ours)})' if self.ours else ''
+        apart = f'{self.mean - self.published:+.{digits}f}' if known and self.ours else ''
+        return dict(published=printed, ours=ours, difference=apart.replace('-', '−'))
+
+# %% ../../nbs/paper/published.ipynb #320b4bc8
+class Block(NamedTuple):
+    "The rows of one network in a comparison"
+    title:str    # network
+    recipe:str   # of our runs; '' if there are none
+    rows:dict    # {method: [Entry]}
+
+def ranks(values:list  # one column; None where there is no value
+          )->list:     # 0, 1, 2 for the best three, None for the others
+    "Who is first, second, third"
+    order = sorted({v for v in values if v is not None}, reverse=True)[:3]
+    return [order.index(v) if v in order else None for v in values]
+
+@dataclass
+class Comparison:
+    "Published and measured side by side; prints as text, Markdown and HTML"
+    title:str      # the head line
+    columns:list   # column titles
+    blocks:list    # of `Block`
+    digits:list    # decimals of each column
+    notes:str=''   # below the table
+
+    def started(self):
+        "The blocks that have runs of ours"
+        return replace(self, blocks=[b for b in self.blocks if b.recipe])
+
+    def shown(self, block:Block): # one of `blocks`
+        "The rows of a block that have something to say, as texts: name, kind, a text per column"
+        texts = {m: [e.texts(d) for e, d in zip(row, self.digits)] for m, row in block.rows.items()}
+        sparse = [m for m in block.rows if m != 'dense']
+        for kind, value in dict(published=lambda e: e.published, ours=lambda e: e.mean).items():
+            for i, column in enumerate(self.columns):
+                if not column.startswith(('s=', 'top-1')): continue
+                for m, rank in zip(sparse, ranks([value(block.rows[m][i]) for m in sparse])):
+                    if rank is not None: texts[m][i][kind] += MARKS[rank]
+        kinds = ('published', 'ours') + ('difference',) * (block.recipe == 'full')
+        for m, row in texts.items():
+            name = label(m)
+            for kind in kinds:
+                cells = [t[kind] for t in row] + [''] * (len(self.columns) - len(row))
+                if any(cells): yield [name, kind, *cells]; name = ''
+
+    def table(self)->Table:
+        "As a table with a heading for each block"
+        rows = []
+        for b in self.blocks:
+            said = {'': 'no runs of ours', 'full': 'ours: full recipe'}.get(
+                b.recipe, f'ours: REDUCED ({b.recipe}), not comparable with the published values')
+            rows += [f'{b.title} · {said}', *self.shown(b)]
+        return Table(['', '', *self.columns], rows, self.title, self.notes, names=2)
+
+    def markdown(self):
+        "As Markdown"
+        return self.table().markdown()
+
+    def __str__(self): return str(self.table())
+    def _repr_html_(self): return self.table()._repr_html_()
 
 # %% ../../nbs/paper/published.ipynb #204dd05a
-def our_mean(ours:dict,       # {Cell: {seed: accuracy}}
-             method:str,      # row
-             sparsity:float,  # column
-             init:str,        # column
-             )->tuple:        # one mean per seed; empty if a run is missing or the method fails
-    "Table 2's rule applied to our runs, seed by seed"
-    places = [Cell(*net, method, sparsity, init) for net in NETS]
-    if not all(ours.get(c) for c in places): return ()
-    counting = places if method == 'dense' else _that_count(ours, places)
-    if not counting or not all(_works(ours[c]) for c in counting): return ()
-    seeds = set.intersection(*(set(ours[c]) for c in counting))
-    return tuple(statistics.fmean(ours[c][s] for c in counting) for s in sorted(seeds))
-
-# %% ../../nbs/paper/published.ipynb #5f745236
 def main_recipe(jobs:list):  # our jobs that may go into the block
     "'full' if there is such a run, otherwise the reduced recipe with most runs"
     found = Counter(j.recipe for j in jobs)
     return 'full' if 'full' in found else found.most_common(1)[0][0] if found else ''
 
-# %% ../../nbs/paper/published.ipynb #fe56a790
 def by_cell(runs:list,   # pairs (Job, record)
             recipe:str   # only runs of this recipe
             ):
     "`{Cell: {seed: record}}`"
     found = {}
     for job, record in runs:
-        if job.recipe == recipe: found.setdefault(job.cell, {})[job.seed] = record
+        if job.recipe == recipe: found.setdefault(cell_of(job), {})[job.seed] = record
     return found
 
+def our_mean(ours:dict,       # {Cell: {seed: accuracy}}
+             method:str,      # row
+             sparsity:float,  # column
+             init:str,        # column
+             )->tuple:        # one mean per seed; empty if a run is missing or the method fails
+    "Table 2's rule applied to our runs, seed by seed"
+    trains = lambda runs: bool(runs) and statistics.fmean(runs.values()) >= 5
+    places = [Cell(*net, method, sparsity, init) for net in NETS]
+    if not all(ours.get(c) for c in places): return ()
+    counting = places
+    if method != 'dense':
+        rivals = {c: [ours.get(c._replace(method=m)) for m in METHODS_1] for c in places}
+        if any(not trains(ours[c]) and not all(rivals[c]) for c in places): return ()
+        counting = [c for c in places if trains(ours[c]) or any(map(trains, rivals[c]))]
+    if not counting or not all(trains(ours[c]) for c in counting): return ()
+    seeds = set.intersection(*(set(ours[c]) for c in counting))
+    return tuple(statistics.fmean(ours[c][s] for c in counting) for s in sorted(seeds))
+
 # %% ../../nbs/paper/published.ipynb #4b2bb468
-def _table_1(runs, recipe):
+def blocks_1(runs:list,  # pairs (Job, record)
+             recipe=None # of the runs; None: see `main_recipe`
+             ):
+    "Table 1: a block for each network"
     for net in NETS:
         chosen = recipe or main_recipe([j for j, _ in runs if (j.data, j.model) == net])
         ours = by_cell(runs, chosen)
-        values = lambda c: tuple(r['accuracy'] for _, r in sorted(ours.get(c, {}).items()))
-        entry = lambda m, c: Entry(PUBLISHED[1][Cell(*net, m, *c)], values(Cell(*net, m, *c)))
-        rows = {m: [entry(m, c) for c in COLUMNS] for m in METHODS_1}
-        yield Block(net_label(*net), chosen, {'dense': [entry('dense', DENSE)]} | rows)
+        def _entry(*place):
+            cell = Cell(*net, *place)
+            return Entry(PUBLISHED[1][cell],
+                         tuple(r['accuracy'] for _, r in sorted(ours.get(cell, {}).items())))
+        rows = {m: [_entry(m, *c) for c in COLUMNS] for m in METHODS_1}
+        yield Block(net_label(*net), chosen, {'dense': [_entry('dense', *DENSE)]} | rows)
 
-# %% ../../nbs/paper/published.ipynb #1ab33e42
-def _averages(number, runs, recipe):
+def blocks_of_means(number:int, # 2 or 3
+                    runs:list,  # pairs (Job, record)
+                    recipe=None # of the runs
+                    ):
+    "Tables 2 and 3: one block of averages"
     chosen = recipe or main_recipe([j for j, _ in runs])
     ours = {c: {s: r['accuracy'] for s, r in v.items()} for c, v in by_cell(runs, chosen).items()}
     rows = {}
     for cell, printed in PUBLISHED[number].items():
         rows.setdefault(cell.method, []).append(Entry(printed, our_mean(ours, *cell[2:])))
-    yield Block(net_label('all', 'all'), chosen, rows)
+    yield Block(label('all'), chosen, rows)
 
-# %% ../../nbs/paper/published.ipynb #1e06ef93
-def _measured(runs, recipe, propagated):
-    "Table 4's measures of our runs: the recipe chosen, and a function (cell, measure) -> values"
+def blocks_4(runs:list,       # pairs (Job, record)
+             recipe=None,     # of the runs
+             propagated=False # empty neurons along paths
+             ):
+    "Table 4: the paper's two networks, then each that we have measured"
     kind = 'emptiness_propagated' if propagated else 'emptiness'
-    runs = [(j, r) for j, r in runs if kind in r]
-    chosen = recipe or main_recipe([j for j, _ in runs])
-    ours, take = by_cell(runs, chosen), lambda r, k: r[k] if k == 'accuracy' else r[kind][k]
-    return chosen, lambda cell, k: tuple(take(r, k) for _, r in sorted(ours.get(cell, {}).items()))
+    printed = dict.fromkeys((c.data, c.model, c.sparsity) for c in PUBLISHED[4])
+    measured = {}
+    for j, r in runs:
+        if kind in r and j.method in METHODS_1:
+            measured.setdefault((j.data, j.model, cell_of(j).sparsity), []).append((j, r))
+    for data, model, s in [*printed, *sorted(measured.keys() - printed)]:
+        here = measured.get((data, model, s), [])
+        chosen = recipe or main_recipe([j for j, _ in here])
+        ours = by_cell(here, chosen)
+        def _entry(m, measure, init):
+            cell = Cell(data, model, m, s, init)
+            found = [r | r[kind] for _, r in sorted(ours.get(cell, {}).items())]
+            return Entry(PUBLISHED[4].get(cell, {}).get(measure), tuple(r[measure] for r in found),
+                         cell in PUBLISHED[4])
+        rows = {m: [_entry(m, *c) for c in COLUMNS_4] for m in METHODS_1}
+        theirs = (data, model, s) in printed
+        title = label(model) if theirs else f'{net_label(data, model)}, s={s:g}'
+        if ours or theirs: yield Block(title, chosen, rows)
 
-# %% ../../nbs/paper/published.ipynb #972075b9
-PLACES_4 = tuple(dict.fromkeys((c.data, c.model, c.sparsity) for c in PUBLISHED[4]))
-
-def _all_places_4(runs):
-    "The paper's (data, model, sparsity), then ours that it does not print."
-    ours = {(j.data, j.model, j.cell.sparsity) for j, _ in runs if j.cell.sparsity}
-    return [*PLACES_4, *sorted(ours - set(PLACES_4))]
-
-def _title_4(data, model, sparsity):
-    if (data, model, sparsity) in PLACES_4: return label(model)
-    return f'{net_label(data, model)}, s={sparsity:g}'
-
-# %% ../../nbs/paper/published.ipynb #b076bb91
-def _entry_4(cell, measure, values):
-    published = PUBLISHED[4].get(cell, {}).get(measure)
-    return Entry(published, values(cell, measure), cell in PUBLISHED[4])
-
-def _block_4(place, runs, recipe, propagated):
-    "A block of Table 4: one network at one sparsity."
-    here = [(j, r) for j, r in runs if (j.data, j.model, j.cell.sparsity) == place]
-    chosen, values = _measured(here, recipe, propagated)
-    cell = lambda method, init: Cell(*place[:2], method, place[2], init)
-    rows = {m: [_entry_4(cell(m, init), k, values) for k, init in COLUMNS_4] for m in METHODS_1}
-    return Block(_title_4(*place), chosen, rows)
-
-# %% ../../nbs/paper/published.ipynb #7434a901
-def _table_4(runs, recipe, propagated):
-    for place in _all_places_4(runs):
-        block = _block_4(place, runs, recipe, propagated)
-        measured = any(e.ours for row in block.rows.values() for e in row)
-        if measured or place in PLACES_4: yield block
-
-# %% ../../nbs/paper/published.ipynb #b2bf664d
+# %% ../../nbs/paper/published.ipynb #ed1e5f55
 TITLES = {
     1: 'top-1 accuracy in percent on the test set',
     2: 'top-1 accuracy averaged over all networks',
     3: 'the ablation, top-1 accuracy averaged over all networks',
     4: 'empty neurons and inputs after training; the paper prints Tiny-ImageNet at s=0.97',
 }
-NOTES = (f'published: {SOURCE}, – is below 5 %. ours: mean ± standard deviation (seeds). '
+NOTES = (f'published: {SOURCE}, – is below 5 %. ours: mean ± standard error (seeds). '
          'difference: ours − published. ¹ ² ³ mark the best three sparse methods.')
 
-# %% ../../nbs/paper/published.ipynb #ddb8c5b8
-def _columns(number):
-    "Titles and decimals of a table's columns"
-    if number != 4: return [f's={s:g} {label(i)}' for s, i in COLUMNS], [2] * 6
-    return [f'{MEASURES[m]} {label(i)}' for m, i in COLUMNS_4], [2, 2, 1, 1, 1, 1, 2, 2]
-
-# %% ../../nbs/paper/published.ipynb #1970c0f0
-def _blocks(number, runs, recipe, propagated):
-    if number == 1: return _table_1(runs, recipe)
-    if number == 4: return _table_4(runs, recipe, propagated)
-    return _averages(number, runs, recipe)
-
-# %% ../../nbs/paper/published.ipynb #ed1e5f55
 def table(number:int,                      # 1, 2, 3 or 4
           results='results/paper.jsonl',   # a file, or records as `Results.load` gives them
           recipe=None,  # compare runs of this recipe; default: the full one where there is one
@@ -369,9 +408,20 @@ def table(number:int,                      # 1, 2, 3 or 4
           )->Comparison:                   # print it, or show it in Jupyter
     "A table of the paper beside our runs"
     if number not in PUBLISHED:
-        raise ValueError(f'the paper has no Table {number}; choose 1, 2, 3 or 4')
-    records = results if isinstance(results, dict) else Results(results).load()
-    runs = [(Job(**r['job']), r) for r in records.values()]
-    title, (columns, digits) = f'Table {number}: {TITLES[number]}', _columns(number)
-    blocks = list(_blocks(number, runs, recipe, propagated))
-    return Comparison(title, columns, blocks, digits, NOTES)
+        raise ValueError(f'the paper has no Table {number}; number: choose 1, 2, 3 or 4')
+    if not isinstance(results, dict):
+        if not Path(results).exists(): raise FileNotFoundError(
+            f'results: there is no file {results}. `ggr_sweep` makes it; to see the published '
+            'numbers alone, give an empty name')
+        name, results = results, Results(results).load()
+        odd = [k for k, r in results.items() if not isinstance(r.get('job'), dict)]
+        if odd: raise ValueError(f'{name} holds no runs of jobs, but {odd[0]!r}: '
+                                 'give a file that ggr_sweep has made')
+    runs = [(Job(**r['job']), r) for r in results.values()]
+    columns, digits = [f's={s:g} {label(i)}' for s, i in COLUMNS], [2] * 6
+    if number == 1: blocks = blocks_1(runs, recipe)
+    elif number < 4: blocks = blocks_of_means(number, runs, recipe)
+    else:
+        columns = [f'{MEASURES[m]} {label(i)}' for m, i in COLUMNS_4]
+        digits, blocks = [2, 2, 1, 1, 1, 1, 2, 2], blocks_4(runs, recipe, propagated)
+    return Comparison(f'Table {number}: {TITLES[number]}', columns, list(blocks), digits, NOTES)
