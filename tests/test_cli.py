@@ -37,12 +37,12 @@ def command(start):
     "Run a command to its end: (status, stdout, stderr)"
     def run(*line):
         process = start(*line)
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=900)
         return process.returncode, out, err
     return run
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=900):
     limit = time.monotonic() + seconds
     while not condition() and time.monotonic() < limit: time.sleep(.05)
     assert condition()
@@ -54,7 +54,7 @@ def test_demo_interrupted_and_started_again(start, command, tmp_path):
     first = start('ggr_demo', *arguments, '--workers', 1)
     wait_for(lambda: file.exists() and file.read_text().count('\n') >= 2)
     os.killpg(first.pid, signal.SIGINT)                                   # what Ctrl-C does
-    out, err = first.communicate(timeout=60)
+    out, err = first.communicate(timeout=900)
     assert first.returncode == 130, f'not interrupted: {len(file.read_text().splitlines())} runs done; {err[-2000:]}'
     assert 'the same command goes on' in err and 'Traceback' not in err
     before = file.read_text().splitlines()
@@ -186,7 +186,7 @@ def shell(line, folder, **env):
     functions = ''.join(f'{name}() {{ {sys.executable} {folder}/{name}.py "$@"; }}\n' for name in ('ggr_table', 'ggr_demo'))
     for name in ('ggr_table', 'ggr_demo'):
         (folder/f'{name}.py').write_text(f'from ggr_nb.paper.commands import {name}\nif __name__ == "__main__": {name}()\n')
-    done = subprocess.run(['bash', '-c', functions + line], cwd=folder, env=HERE | env, capture_output=True, timeout=240)
+    done = subprocess.run(['bash', '-c', functions + line], cwd=folder, env=HERE | env, capture_output=True, timeout=900)
     return done.returncode, done.stdout.decode(errors='replace'), done.stderr.decode(errors='replace')
 
 
@@ -217,7 +217,7 @@ def test_a_demo_is_terminated_while_another_waits_for_its_file(start, command, t
     status, out, err = command('ggr_demo', '--epochs', 3)
     assert status == 1 and f'in use by process {first.pid} since' in err and 'Traceback' not in err
     first.send_signal(signal.SIGTERM)
-    out, err = first.communicate(timeout=120)
+    out, err = first.communicate(timeout=900)
     assert first.returncode == 143 and 'stopped. The finished runs are kept' in err and 'Traceback' not in err
     wait_for(lambda: not any(Path(f'/proc/{pid}').exists() for pid in workers))
     assert len(Results(file).load()) >= 1 and not file.with_name('results.jsonl.lock').exists()
@@ -228,5 +228,5 @@ def test_ctrl_c_twice(start, tmp_path):
     first = start('ggr_demo', '--epochs', 30, '--workers', 2)
     wait_for(lambda: file.with_name('results.jsonl.lock').exists())
     for _ in range(2): os.killpg(first.pid, signal.SIGINT)
-    out, err = first.communicate(timeout=120)
+    out, err = first.communicate(timeout=900)
     assert first.returncode in (130, -2) and err.count('Traceback') == 0, err

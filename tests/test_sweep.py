@@ -41,7 +41,7 @@ def work(task, **place):
     return dict(key=task.key, square=task.n ** 2, pid=os.getpid(), **place)
 
 
-def wait_for(condition, seconds=240):
+def wait_for(condition, seconds=900):
     "Until it is true; a machine that never gets there has failed"
     limit = time.monotonic() + seconds
     while not condition():
