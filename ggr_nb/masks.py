@@ -54,7 +54,7 @@ _TRANSPARENT = {'_WeightNorm': 'original1', '_SpectralNorm': 'original'}   # zer
 def _own_weights(module):
     "The names of a module's tensors that are sets of connections, zeros of which stay zeros."
     if isinstance(module, SPARSE_LAYERS) or type(module).__name__ == 'Conv1D':
-        yield from ('weight', 'weight_v', 'weight_orig')   # the latter by older normalisation, pruning
+        yield from ('weight', 'weight_v', 'weight_orig')   # of older normalisation, pruning
     elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
         yield from (n for n in module._parameters if n.startswith('weight_'))
     elif isinstance(module, nn.MultiheadAttention):
@@ -65,7 +65,8 @@ def _own_weights(module):
 def matrices(model:nn.Module, # wrapped or not
              )->dict: # {clean name: (Parameter, is it sparse by default?)}
     "Every parameter with two or more dimensions, once, in the order of the model."
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+    tables = {id(m.weight) for m in model.modules()
+              if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
     kept = {(id(m), n) for _, m in named_layers(model) for n in _own_weights(m)}
     found, seen = {}, {}
     for path, module in named_layers(model):
@@ -111,7 +112,8 @@ def sparse_parameters(
 )->dict: # {clean name: Parameter}, in the order of the model
     "The tensors that get a mask."
     all_ = matrices(model)
-    names = (_match(all_, include) if include is not None else {n for n, (p, d) in all_.items() if d})
+    if include is not None: names = _match(all_, include)
+    else: names = {n for n, (p, by_default) in all_.items() if by_default}
     if exclude is not None: names -= _match(all_, exclude)
     if not names: raise ValueError(f'no weight left to make sparse: include={include!r}, '
         f'exclude={exclude!r}, and the model has these matrices: {list(all_) or "none"}')
@@ -169,8 +171,13 @@ class Dense:
     def tensors(self): return self.tensor,
     def total(self): return self.tensor.sum(dtype=torch.float32)   # not finite if an element is not
     def finite(self): return bool(self.tensor.isfinite().all())
-    def plus(self, other): return Dense(self.tensor + other.tensor.to(self.tensor.device))
     def over(self, number): return Dense(self.tensor / number)   # a number, or a tensor of one
+
+    def plus(self,
+             other:'Dense', # of the same shape, on any device
+             )->'Dense': # where this one lies
+        "The sum."
+        return Dense(self.tensor + other.tensor.to(self.tensor.device))
 
     def units(self,
               first:int, # first unit (row) to read
@@ -189,7 +196,7 @@ class Dense:
 # %% ../nbs/00_masks.ipynb #8e05b3c7
 @dataclass(frozen=True)
 class Layer:
-    "A layer as a rule sees it: its active weights, and a look at the free places, a piece at a time."
+    "A layer as a rule sees it: its active weights, and the free places, a piece at a time."
     name: str # as in `sparse_parameters`
     shape: tuple # of the weight, output units first
     places: torch.Tensor # [n] int64, sorted: flat positions of the active weights

@@ -9,7 +9,7 @@ __all__ = ['static', 'set_', 'rigl', 'dsr', 'snfs', 'ggr', 'ggr_set', 'ggr_rigl'
 
 # %% ../nbs/08_methods.ipynb #116ec41c
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 

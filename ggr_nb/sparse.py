@@ -114,10 +114,12 @@ class SparseLinear(nn.Module):
         return row * self.in_features + self.col
 
     def matrix(self, values): # [n] -> CSR [out, in]
+        "The weight, made of these values."
         return torch.sparse_csr_tensor(self.crow, self.col, values, self.sparse_shape,
                                        check_invariants=False)
 
     def transposed(self, values): # [n] -> CSR [in, out]
+        "The same, transposed: values in another order."
         return torch.sparse_csr_tensor(self.crow_t, self.col_t, values.index_select(0, self.turn),
                                        self.sparse_shape[::-1], check_invariants=False)
 
@@ -127,13 +129,14 @@ class SparseLinear(nn.Module):
         return torch.sparse.sampled_addmm(pattern, dy.t().contiguous(), x.contiguous(),
                                           beta=0.).values()
 
-    def seen(self, x, dy):
+    def seen(self, x, dy): # [B, in], [B, out]
         "Keep what growth will look at, of every batch that the coming step is made of."
         if not self.watching: return
         if self.values.grad is None: self.batches = []
         self.batches.append((x.detach(), dy.detach()))
 
     def forward(self, x): # [..., in] -> [..., out]
+        "The product with the active weights, in their own precision, also under autocast."
         with torch.autocast(x.device.type, enabled=False):
             flat = x.reshape(-1, self.in_features).to(self.values.dtype)
             y = _Product.apply(flat, self.values, self)
@@ -152,10 +155,12 @@ class SparseLinear(nn.Module):
     def __getstate__(self): # a group of processes cannot be copied or pickled
         return vars(self) | dict(group=None, batches=[])
 
-    def store(self, name, sparsifier): # as it is kept in a `Sparsifier`
+    def store(self, name, sparsifier): # of the layer; whose processes it belongs to
+        "The weight as a `Sparsifier` handles it."
         return SparseWeight(name, self, sparsifier)
 
     def extra_repr(self):
+        "Sizes and the number of weights, for `print`."
         size = self.in_features * self.out_features
         return (f'in_features={self.in_features}, out_features={self.out_features}, '
                 f'bias={self.bias is not None}, {len(self.col):,} of {size:,} weights')
@@ -198,10 +203,12 @@ class Outer:
 
     def total(self): return (self.dy.sum(1) * self.x.sum(1)).sum().float()
     def finite(self): return bool(self.x.isfinite().all() and self.dy.isfinite().all())
-    def plus(self, other):
+    def over(self, number): return Outer(self.x, self.dy / number, self.group) # or tensor of one
+
+    def plus(self, other): # an `Outer` of the same layer
+        "The sum: both batches, one behind the other."
         both = zip(self.tensors, other.tensors)
         return Outer(*(torch.cat([a, b.to(a.device)]) for a, b in both), self.group)
-    def over(self, number): return Outer(self.x, self.dy / number, self.group)
 
 # %% ../nbs/10_sparse.ipynb #10b9a0d3
 class SparseWeight:
@@ -235,12 +242,16 @@ class SparseWeight:
 
     def __getstate__(self): return vars(self) | dict(_now=None)
     def follow(self): pass                       # what is stored moves with the module
-    def join(self, group): self.module.group = group
+    def join(self, group): self.module.group = group   # gradients are averaged over it
     def saved(self): return self.places
-    def source(self, tensors): return Outer(*tensors, self.module.group)
-    def fresh(self, name, state, seen, optimizer): # no inactive place shows it: ask for a new one
+    def source(self, tensors): return Outer(*tensors, self.module.group)   # (x, dy)
+
+    def fresh(self, name, state, seen, optimizer): # as of `MaskedWeight`
+        "What a new weight begins with in a state: no inactive place shows it, so one is asked for."
         return _first_state(optimizer, self.weight).get(name, 0.)
+
     def expect(self, growth): # will the coming step ask for the gradient of free places?
+        "Keep the coming step's batches, or none."
         self.module.watching, self.module.batches = growth, []
 
     def gradient(self):
@@ -258,6 +269,7 @@ class SparseWeight:
         return self._now
 
     def view(self, sources): # {'grads': Outer}
+        "The layer as a rule sees it."
         return Layer(self.name, self.shape, self.places, self.weight.detach(), sources)
 
     def carry_out(self, gone, new, values, states): # as `MaskedWeight.carry_out`

@@ -91,8 +91,8 @@ def check_weights(weights:dict, # {name: Parameter} that shall be sparse
     "Refuse tensors of which only a part is here, or that have no order."
     for name, p in weights.items():
         if hasattr(p, '_local_tensor') or hasattr(p, '_sharded_size') or '_flat_param' in vars(p):
-            raise ValueError(f'{name} is sharded over processes (FSDP, tensor parallel): masks need '
-                             'whole weights. Use DistributedDataParallel')
+            raise ValueError(f'{name} is sharded over processes (FSDP, tensor parallel): masks '
+                             'need whole weights. Use DistributedDataParallel')
         if p.is_complex(): raise ValueError(f'{name} is complex; leave it dense with exclude=')
 
 def check_settings(method, every, until, fraction, schedule, grad_batches): # as of `Sparsifier`
@@ -117,9 +117,9 @@ def fitting(masks:dict, # {name: mask} from outside
             )->dict: # the masks
     "Masks from outside must fit the layers, one for one."
     got = {n: tuple(m.shape) for n, m in masks.items()}
-    if shapes != got: raise ValueError(
-        f'masks do not fit the model; differing layers (model, masks): '
-        f'{ {n: (shapes.get(n), got.get(n)) for n in shapes | got if shapes.get(n) != got.get(n)} }')
+    apart = {n: (shapes.get(n), got.get(n)) for n in shapes | got if shapes.get(n) != got.get(n)}
+    if apart: raise ValueError(
+        f'masks do not fit the model; differing layers (model, masks): {apart}')
     if empty := [n for n, c in counts(masks).items() if not c]:
         raise ValueError(f'masks without any active weight: {empty}; each layer keeps at least one')
     return masks
@@ -212,7 +212,15 @@ class MaskedWeight:
             'with exclude=')
         return None if grad is None else Dense(grad.detach())
 
-    def fresh(self, name, state, seen, optimizer): return _fresh(state, seen)
+    def fresh(self,
+              name:str, # of the optimiser's state, e.g. 'momentum_buffer'
+              state:torch.Tensor, # what it holds now, of the weight's shape
+              seen, # the `Layer` before the update
+              optimizer, # whose state it is
+              ): # a float or a tensor of one
+        "What a new weight begins with in a state: what the inactive places hold."
+        return _fresh(state, seen)
+
     def source(self, tensors): return Dense(*tensors)      # from what `Dense.tensors` was
     def join(self, group): pass                            # DDP averages the gradients
     def expect(self, growth): pass                         # the gradient is kept in any case
@@ -223,7 +231,8 @@ class MaskedWeight:
                )->None:
         "Take a saved mask, if it is one of this layer."
         if tuple(saved.shape) != self.shape: raise ValueError(
-            f'masks do not fit the model: {self.name} is {self.shape}, its mask {tuple(saved.shape)}')
+            f'masks do not fit the model: {self.name} is {self.shape}, '
+            f'its mask {tuple(saved.shape)}')
         if not saved.any(): raise ValueError(f'masks without any active weight: {self.name}')
         self.set_mask(saved)
 
@@ -399,7 +408,8 @@ class Sparsifier:
 
     def __repr__(self):
         active, size = sum(self.counts().values()), sum(l.size for l in self.layers.values())
-        dense = f', {self.dense_share:.1%} of all matrix weights stay dense' if self.stays_dense else ''
+        dense = ''
+        if self.stays_dense: dense = f', {self.dense_share:.1%} of all matrix weights stay dense'
         return (f'Sparsifier({self.method.name}: {active:,} of {size:,} weights active in '
                 f'{len(self.layers)} layers, density {self.density:.4g}{dense}, '
                 f'{self.updates} updates in {self.steps} steps)')
@@ -454,7 +464,8 @@ class Sparsifier:
     def _expect(self):
         "Tell the layers whether the next step will ask for the gradient of free places."
         to_go = -self.steps % self.every
-        growth = self.method.dynamic and to_go < self.grad_batches and self.steps + to_go < self.until
+        growth = (self.method.dynamic and to_go < self.grad_batches
+                  and self.steps + to_go < self.until)
         for layer in self.layers.values(): layer.expect(growth and self.steps + to_go > 0)
 
     def _look_now(self, at_update):
@@ -479,9 +490,10 @@ class Sparsifier:
 
     def _gradients(self):
         "{name: dense gradient}, unscaled; without the layers that took no part."
-        scale = getattr(self.optimizer, 'grad_scale', None)     # of fused optimisers under GradScaler
+        scale = getattr(self.optimizer, 'grad_scale', None)   # of fused optimisers under GradScaler
         grads = {n: g for n, l in self.layers.items() if (g := l.gradient()) is not None}
-        if scale is not None: grads = {n: g.over(scale.to(g.tensors[0].device)) for n, g in grads.items()}
+        if scale is not None:
+            grads = {n: g.over(scale.to(g.tensors[0].device)) for n, g in grads.items()}
         return grads
 
     def _averaged(self):
@@ -547,7 +559,7 @@ class Sparsifier:
         self._agree()
 
     def mask_gradients(self)->None:
-        "Update if it is time, then zero the gradients of inactive weights. Call it before clipping."
+        "Update if it is time, then zero gradients of inactive weights. Call it before clipping."
         self._collect()
         if self.due() and _finite(self._gradients()): self.update()
         if 'momenta' in self.method.needs or self.method.masks_nothing: return
@@ -605,13 +617,15 @@ class Sparsifier:
         self._mask_weights()
         if after_step and not self._mask_after_step:
             self._mask_after_step = True
-            warnings.warn(f'{type(self.optimizer).__name__} moves inactive weights ({found[:3]}, …); '
-                          'they are masked after every step from now on', stacklevel=4)
+            warnings.warn(f'{type(self.optimizer).__name__} moves inactive weights '
+                          f'({found[:3]}, …); they are masked after every step from now on',
+                          stacklevel=4)
         elif not after_step and not self._mask_before_forward:
             self._mask_before_forward = True
             self._watch_forward()
             warnings.warn('something outside the optimiser\'s step has changed inactive weights '
-                          f'({found[:3]}, …); they are masked before every forward pass from now on',
+                          f'({found[:3]}, …); they are masked before every forward pass '
+                          'from now on',
                           stacklevel=4)
 
     def _watch_forward(self):
@@ -623,7 +637,8 @@ class Sparsifier:
     def group(self): # None if this process is alone
         "The processes that train this one network."
         dist = torch.distributed
-        if self.process_group is None or not (dist.is_available() and dist.is_initialized()): return None
+        if self.process_group is None: return None
+        if not (dist.is_available() and dist.is_initialized()): return None
         group = dist.group.WORLD if self.process_group == 'world' else self.process_group
         return group if dist.get_world_size(group) > 1 else None
 
@@ -675,9 +690,10 @@ class Sparsifier:
         cut = [n for n in self._loaded if n in self._aside and bool(
             ((self._aside[n][0] != 0) & (self.layers[n].mask == 0)).any())]
         self._loaded = set()
-        if cut: warnings.warn(f'weights were loaded that are not zero where the masks are ({cut[:3]}, '
-                              '…): they were set to zero. A sparse run is restored together with the '
-                              'sparsifier\'s own state', stacklevel=4)
+        if cut: warnings.warn(
+            f'weights were loaded that are not zero where the masks are ({cut[:3]}, …): they were '
+            'set to zero. A sparse run is restored together with the sparsifier\'s own state',
+            stacklevel=4)
 
     # ---- listening, copying, saving
 
@@ -685,7 +701,8 @@ class Sparsifier:
         "Hooks on the optimiser, on the model, and on the modules that own a sparse weight."
         ids, owners = {id(l.weight): n for n, l in self._masked.items()}, {}
         for module in self.model.modules():
-            names = [ids[id(p)] for p in module._parameters.values() if p is not None and id(p) in ids]
+            own = [p for p in module._parameters.values() if p is not None]
+            names = [ids[id(p)] for p in own if id(p) in ids]
             if names: owners[module] = names
         self._handles = [
             self.optimizer.register_step_pre_hook(self._before_step),
@@ -734,11 +751,14 @@ class Sparsifier:
                        )->None:
         "Continue where `state` was saved; before or after the model and the optimiser are loaded."
         if state['method'] != self.method.name: raise ValueError(
-            f"the state was saved by {state['method']!r}, this sparsifier runs {self.method.name!r}")
+            f"the state was saved by {state['method']!r}, "
+            f'this sparsifier runs {self.method.name!r}')
         mine, saved = self._settings(), state['settings']
-        if strict and mine != saved: raise ValueError('the state is of a run with other settings: ' + ', '.join(
-            f'{k} was {saved.get(k)!r}, is {v!r}' for k, v in mine.items() if saved.get(k) != v) +
-            '. Make the sparsifier with those, or load with strict=False')
+        if strict and mine != saved:
+            apart = (f'{k} was {saved.get(k)!r}, is {v!r}' for k, v in mine.items()
+                     if saved.get(k) != v)
+            raise ValueError(f'the state is of a run with other settings: {", ".join(apart)}. '
+                             'Make the sparsifier with those, or load with strict=False')
         if set(state['masks']) != set(self.layers): raise ValueError(
             'masks do not fit the model; layers of one only: '
             f'{sorted(set(state["masks"]) ^ set(self.layers))}')

@@ -15,7 +15,7 @@ import torch
 from ..density import largest_remainder
 from ..drop import highest, lowest, score_active
 from ..init import as_mask, sample
-from ..masks import Dense, Layer, Snapshot, generator
+from ..masks import Dense, Layer, generator
 from ..methods import METHODS
 
 # %% ../../nbs/beyond/connect.ipynb #8ad9f1ef

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch, torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
 from ..masks import clean_name
 from .measure import bare

@@ -9,7 +9,6 @@ __all__ = ['WEIGHTS', 'MODELS', 'initialise_', 'mlp', 'lenet', 'digits_net', 'vg
 from collections import OrderedDict
 from functools import partial
 from math import prod
-import torch
 from torch import nn
 from torchvision.models import MobileNetV2
 from torchvision.models.resnet import BasicBlock, conv1x1

@@ -22,7 +22,6 @@ import numpy as np, torch, torchvision
 # %% ../../nbs/train/runs.ipynb #4a1a3f9a
 import ggr_nb
 from ..schedule import step_lr
-from .machine import pick
 from .inputs import named_model
 
 # %% ../../nbs/train/runs.ipynb #e0689588

@@ -8,7 +8,7 @@ __all__ = ['AGREE', 'SWITCHES', 'POSITIONS', 'make_optimizer', 'batch_loss', 'me
            'tensorboard_log', 'train_main', 'evaluate_run', 'RECIPES', 'Recipe', 'Run', 'Stopped', 'build', 'switches']
 
 # %% ../../nbs/train/training.ipynb #5777653f
-import hashlib, json, math, operator, os, sys, time
+import json, math, operator, sys, time
 from collections import deque
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -28,7 +28,7 @@ from ..methods import METHODS, Method
 from ..schedule import drop_fraction
 from ..sparsify import Sparsifier
 from .measure import evaluating, forward_flops, gradient_flow, positions
-from .data import DATASETS, Data
+from .data import Data
 from .machine import (AMP, Stopped, Switches, all_reduce_sum, explaining_memory,
     gpu_arithmetic, init_distributed, listening, pick, ranks, switches, synchronised, wrapped)
 from .inputs import build, data_source, described, image_shape, model_maker
