@@ -334,7 +334,7 @@ def test_method_plot_every_seed_and_mean():
     erk, uniform = fig.axes
     assert erk.collections[0].get_offsets().tolist() == [[90, 0], [92, 0], [97, 0]]
     assert set(erk.lines[0].get_xdata()) == {93} and set(erk.lines[-1].get_xdata()) == {98}
-    assert [t.get_text() for t in erk.texts] == ['93.0 ± 3.6', '80', 'dense 98'] and len(uniform.collections) == 1
+    assert [t.get_text() for t in erk.texts] == ['93.0 ± 2.1', '80', 'dense 98'] and len(uniform.collections) == 1
     assert uniform.collections[0].get_offsets()[:, 1].tolist() == [0, 0]      # in GGR's row, not in SET's
 
 

@@ -775,7 +775,7 @@ def test_curves_for_tensorboard(tmp_path, monkeypatch):
 
 
 def test_epochs_mean_the_same_in_both_commands():
-    from ggr_nb.paper.jobs import Job, recipe_of
+    from ggr_nb.paper.sweep import Job, recipe_of
     job = Job('cifar100', 'resnet18', 'ggr', .01, 'erk', 0, epochs=8)
     assert recipe_of(job, 390) == RECIPES['cifar100'].scaled(8)
 

@@ -27,11 +27,11 @@ def method_plot(
     alt:str=None, # the picture in words
 )->Card:
     "A dot per score, a bar at the mean; a row per method, a panel per initialisation."
-    def mean_std(v): return v.mean(), v.std(ddof=1) if len(v) > 1 else 0.
+    def mean_se(v): return v.mean(), v.std(ddof=1) / len(v)**.5 if len(v) > 1 else 0.
     scores = {k: floats(v) for k, v in scores.items()}
     rows, inits = (list(dict.fromkeys(k[i] for k in scores if k[0] != 'dense')) for i in (0, 1))
     dense = [v.mean() for (m, _), v in scores.items() if m == 'dense']
-    said = [' '.join(filter(None, (*k, plus_minus(*mean_std(v))))) for k, v in scores.items()]
+    said = [' '.join(filter(None, (*k, plus_minus(*mean_se(v))))) for k, v in scores.items()]
     fig = make_card(title, alt, xlabel, said, height=.75 + .36 * len(rows))
     axes = fig.subplots(1, len(inits), squeeze=False, sharex=True, sharey=True)[0]
     for ax, init in zip(axes, inits):
@@ -41,7 +41,7 @@ def method_plot(
             ax.scatter(v, np.full(len(v), i), s=30, color=c, alpha=.6, lw=0, zorder=3,
                        marker=MARKERS.get(str(m).lower(), 'o'))
             ax.plot([v.mean()] * 2, [i - .3, i + .3], color=dark, lw=2.2, zorder=4)
-            ax.annotate(plus_minus(*mean_std(v)), (1, i), (6, 0), va='center', color=dark, size=8.5,
+            ax.annotate(plus_minus(*mean_se(v)), (1, i), (6, 0), va='center', color=dark, size=8.5,
                         xycoords=ax.get_yaxis_transform(), textcoords='offset points')
         if dense: reference_line(ax, (np.mean(dense), f'dense {human(np.mean(dense))}'), 'v')
         ax.set_title(init, color=INK); ax.margins(x=.08); name_rows(ax, rows, xlabel)
