@@ -3,7 +3,9 @@ __version__ = "0.1.0"
 from .masks import sparse_parameters
 from .methods import METHODS, Method
 from .sparsify import Sparsifier
-from .beyond import connect as _connect   # its three methods join METHODS
+from .beyond import connect   # its three methods join METHODS
+
+del connect
 
 __all__ = ['METHODS', 'Method', 'Sparsifier', 'fit', 'sparse_parameters']
 
