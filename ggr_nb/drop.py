@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CRITERIA', 'lowest', 'highest', 'magnitude', 'random_score', 'mest', 'snip', 'sensitivity', 'reciprocal_sensitivity',
            'set_score', 'score_active', 'drop_lowest', 'drop_local', 'drop_dead_first', 'adjust', 'drop_threshold',
-           'drop_global', 'drop_sign', 'drop_to_schedule', 'drop_nothing']
+           'drop_global', 'drop_nothing', 'drop_sign', 'drop_to_schedule']
 
 # %% ../nbs/03_drop.ipynb #d4e70d08
 import torch
@@ -139,6 +139,12 @@ def drop_global(snap:Snapshot, # the state
     return {n: l.places[part.to(l.places.device)]
             for (n, l), part in zip(snap.layers.items(), parts)}
 
+# %% ../nbs/03_drop.ipynb #716f0615
+def drop_nothing(snap:Snapshot, # the state
+                 )->dict: # {name: empty tensor}
+    "Static sparse training: the mask of the first day is the mask of the last."
+    return {n: l.places[:0] for n, l in snap.layers.items()}
+
 # %% ../nbs/03_drop.ipynb #26d162f5
 def drop_sign(snap:Snapshot, # `memory['signs']`: {name: (places, int8 signs)} when last seen
               )->tuple: # ({name: flat positions}, what to remember: the signs of those that stay)
@@ -169,9 +175,3 @@ def drop_to_schedule(snap:Snapshot, # uses `targets` and `progress`
         gone = max(0, len(layer.places) - stay)
         dropped[name] = drop_lowest(snap, layer, score_active(snap, layer), gone)
     return dropped
-
-# %% ../nbs/03_drop.ipynb #716f0615
-def drop_nothing(snap:Snapshot, # the state
-                 )->dict: # {name: empty tensor}
-    "Static sparse training: the mask of the first day is the mask of the last."
-    return {n: l.places[:0] for n, l in snap.layers.items()}

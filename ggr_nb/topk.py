@@ -30,7 +30,7 @@ class StreamingTopK:
                  k:int, # how many scores to keep
                  key=None, # elementwise map applied first, e.g. `torch.abs`
                  above:float=-math.inf, # only scores above this can enter
-                 luck=None, # (layer, positions) -> int64: the lowest of equals is best; default: the first
+                 luck=None, # (layer, positions) -> int64: lowest of equals is best; default: first
                 ):
         if k < 0: raise ValueError(f'k must be ≥ 0, got {k}')
         self.k, self.key, self.luck, self.threshold = k, key, luck, above if k else math.inf
@@ -67,7 +67,8 @@ class StreamingTopK:
         if not len(values): return
         lots = self.luck(name, places) if self.luck else places + (number << 40)
         home = self.values[0].device if self.values else values.device
-        self.values.append(values.to(home, values.dtype if values.dtype == torch.float64 else torch.float32))
+        kind = values.dtype if values.dtype == torch.float64 else torch.float32
+        self.values.append(values.to(home, kind))
         self.places.append(places.to(home))
         self.layers.append(torch.full_like(self.places[-1], number, dtype=torch.int32))
         self.lots.append(lots.to(home))
