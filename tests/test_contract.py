@@ -1,0 +1,866 @@
+"""The contract: in anyone's loop, inactive weights are zero and a resumed run is the uninterrupted one; or it is said by name.
+
+The matrix takes every optimiser with every method, each in one of the loops; CONTRACT=all takes every loop, too.
+"""
+import copy, gc, importlib.util, io, itertools, os, pickle, random, sys, warnings, weakref
+from dataclasses import replace
+
+import pytest, torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from ggr_nb.beyond.snip import snip_masks
+from ggr_nb.init import rescale_
+from ggr_nb.masks import matrices
+from ggr_nb.methods import METHODS
+from ggr_nb.sparsify import Sparsifier, unit_axis
+
+O, WHOLE = torch.optim, os.environ.get('CONTRACT') == 'all'
+X, Y = torch.randn(16, 12, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 4
+core = pytest.mark.core
+
+# ---- the matrix -----------------------------------------------------------------------------------------------
+
+OPTIMIZERS = dict(
+    Adadelta=dict(lr=.5, weight_decay=1e-3), Adafactor=dict(lr=.02), Adagrad=dict(lr=.05, initial_accumulator_value=.1, weight_decay=1e-3),
+    Adam=dict(lr=1e-2, amsgrad=True, weight_decay=1e-3), AdamW=dict(lr=1e-2), Adamax=dict(lr=1e-2, weight_decay=1e-3), ASGD=dict(lr=.05, t0=4),
+    Muon=dict(lr=.02), NAdam=dict(lr=1e-2, decoupled_weight_decay=True, weight_decay=1e-3), RAdam=dict(lr=1e-2),
+    RMSprop=dict(lr=1e-3, momentum=.9, centered=True), Rprop=dict(lr=.01), SGD=dict(lr=.05, momentum=.9, nesterov=True, weight_decay=1e-3))
+REFUSED = {'LBFGS': 'many gradients in one step', 'SparseAdam': 'sparse gradients'}
+BORN = {('Rprop', 'step_size'): .01, ('Adagrad', 'sum'): .1}          # what state begins with, where that is not 0
+WITHOUT_MOMENTUM = {'Adadelta', 'Adafactor', 'Adagrad', 'ASGD', 'Rprop'}
+FUSED = {'SGD', 'Adam', 'AdamW', 'Adagrad'}
+LOOPS, EVERY, STEPS = ('plain', 'accumulate', 'clip', 'scaler', 'fused'), 3, 14
+ORDERS = [o for o in itertools.permutations(('model', 'optimizer', 'make', 'sparsifier')) if o.index('make') < o.index('sparsifier')]
+
+
+def net(bias=True):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(12, 10, bias), nn.ReLU(), nn.Linear(10, 8, bias), nn.ReLU(), nn.Linear(8, 4, bias))
+
+
+def quiet(make, *args, **kw):
+    with warnings.catch_warnings(): warnings.simplefilter('ignore'); return make(*args, **kw)
+
+
+def sparse(model, optimizer=None, method='rigl', **more):
+    "What a user has after the two lines."
+    if optimizer is None: optimizer = O.SGD(model.parameters(), lr=.05, momentum=.9)
+    return model, optimizer, quiet(Sparsifier, model, optimizer, method, **dict(density=.3, every=2, until=99, fraction=.3) | more)
+
+
+def loss_of(model, i=0): return cross_entropy(model(X + .1 * (i % 7)), Y)
+
+
+def step(model, optimizer, i=0, *_):
+    optimizer.zero_grad(); loss_of(model, i).backward(); optimizer.step()
+
+
+def astray(s): return [n for n, l in s.layers.items() if l.weight.detach()[~l.bool_mask].any()]
+
+
+def same(a, b):
+    if torch.is_tensor(a): return torch.equal(a, b)
+    if isinstance(a, dict): return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)): return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def everything(*parts): return copy.deepcopy([p.state_dict() for p in parts])
+
+
+class Loop:
+    "A user's loop of one of the kinds; `parts` are what is saved."
+    def __init__(self, optimizer, method, kind, seed=1):
+        self.kind, self.method = kind, method
+        self.model = net(bias=optimizer != 'Muon')
+        fused = dict(fused=True) if kind == 'fused' and optimizer in FUSED else {}
+        self.optimizer = getattr(O, optimizer)(self.model.parameters(), **OPTIMIZERS[optimizer] | fused)
+        self.scaler = torch.amp.GradScaler('cpu', init_scale=2.**6, growth_interval=4, enabled=kind in ('scaler', 'fused'))
+        self.seed, self.made = seed, None
+
+    def make(self):
+        self.made = quiet(Sparsifier, self.model, self.optimizer, self.method, density=.3, every=EVERY, until=STEPS, fraction=.3,
+                          grad_batches=2, seed=self.seed)
+        return self
+
+    @property
+    def parts(self): return dict(model=self.model, optimizer=self.optimizer, sparsifier=self.made, scaler=self.scaler)
+
+    def step(self, i):
+        self.optimizer.zero_grad()
+        pieces = 2 if self.kind == 'accumulate' else 1
+        for x, y in zip((X + .1 * (i % 7)).chunk(pieces), Y.chunk(pieces)):
+            self.scaler.scale(cross_entropy(self.model(x), y) / pieces).backward()
+        if self.kind in ('scaler', 'fused') and i in (2, 6): self.model[0].weight.grad[0, 0] = float('inf')    # skipped
+        if self.kind == 'clip' or self.kind == 'scaler' and i % 2:
+            self.scaler.unscale_(self.optimizer); self.made.mask_gradients()
+            nn.utils.clip_grad_norm_(self.model.parameters(), .5)
+        quiet(self.scaler.step, self.optimizer); self.scaler.update()
+
+    def zeros(self, name):
+        "Nothing where no weight is: by its own look, not by the library's."
+        assert astray(self.made) == []
+        if self.method == 'snfs': return                          # its momentum is dense, by definition
+        for layer in self.made.layers.values():
+            for k, t in self.optimizer.state[layer.weight].items():
+                if torch.is_tensor(t) and t.shape == layer.weight.shape:
+                    assert (t[~layer.bool_mask] == torch.tensor(BORN.get((name, k), 0.))).all(), (layer.name, k)
+
+
+def uninterrupted_is_resumed(optimizer, method, kind):
+    if method == 'snfs' and optimizer in WITHOUT_MOMENTUM:
+        with pytest.raises(ValueError, match='reads the momentum'): Loop(optimizer, method, kind).make()
+        return
+    whole, saved, luck = Loop(optimizer, method, kind).make(), [], random.Random(optimizer + method + kind)
+    total = sum(whole.made.counts().values())
+    for i in range(STEPS):
+        saved.append({k: copy.deepcopy(p.state_dict()) for k, p in whole.parts.items()})
+        whole.step(i)
+        whole.zeros(optimizer); whole.made.check()
+        assert sum(whole.made.counts().values()) == total or method == 'gmp'
+    skipped = 2 if kind in ('scaler', 'fused') else 0
+    assert whole.made.steps == STEPS - skipped
+    assert bool(whole.made.updates) == whole.made.method.dynamic
+    for stop in luck.sample(range(STEPS), 2 if not WHOLE else 4):
+        again, order = Loop(optimizer, method, kind, seed=5), luck.choice(ORDERS)
+        with torch.no_grad(): [p.normal_() for p in again.model.parameters()]
+        for what in order:
+            if what == 'make': again.make()
+            else: again.parts[what].load_state_dict(copy.deepcopy(saved[stop][what]))
+        again.scaler.load_state_dict(saved[stop]['scaler'])
+        for i in range(stop, STEPS): again.step(i)
+        for k, p in whole.parts.items(): assert same(p.state_dict(), again.parts[k].state_dict()), (k, stop, order)
+
+
+@core
+def test_the_matrix_knows_every_optimiser_of_torch():
+    classes = {n for n, c in vars(O).items() if isinstance(c, type) and issubclass(c, O.Optimizer) and c is not O.Optimizer}
+    assert classes == set(OPTIMIZERS) | set(REFUSED)
+
+
+@core
+@pytest.mark.parametrize('optimizer', OPTIMIZERS)
+def test_every_method_and_loop_is_exact_and_resumes_in_any_order(optimizer):
+    for j, method in enumerate(METHODS):
+        mine = LOOPS if WHOLE else [LOOPS[(j + list(OPTIMIZERS).index(optimizer)) % len(LOOPS)]]
+        for kind in mine: uninterrupted_is_resumed(optimizer, method, kind)
+
+
+@core
+@pytest.mark.parametrize('name', REFUSED)
+def test_optimisers_that_cannot_be_are_refused_before_anything_changes(name):
+    model = net(); opt = getattr(O, name)(model.parameters()); before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=REFUSED[name]): Sparsifier(model, opt, 'static')
+    assert same(before, model.state_dict())
+
+
+# ---- 1: the optimiser moves inactive weights -------------------------------------------------------------------
+
+class Noisy(O.SGD):
+    "Adds noise to every weight, as Langevin dynamics do."
+    def step(self, closure=None):
+        loss = super().step(closure)
+        with torch.no_grad():
+            for g in self.param_groups: [p.add_(.01 * torch.randn_like(p)) for p in g['params']]
+        return loss
+
+
+class Centralised(O.SGD):
+    "Subtracts the mean of each unit's gradient."
+    def step(self, closure=None):
+        for g in self.param_groups:
+            for p in g['params']:
+                if p.ndim > 1: p.grad -= p.grad.mean(1, keepdim=True)
+        return super().step(closure)
+
+
+class Yogi(O.Optimizer):
+    "Written by hand; its state does not begin at zero."
+    def __init__(self, params, lr=.01): super().__init__(params, dict(lr=lr, betas=(.9, .99)))
+
+    def step(self, closure=None):
+        with torch.no_grad():
+            for g in self.param_groups:
+                for p in g['params']:
+                    if not self.state[p]: self.state[p].update(exp_avg=torch.full_like(p, 1e-3), exp_avg_sq=torch.full_like(p, 1e-6))
+                    m, v, sq = *self.state[p].values(), p.grad**2
+                    m.mul_(.9).add_(p.grad, alpha=.1); v.sub_((v - sq).sign() * sq, alpha=.01)
+                    p.sub_(g['lr'] * m / (v.abs().sqrt() + 1e-3))
+
+
+class Turned(O.Optimizer):
+    "Keeps its momentum in other coordinates, as SOAP does."
+    def __init__(self, params, lr=.02): super().__init__(params, dict(lr=lr))
+
+    def step(self, closure=None):
+        with torch.no_grad():
+            for p in (p for g in self.param_groups for p in g['params']):
+                if p.ndim < 2: continue
+                turn = torch.linalg.qr(torch.arange(len(p)**2.).view(len(p), -1).sin())[0]
+                m = self.state[p].setdefault('momentum', torch.zeros_like(p)).mul_(.9).add_(turn @ p.grad)
+                p.sub_(turn.T @ m, alpha=.02)
+
+
+MOVERS = dict(noise=Noisy, mean=Centralised, nonzero=Yogi, turned=Turned, Muon=lambda p: O.Muon(p, lr=.02))
+
+
+@core
+@pytest.mark.parametrize('kind', MOVERS)
+@pytest.mark.parametrize('method', ['static', 'ggr', 'deepr', 'snfs'])
+def test_an_optimiser_that_moves_inactive_weights_is_masked_and_named_once(kind, method):
+    model = net(bias=False); opt = MOVERS[kind](model.parameters() if kind != 'noise' and kind != 'mean' else [*model.parameters()]) \
+        if kind not in ('noise', 'mean') else MOVERS[kind](model.parameters(), lr=.05, momentum=.9)
+    if method == 'snfs' and kind == 'turned': pytest.skip('has no momentum that it could read')
+    s = sparse(model, opt, method)[2]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        for i in range(9): step(model, opt, i); assert astray(s) == [], i
+    told = [str(w.message) for w in said if 'moves inactive weights' in str(w.message)]
+    assert len(told) == (method != 'snfs') and all(type(opt).__name__ in t for t in told)
+    s.check()
+
+
+@core
+def test_noise_that_begins_late_is_found_soon_without_any_update():
+    class Late(O.SGD):
+        def step(self, closure=None):
+            super().step(closure)
+            if len(calls) > 20: [p.data.add_(.01) for p in self.param_groups[0]['params']]
+            calls.append(1)
+    calls, model = [], net(); opt = Late(model.parameters(), lr=.01); s = sparse(model, opt, 'static')[2]
+    with pytest.warns(UserWarning, match='moves inactive weights'):
+        for i in range(120): step(model, opt, i)
+    assert astray(s) == []
+
+
+@core
+def test_state_in_other_coordinates_is_left_alone_and_said():
+    model = net(bias=False); opt = Turned(model.parameters()); s = sparse(model, opt, 'rigl')[2]
+    with pytest.warns(UserWarning, match='momentum'): step(model, opt)
+    seen = []
+    s_states = lambda: {n: opt.state[l.weight]['momentum'].clone() for n, l in s.layers.items()}
+    opt.register_step_pre_hook(lambda *a: seen.append(s_states()))      # after the sparsifier's own hook
+    for i in range(1, 4):
+        before = s_states(); quiet(step, model, opt, i)
+        assert same(before, seen[-1]), 'an update wrote into a state it cannot read'
+    assert s.updates == 1
+
+
+@core
+def test_a_step_that_calls_its_parents_step_counts_once():
+    O.SGD([nn.Parameter(torch.zeros(1))])                 # from now on the parent's step calls hooks, too
+    model = net(); opt = Noisy(model.parameters(), lr=.05); s = sparse(model, opt, 'rigl')[2]
+    for i in range(6): quiet(step, model, opt, i)
+    assert (s.steps, s.updates) == (6, 2)
+    def broken(): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): opt.step(broken)
+    quiet(step, model, opt); assert s.steps == 7 and s.updates == 3 and astray(s) == []
+
+
+def lookahead(write, every=3):
+    "The loop of Lookahead: slow weights from before the two lines, so they are dense."
+    def run(model, opt, s, steps):
+        for i in range(steps):
+            step(model, opt, i)
+            if i % every == every - 1:
+                for p, q in zip(model.parameters(), run.slow): q += .5 * (p.detach() - q); write(p, q)
+            run.densest = max(run.densest, 0)
+    run.densest = 0
+    return run
+
+
+def by_copy(p, q):
+    with torch.no_grad(): p.copy_(q)
+def by_data(p, q): p.data.copy_(q)
+def by_swap(p, q): p.data = q.clone()
+
+
+def true_density(s):
+    return sum(int(l.weight.count_nonzero()) for l in s.layers.values()) / sum(l.size for l in s.layers.values())
+
+
+@core
+@pytest.mark.parametrize('method', ['static', 'ggr'])
+@pytest.mark.parametrize('write', [by_copy, by_data, by_swap])
+def test_weights_written_outside_the_step_are_masked_and_said(write, method):
+    model = net(); slow = [p.detach().clone() for p in model.parameters()]
+    run = lookahead(write); run.slow = slow
+    _, opt, s = sparse(model, method=method, every=4)
+    with pytest.warns(UserWarning, match='outside the optimiser'): run(model, opt, s, 60)
+    seen = []
+    model[0].register_forward_pre_hook(lambda *_: seen.append(true_density(s)))
+    run(model, opt, s, 12); loss_of(model)
+    assert max(seen) <= s.density + 1e-9
+
+
+@core
+def test_the_second_pass_of_sam_sees_a_sparse_network():
+    model, opt, s = sparse(net(), method='ggr')
+    seen = []
+    model[0].register_forward_pre_hook(lambda *_: seen.append(true_density(s)))
+    for i in range(8):
+        opt.zero_grad(); quiet(loss_of, model, i).backward()
+        with torch.no_grad(): moves = [.05 * p.grad / p.grad.norm().clamp(min=1e-6) for p in model.parameters()]
+        old = [p.detach().clone() for p in model.parameters()]
+        with torch.no_grad(): [p.add_(e) for p, e in zip(model.parameters(), moves)]
+        opt.zero_grad(); quiet(loss_of, model, i).backward()
+        for p, o in zip(model.parameters(), old): p.data = o
+        quiet(opt.step)
+    assert s.steps == 8 and astray(s) == []
+    assert max(seen) <= s.density + 1e-9
+
+
+@core
+def test_an_optimiser_whose_step_nobody_calls_is_noticed():
+    class Sam(O.Optimizer):
+        "Two halves; its own `step` is never called."
+        def __init__(self, params, base): super().__init__(params, {}); self.base = base(self.param_groups, lr=.05)
+        def second(self): self.base.step()
+    model = net(); opt = Sam(model.parameters(), O.SGD); s = sparse(model, opt, 'rigl')[2]
+    with pytest.warns(UserWarning, match='Sam.step has not been called'):
+        for i in range(3): opt.zero_grad(); loss_of(model, i).backward(); opt.second()
+    loss_of(model); assert astray(s) == []
+
+
+@core
+def test_a_callback_that_writes_weights():
+    model, opt, s = sparse(net())
+    with pytest.warns(UserWarning, match='outside the optimiser'):
+        for i in range(8):
+            step(model, opt, i)
+            with torch.no_grad(): model[2].weight.clamp_(min=.01)
+    loss_of(model); assert astray(s) == []
+
+
+# ---- 2, 3: weights and state that arrive later, or earlier ------------------------------------------------------
+
+@core
+def test_dense_weights_loaded_later_are_masked_at_once_and_said():
+    model, opt, s = sparse(net())
+    for i in range(5): step(model, opt, i)
+    model.load_state_dict(net().state_dict()); assert astray(s) == []
+    with pytest.warns(UserWarning, match='weights were loaded'): step(model, opt)
+    model[0].load_state_dict(net()[0].state_dict()); assert astray(s) == []         # of a part
+    model.load_state_dict(net().state_dict(), assign=False); assert astray(s) == []
+
+
+@core
+def test_weights_that_replace_the_parameters_are_noticed():
+    model, opt, s = sparse(net()); step(model, opt)
+    with pytest.raises(RuntimeError, match='assign'): model.load_state_dict(net().state_dict(), assign=True)
+
+
+@core
+@pytest.mark.parametrize('name', ['SGD', 'Adam', 'Rprop', 'Adagrad'])
+def test_state_of_a_dense_run_loaded_later_is_masked_at_once(name):
+    make = lambda m: getattr(O, name)(m.parameters(), **OPTIMIZERS[name])
+    other = net(); dense = make(other)
+    for i in range(5): step(other, dense, i)
+    loop = Loop(name, 'rigl', 'plain').make(); loop.step(0)
+    loop.optimizer.load_state_dict(dense.state_dict())
+    loop.zeros(name)
+    for i in range(1, 6): loop.step(i); loop.zeros(name)
+
+
+@core
+@pytest.mark.parametrize('name', ['SGD', 'Adam', 'Rprop'])
+def test_rollback_of_model_and_sparsifier_alone_stays_exact(name):
+    loop = Loop(name, 'ggr', 'plain').make()
+    for i in range(4): loop.step(i)
+    kept = everything(loop.model, loop.made)
+    for i in range(4, 9): loop.step(i)
+    for part, state in zip((loop.model, loop.made), kept): part.load_state_dict(state)
+    loop.zeros(name)
+    for i in range(4, 9): loop.step(i); loop.zeros(name)
+
+
+# ---- 4: copies ---------------------------------------------------------------------------------------------------
+
+COPIES = dict(deepcopy=copy.deepcopy, pickle=lambda x: pickle.loads(pickle.dumps(x)),
+              torch_save=lambda x: (lambda f: (torch.save(x, f), f.seek(0), torch.load(f, weights_only=False))[2])(io.BytesIO()))
+
+
+@core
+@pytest.mark.parametrize('how', COPIES)
+@pytest.mark.parametrize('method', ['ggr', 'snfs', 'deepr', 'gmp'])
+def test_a_copy_goes_on_as_the_original_and_alone(how, method):
+    one = sparse(net(), method=method)
+    for i in range(5): step(*one[:2], i)
+    two = COPIES[how](one); kept = everything(*one)
+    for i in range(5, 10): step(*two[:2], i)
+    assert same(kept, everything(*one)), 'the copy moved the original'
+    for i in range(5, 10): step(*one[:2], i)
+    assert same(everything(*one), everything(*two)) and two[2].steps == 10 and astray(two[2]) == []
+
+
+@core
+def test_copies_of_the_model_alone_are_ordinary_models():
+    model, opt, s = sparse(net()); step(model, opt)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        twin.load_state_dict(net().state_dict()); twin(X)
+        assert all(p.count_nonzero() == p.numel() for n, p in twin.named_parameters() if 'weight' in n)
+    assert astray(s) == []
+
+
+@core
+def test_averaged_models_are_masked_in_one_line():
+    model, opt, s = sparse(net(), method='set')
+    ema = O.swa_utils.AveragedModel(model, multi_avg_fn=O.swa_utils.get_ema_multi_avg_fn(.9))
+    for i in range(9): step(model, opt, i); ema.update_parameters(model)
+    of = dict(ema.module.named_parameters())
+    assert any(of[n][~m].any() for n, m in s.masks.items()), 'the average remembers dropped weights'
+    with torch.no_grad():
+        for n, m in s.masks.items(): of[n].mul_(m)
+    assert not any(of[n][~m].any() for n, m in s.masks.items()) and astray(s) == []
+
+
+# ---- 5: layers -----------------------------------------------------------------------------------------------------
+
+class Conv1D(nn.Module):
+    "GPT-2's linear layer: the weight is transposed."
+    def __init__(self, n_in, n_out): super().__init__(); self.weight, self.bias = nn.Parameter(torch.randn(n_in, n_out) * .2), nn.Parameter(torch.zeros(n_out))
+    def forward(self, x): return x @ self.weight + self.bias
+
+
+class Attention(nn.Module):
+    def __init__(self, **kw): super().__init__(); self.a = nn.MultiheadAttention(12, 2, batch_first=True, **kw)
+    def forward(self, x): return self.a(x[:, None], x[:, None], x[:, None])[0][:, 0]
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind=nn.LSTM): super().__init__(); self.r = kind(4, 12, num_layers=2, batch_first=True)
+    def forward(self, x): return self.r(x.view(-1, 3, 4))[0][:, -1]
+
+
+class Twice(nn.Module):
+    def __init__(self): super().__init__(); self.b = nn.Bilinear(12, 12, 12)
+    def forward(self, x): return self.b(x, x)
+
+
+class Cell(nn.Module):
+    def __init__(self): super().__init__(); self.c = nn.GRUCell(12, 12)
+    def forward(self, x): return self.c(x)
+
+
+def pruned():
+    layer = nn.Linear(12, 12); nn.utils.prune.random_unstructured(layer, 'weight', .5); return layer
+
+
+KINDS = dict(
+    conv1d=(lambda: Conv1D(12, 12), 'weight'), attention=(Attention, 'a.in_proj_weight'), keys=(lambda: Attention(kdim=12, vdim=12), 'a.in_proj_weight'),
+    lstm=(Recurrent, 'r.weight_hh_l1'), gru=(lambda: Recurrent(nn.GRU), 'r.weight_ih_l0'), cell=(Cell, 'c.weight_ih'), bilinear=(Twice, 'b.weight'),
+    weight_norm=(lambda: nn.utils.parametrizations.weight_norm(nn.Linear(12, 12)), 'parametrizations.weight.original1'),
+    spectral_norm=(lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(12, 12)), 'parametrizations.weight.original'),
+    pruned=(pruned, 'weight_orig'))
+
+
+@core
+@pytest.mark.parametrize('kind', KINDS)
+def test_every_kind_of_layer_is_really_sparse(kind):
+    torch.manual_seed(0); layer, name = KINDS[kind][0](), KINDS[kind][1]
+    model = nn.Sequential(layer, nn.Linear(12, 4)); opt = O.Adam(model.parameters(), lr=.01)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')                                 # nothing stays dense: nothing to say
+        s = Sparsifier(model, opt, 'rigl', density=.3, every=2, until=99, exclude=None)
+    assert f'0.{name}' in s.layers and s.dense_share < .1
+    for i in range(6): step(model, opt, i); s.check()
+    real = [p for p, _ in matrices(model).values()]
+    assert sum(int(p.count_nonzero()) for p in real) / sum(p.numel() for p in real) <= .3 + .7 * s.dense_share + 1e-3
+    if kind in ('weight_norm', 'spectral_norm', 'pruned'):
+        assert (layer.weight[~s.masks[f'0.{name}']] == 0).all(), 'the weight that is used is sparse, too'
+
+
+@core
+def test_what_is_left_out_is_named():
+    class Own(nn.Module):
+        def __init__(self): super().__init__(); self.experts = nn.Parameter(torch.randn(3, 12, 12)); self.head = nn.Linear(12, 4)
+        def forward(self, x): return self.head(torch.einsum('bi,eij->bj', x, self.experts))
+    model = Own(); opt = O.SGD(model.parameters(), .1)
+    with pytest.warns(UserWarning, match=r'90% of the matrix weights stay dense: experts') as said: s = Sparsifier(model, opt, 'static')
+    assert 'include=' in str(said[0].message) and 'experts' in s._repr_html_() and '90.0% of all matrix weights stay dense' in repr(s)
+    s.remove()
+    with warnings.catch_warnings(): warnings.simplefilter('error'); s = Sparsifier(model, opt, 'static', include=['experts', 'head.*'])
+    assert s.dense_share == 0
+
+
+@core
+def test_a_tied_embedding_stays_dense_and_is_named():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__(); self.wte, self.up, self.head = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 20, bias=False)
+            self.head.weight = self.wte.weight
+        def forward(self, x): return self.head(self.up(self.wte(x)))
+    model = Tied(); opt = O.SGD(model.parameters(), .1)
+    with pytest.warns(UserWarning, match='stay dense: wte.weight'): s = Sparsifier(model, opt, 'static')
+    assert list(s.layers) == ['up.weight']
+
+
+@core
+def test_lazy_layers_and_complex_weights_are_refused():
+    model = nn.Sequential(nn.LazyLinear(4))
+    with pytest.raises(ValueError, match='0.weight has no shape yet'): Sparsifier(model, O.SGD([nn.Parameter(torch.zeros(1))], .1), 'static')
+    model = nn.Sequential(nn.Linear(4, 4, dtype=torch.cfloat), nn.Linear(4, 4)); opt = O.SGD(model.parameters(), .1)
+    with pytest.raises(ValueError, match='complex'): Sparsifier(model, opt, 'static', include='*weight')
+    quiet(Sparsifier, model, opt, 'static'); assert model[0].weight.count_nonzero() == 16
+
+
+@core
+def test_sparse_gradients_are_refused_by_name():
+    model = nn.Sequential(nn.Embedding(10, 4, sparse=True), nn.Linear(4, 4)); opt = O.SGD(model.parameters(), .1)
+    quiet(Sparsifier, model, opt, 'rigl', include='*weight', every=1, until=9)
+    with pytest.raises(ValueError, match='0.weight has a sparse gradient'): cross_entropy(model(Y), Y).backward(); opt.step()
+
+
+@core
+@pytest.mark.parametrize('conv', [nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d])
+@pytest.mark.parametrize('groups', [1, 2])
+def test_transposed_convolutions_keep_their_signal(conv, groups):
+    torch.manual_seed(0)
+    layer = conv(32, 64, 3, padding=1, groups=groups, bias=False); dense = copy.deepcopy(layer)
+    model = nn.Sequential(layer, nn.Flatten()); s = sparse(model, method='static', density=.1, weights='unit')[2]
+    d = {'1d': 1, '2d': 2, '3d': 3}[conv.__name__[-2:]]
+    x = torch.randn(4, 32, *[7] * d)
+    assert .8 < float(layer(x).std() / dense(x).std()) < 1.25
+
+
+# ---- 6: frozen layers and layers absent from a batch ----------------------------------------------------------------
+
+@core
+@pytest.mark.parametrize('method', METHODS)
+def test_frozen_layers_are_untouched(method):
+    model = net(); model[2].weight.requires_grad_(False); before = model[2].weight.clone()
+    _, opt, s = sparse(model, O.Adam([p for p in model.parameters() if p.requires_grad], lr=.01), method)
+    for i in range(7): step(model, opt, i)
+    assert torch.equal(before, model[2].weight) and '2.weight' not in s.layers and '2.weight' in s.stays_dense
+
+
+@core
+@pytest.mark.parametrize('to_none', [True, False])
+@pytest.mark.parametrize('method', METHODS)
+def test_layers_frozen_later_are_neither_dropped_nor_grown(method, to_none):
+    model, opt, s = sparse(net(), method=method)
+    for i in range(5): step(model, opt, i)
+    model[2].weight.requires_grad_(False); kept = s.masks['2.weight']
+    for i in range(5, 11): opt.zero_grad(set_to_none=to_none); loss_of(model, i).backward(); opt.step()
+    assert torch.equal(kept, s.masks['2.weight']) and astray(s) == []
+    if method not in ('gmp', 'dsr') and s.method.dynamic: assert not same(kept, s.masks['0.weight'])
+
+
+class Sometimes(nn.Module):
+    "A layer that takes no part in some batches."
+    def __init__(self): super().__init__(); torch.manual_seed(0); self.a, self.b, self.c = nn.Linear(12, 10), nn.Linear(10, 10), nn.Linear(10, 4); self.on = True
+    def forward(self, x): x = self.a(x).relu(); return self.c(self.b(x).relu() if self.on else x)
+
+
+@core
+@pytest.mark.parametrize('method', METHODS)
+def test_layers_absent_from_a_batch_are_neither_dropped_nor_grown(method):
+    model, opt, s = sparse(Sometimes(), method=method)
+    for i in range(5): step(model, opt, i)
+    model.on = False; kept = s.masks['b.weight']
+    for i in range(5, 11): step(model, opt, i)
+    assert torch.equal(kept, s.masks['b.weight'])
+    model.on = True; total = sum(s.counts().values())
+    for i in range(11, 17): step(model, opt, i); s.check() if method != 'snfs' else None
+    assert sum(s.counts().values()) == total or method == 'gmp'
+    if s.method.dynamic and method != 'dsr': assert not torch.equal(kept, s.masks['b.weight'])
+
+
+# ---- 7, 8: scalers and newborn state ---------------------------------------------------------------------------------
+
+@core
+@pytest.mark.parametrize('method', ['ggr', 'deepr', 'rigl-sg', 'mest'])
+@pytest.mark.parametrize('fused', [True, False])
+@pytest.mark.parametrize('grad_batches', [1, 2])
+def test_scaled_gradients_choose_the_same_masks(method, fused, grad_batches):
+    from functools import partial
+    from ggr_nb.drop import drop_local
+    mest = replace(METHODS['rigl'], name='mest', drop=partial(drop_local, criterion='mest'))
+    def masks(scale):
+        model = net().double(); opt = O.SGD(model.parameters(), .05, momentum=.9, fused=fused)
+        s = sparse(model, opt, mest if method == 'mest' else METHODS[method], grad_batches=1 if method == 'deepr' else grad_batches)[2]
+        if method == 'deepr': s.method = replace(s.method, l1=.5)      # so that a lost pull would be seen
+        scaler = torch.amp.GradScaler('cpu', init_scale=scale, enabled=scale > 0)
+        for i in range(9):
+            opt.zero_grad(); scaler.scale(cross_entropy(model(X.double() + .1 * i), Y)).backward()
+            scaler.step(opt); scaler.update()
+        return s.masks
+    assert same(masks(0), masks(2.**16))
+
+
+@core
+@pytest.mark.parametrize('name', ['Rprop', 'Adagrad', 'Adam', 'RMSprop'])
+def test_newborn_weights_begin_with_the_optimisers_own_state(name):
+    loop, seen = Loop(name, 'set', 'plain').make(), []
+    fresh = lambda k: BORN.get((name, k), 0.)
+    before = loop.made.masks
+    loop.optimizer.register_step_pre_hook(lambda *a: seen.append({n: (~before[n] & m, {k: t.clone() for k, t in loop.made._states(l).items()})
+                                                                  for (n, m), l in zip(loop.made.masks.items(), loop.made.layers.values())}))
+    for i in range(EVERY + 1): loop.step(i)
+    assert sum(int(new.sum()) for new, _ in seen[-1].values()) > 10
+    for new, states in seen[-1].values():
+        for k, t in states.items(): assert (t[new] == torch.tensor(fresh(k))).all(), k
+
+
+# ---- 9: memory -----------------------------------------------------------------------------------------------------------
+
+@core
+@pytest.mark.parametrize('way', ['plain', 'copied', 'moved', 'removed'])
+def test_nothing_is_kept_alive(way):
+    def use():
+        model, opt, s = sparse(net())
+        for i in range(3): step(model, opt, i)
+        if way == 'copied': step(*copy.deepcopy((model, opt, s))[:2])
+        if way == 'moved':
+            for i in range(4):
+                with torch.no_grad(): model[0].weight.fill_(.1)
+                quiet(step, model, opt, i)
+        if way == 'removed': s.remove()
+        return [weakref.ref(x) for x in (model, opt, s, model[0].weight)]
+    refs = use(); gc.collect()
+    assert [r() for r in refs] == [None] * 4
+
+
+@core
+def test_memory_stays_and_a_model_outlives_its_sparsifier():
+    model, opt, s = sparse(net()); s.remove(); ref = weakref.ref(s); del s; gc.collect()
+    assert ref() is None
+    step(model, opt); assert sparse(model, opt)[2].steps == 0           # another one may follow
+
+
+# ---- 11: checkpoints ------------------------------------------------------------------------------------------------------
+
+@core
+def test_a_kept_state_does_not_change_and_is_plain():
+    model, opt, s = sparse(net(), method='deepr')
+    for i in range(4): step(model, opt, i)
+    state = s.state_dict(); kept = copy.deepcopy(state)
+    for i in range(4): step(model, opt, i)
+    assert same(state, kept) and state.keys() == s.state_dict().keys()
+    file = io.BytesIO(); torch.save(state, file); file.seek(0)
+    assert same(torch.load(file, weights_only=True), kept)
+
+
+@core
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('method', ['ggr', 'dsr', 'deepr', 'gmp', 'snfs'])
+def test_distributed_checkpoint_loads_at_any_time(method, tmp_path):
+    import torch.distributed.checkpoint as dcp
+    make = lambda seed: sparse(net(), method=method, grad_batches=1 if method == 'deepr' else 2, seed=seed)
+    whole, again = make(1), make(2)
+    for i in range(5): step(*whole[:2], i)
+    dcp.save({'s': whole[2].state_dict(), 'model': whole[0].state_dict()}, checkpoint_id=tmp_path)
+    for i in range(2): step(*again[:2], i)
+    state = {'s': again[2].state_dict(), 'model': again[0].state_dict()}
+    dcp.load(state, checkpoint_id=tmp_path)
+    again[0].load_state_dict(state['model']); again[1].load_state_dict(copy.deepcopy(whole[1].state_dict()))
+    again[2].load_state_dict(state['s'])
+    for i in range(5, 9): step(*whole[:2], i); step(*again[:2], i)
+    assert same(everything(*whole), everything(*again))
+
+
+@core
+@pytest.mark.parametrize('change', [dict(density=.2), dict(every=3), dict(until=50), dict(fraction=.2), dict(schedule='constant'), dict(grad_batches=2),
+                                    dict(skip_update=True), dict(new_value=1e-3), dict(method='set')])
+def test_the_state_of_other_settings_is_refused_and_nothing_changes(change):
+    one = sparse(net()); step(*one[:2]); other = sparse(net(), **change); step(*other[:2])
+    before = everything(*other)
+    with pytest.raises(ValueError, match='|'.join([*change, 'active was', 'saved by'])): other[2].load_state_dict(one[2].state_dict())
+    assert same(before, everything(*other))
+
+
+@core
+def test_the_state_of_another_model_is_refused_and_nothing_changes():
+    wide = nn.Sequential(nn.Linear(10, 12), nn.ReLU(), nn.Linear(8, 10), nn.ReLU(), nn.Linear(4, 8))
+    one, other = sparse(wide), sparse(net()); before = everything(*other)
+    with pytest.raises(ValueError, match='masks do not fit'): other[2].load_state_dict(one[2].state_dict())
+    assert same(before, everything(*other))
+    broken = sparse(net())[2].state_dict(); broken['masks']['4.weight'] = broken['masks']['4.weight'][:2]
+    with pytest.raises(ValueError, match='masks do not fit'): other[2].load_state_dict(broken)
+    assert same(before, everything(*other)), 'half of a state was taken'
+
+
+# ---- 12: names -----------------------------------------------------------------------------------------------------------------
+
+@core
+@pytest.mark.parametrize('wrap', [nn.DataParallel, lambda m: torch.compile(m, backend='eager')])
+def test_wrapped_parts_have_the_names_of_the_bare_model(wrap):
+    def masks(where):
+        model = nn.Sequential(nn.Sequential(nn.Linear(12, 10), nn.ReLU()), nn.Linear(10, 4))
+        if where == 'part': model[0] = wrap(model[0])
+        if where == 'whole': model = wrap(model)
+        if where == 'both': model[0] = wrap(model[0]); model = wrap(model)
+        return sparse(model, method='static')[2].masks
+    assert same(masks(''), masks('part')) and same(masks(''), masks('whole')) and same(masks(''), masks('both'))
+
+
+@core
+def test_names_do_not_collide():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__(); self.module, self.w = nn.Module(), nn.Linear(4, 4); self.module.w = nn.Linear(4, 4)
+    s = sparse(Odd(), method='static', init='uniform')[2]
+    assert list(s.layers) == ['module.w.weight', 'w.weight'] and not same(*s.masks.values())
+
+
+@core
+def test_a_compiled_model_is_watched():
+    torch._dynamo.reset()
+    inner = net(); model = torch.compile(inner, backend='eager'); _, opt, s = sparse(model)
+    for i in range(4):
+        quiet(step, model, opt, i)
+        with torch.no_grad(): inner[2].weight.fill_(.1)
+    loss_of(model); assert astray(s) == []
+
+
+# ---- 13: settings ----------------------------------------------------------------------------------------------------------------
+
+@core
+@pytest.mark.parametrize('bad,said', [
+    (dict(every=12.5), 'every=12.5'), (dict(every=0), 'at least one step apart'), (dict(until=None), 'until=None'), (dict(until=9.), 'until=9.0'),
+    (dict(method='gmp', every=9, until=9), 'density is never reached'), (dict(grad_batches=3), 'grad_batches=3'), (dict(fraction=1.5), '1.5'),
+    (dict(schedule='no'), 'no'), (dict(method='rigle'), "did you mean.*rigl"), (dict(include='nothing'), 'no weight matches'),
+    (dict(density=0.), 'density|reached|0'), (dict(init='x'), 'unknown initial density'), (dict(masks={}), 'masks do not fit')])
+def test_settings_that_cannot_work_are_refused_before_anything_changes(bad, said):
+    model = net(); before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=said): sparse(model, **bad)
+    assert same(before, model.state_dict())
+
+
+@core
+def test_a_schedule_without_updates_is_said():
+    with pytest.warns(UserWarning, match='will never move'): Sparsifier(net(), (o := O.SGD((m := net()).parameters(), .1)), 'rigl') if False else Sparsifier(
+        m := net(), O.SGD(m.parameters(), .1), 'rigl', every=9, until=9)
+
+
+@core
+def test_a_method_is_what_it_does_not_its_name():
+    model, opt, s = sparse(net(), method=replace(METHODS['static'], name='dense')); assert s.density < .31
+    from functools import partial
+    from ggr_nb.drop import drop_local
+    own = replace(METHODS['set'], name='own', drop=partial(drop_local, criterion=lambda w, g, gen: -w.abs()))
+    model, opt, s = sparse(net(), method=own)
+    for i in range(5): step(model, opt, i)
+    assert s.updates == 2
+
+
+@core
+def test_momentum_that_cannot_be_found_is_said():
+    class Hidden(O.Optimizer):
+        def __init__(self, params): super().__init__(params, dict(lr=.1, momentum=.9))
+        def step(self, closure=None):
+            for p in self.param_groups[0]['params']: self.state[p]['mine'] = 0; p.data.sub_(.1 * p.grad)
+    model = net(); opt = Hidden(model.parameters()); sparse(model, opt, 'snfs')
+    with pytest.raises(ValueError, match='Hidden.*momentum'):
+        for i in range(4): step(model, opt, i)
+
+
+# ---- 14: small ones ----------------------------------------------------------------------------------------------------------------
+
+@core
+@pytest.mark.parametrize('method', ['rigl', 'ggr', 'chase', 'gse'])
+def test_ties_are_broken_at_random(method):
+    model, opt, s = sparse(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64)), method=method, density=.2, every=1)
+    for _ in range(2):
+        opt.zero_grad(); before = s.masks
+        for p in model.parameters(): p.grad = torch.zeros_like(p)
+        opt.step()
+    for n, m in s.masks.items():
+        rows = (m & ~before[n]).nonzero()[:, 0].float()
+        assert len(rows) > 50 and 20 < rows.mean() < 44, 'growth without gradients prefers some rows'
+    again = sparse(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64)), method=method, density=.2, every=1)
+    assert s.seed == again[2].seed
+
+
+@core
+def test_snip_moves_nothing():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 10), nn.BatchNorm1d(10), nn.ReLU(), nn.Linear(10, 4)); before = copy.deepcopy(model.state_dict())
+    for train in (True, False):
+        model.train(train); masks = snip_masks(model, X, Y, 30)
+        assert same(before, model.state_dict()) and model.training == train and sum(int(m.sum()) for m in masks.values()) == 30
+    assert all(p.grad is None for p in model.parameters())
+
+
+# ---- 10: processes ----------------------------------------------------------------------------------------------------------------------
+
+def _process(rank, folder):
+    dist = torch.distributed
+    dist.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    out = []
+    def run(seed, method='static', **kw):
+        model = net(); opt = O.SGD(model.parameters(), .1); s = sparse(model, opt, method, seed=seed, **kw)[2]
+        for i in range(5): step(model, opt, i + rank * (kw.get('process_group', 0) is None))
+        return s
+    try: run(rank); out.append('silent')
+    except RuntimeError as e: out.append(str(e))
+    out.append(repr(run(rank, 'ggr', process_group=None)))
+    own = [dist.new_group([r]) for r in range(2)][rank]
+    out.append(repr(run(rank, 'ggr', process_group=own)))
+    out.append(repr(run(3, 'ggr')))
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    model = net(); fully_shard(model, mesh=init_device_mesh('cpu', (2,))); opt = O.SGD(model.parameters(), .1)
+    before = [p.to_local().clone() for p in model.parameters()]
+    try: Sparsifier(model, opt, 'static'); out.append('silent')
+    except ValueError as e: out.append(str(e))
+    out.append(str(all(map(torch.equal, before, [p.to_local() for p in model.parameters()]))))
+    torch.save(out, f'{folder}/{rank}')
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not torch.distributed.is_available() or not torch.distributed.is_gloo_available(), reason='this torch has no gloo')
+def test_processes_agree_or_are_told(tmp_path):
+    torch.multiprocessing.spawn(_process, (str(tmp_path),), nprocs=2)
+    for rank in range(2):
+        apart, alone, own, together, sharded, untouched = torch.load(tmp_path/str(rank))
+        assert 'step 0: the masks of the processes differ' in apart and 'process_group=None' in apart
+        assert all('2 updates in 5 steps' in r for r in (alone, own, together)) and 'sharded' in sharded and untouched == 'True'
+
+
+# ---- foreign models ---------------------------------------------------------------------------------------------------------------------
+
+TIMM = dict(resnet18=64, vit_tiny_patch16_224=0, convnext_atto=64, mobilenetv3_small_050=64, efficientnet_lite0=64, mixer_s32_224=0, regnetx_002=64,
+            densenet121=64, ghostnet_050=64, edgenext_xx_small=64, deit_tiny_distilled_patch16_224=0)
+
+
+def language(kind):
+    import transformers as t
+    small = dict(vocab_size=50)
+    return dict(
+        gpt2=lambda: t.GPT2LMHeadModel(t.GPT2Config(**small, n_positions=16, n_embd=32, n_layer=2, n_head=2)),
+        bert=lambda: t.BertForMaskedLM(t.BertConfig(**small, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)),
+        llama=lambda: t.LlamaForCausalLM(t.LlamaConfig(**small, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)),
+        t5=lambda: t.T5ForConditionalGeneration(t.T5Config(**small, d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, decoder_start_token_id=0)))[kind]()
+
+
+def one_update(model, loss):
+    opt = O.AdamW(model.parameters(), lr=1e-3)
+    s = quiet(Sparsifier, model, opt, 'ggr', density=.1, every=1, until=9)
+    for _ in range(2): opt.zero_grad(); loss().backward(); opt.step()
+    s.check()
+    ids = {id(l.weight): l for l in s.layers.values()}
+    real = sum(int(p.count_nonzero()) for n, p in ((n, p) for n, p in model.named_parameters() if id(p) in ids))
+    assert s.updates == 1 and real <= sum(s.counts().values()) == round(.1 * sum(l.size for l in s.layers.values()))
+    named = set(s.stays_dense) | set(s.layers)
+    assert len(named) == len({id(p) for p in model.parameters() if p.ndim > 1}), 'a matrix is neither sparse nor named'
+    return s
+
+
+@pytest.mark.parametrize('name', TIMM)
+def test_models_of_timm(name):
+    timm = pytest.importorskip('timm'); size = TIMM[name]
+    model = timm.create_model(name, num_classes=4, **(dict(img_size=64) if not size else {}))
+    x = torch.randn(2, 3, 64, 64)
+    def loss():
+        out = model(x); return cross_entropy(out[0] if isinstance(out, tuple) else out, Y[:2])
+    assert one_update(model, loss).dense_share < .1
+
+
+@pytest.mark.parametrize('kind', ['gpt2', 'bert', 'llama', 't5'])
+def test_models_of_transformers(kind):
+    pytest.importorskip('transformers'); model = language(kind); ids = torch.randint(50, (2, 8))
+    s = one_update(model, lambda: model(input_ids=ids, labels=ids).loss)
+    assert any('embed' in n or 'wte' in n or 'shared' in n for n in s.stays_dense)
