@@ -7,7 +7,7 @@ __all__ = ['plan', 'hookable', 'check_optimizer', 'check_weights', 'check_settin
            'MaskedWeight', 'Sparsifier']
 
 # %% ../nbs/09_sparsify.ipynb #5181887a
-import base64, json, math, operator, warnings, weakref
+import base64, inspect, json, math, operator, sys, warnings, weakref
 
 import torch
 from torch import nn
@@ -151,7 +151,6 @@ def _uneven(state, off):
 
 def _fresh(state, layer):
     "What the state holds where no weight has been: what new weights begin with."
-    if not layer.free: return 0.
     place = layer.free_places(torch.zeros(1, dtype=torch.int64, device=layer.places.device))
     return Dense(state).at(place)
 
@@ -160,8 +159,10 @@ def _first_state(optimizer, weight):
     group = next(g for g in optimizer.param_groups if any(p is weight for p in g['params']))
     probe = nn.Parameter(torch.zeros(2, 2, dtype=weight.dtype, device=weight.device))
     settings = {k: v for k, v in group.items() if k not in ('params', 'param_names')}
+    taken = inspect.signature(type(optimizer)).parameters     # some settings count only from here
     try:
-        trial = type(optimizer)([dict(params=[probe], **settings)])
+        trial = type(optimizer)([dict(params=[probe], **settings)],
+                                **{k: v for k, v in settings.items() if k in taken})
         probe.grad = torch.zeros_like(probe); trial.step()
     except Exception: return {}      # an optimiser that wants to be made in another way
     return {k: float(s.flatten()[0]) for k, s in trial.state.get(probe, {}).items()
@@ -206,7 +207,7 @@ class MaskedWeight:
 
     def gradient(self): # a source, or None if the weight took no part in the batch
         "The gradient that growth looks at."
-        grad = self.weight.grad
+        grad = self.weight.grad if self.weight.requires_grad else None
         if grad is not None and grad.is_sparse: raise ValueError(
             f'{self.name} has a sparse gradient, and growth needs the dense one; leave it dense '
             'with exclude=')
@@ -219,7 +220,8 @@ class MaskedWeight:
               optimizer, # whose state it is
               ): # a float or a tensor of one
         "What a new weight begins with in a state: what the inactive places hold."
-        return _fresh(state, seen)
+        if seen.free: return _fresh(state, seen)
+        return _first_state(optimizer, self.weight).get(name, 0.)
 
     def source(self, tensors): return Dense(*tensors)      # from what `Dense.tensors` was
     def join(self, group): pass                            # DDP averages the gradients
@@ -260,11 +262,20 @@ class _Call:
         self.owner, self.name, self.first = owner and weakref.ref(owner), name, first
 
     def __call__(self, *args):
+        if torch.compiler.is_compiling(): return          # nothing of it belongs into a graph
         owner = self.owner and self.owner()
         if owner: getattr(owner, self.name)(*(self.first or args))
 
     def __reduce__(self): return _Call, (None, self.name, *self.first)
     def __deepcopy__(self, memo): return _Call(None, self.name, *self.first)
+
+def _within_step(optimizer):
+    "Was the hook called by the step of a parent class, which the optimiser's own step calls?"
+    frame = sys._getframe(2)
+    code = frame.f_code                               # torch's wrapper around every step
+    while frame := frame.f_back:
+        if frame.f_code is code and frame.f_locals.get('self') is optimizer: return True
+    return False
 
 def _finite(grads):
     "Is no gradient NaN or infinite? The sums are a cheap first look."
@@ -359,6 +370,7 @@ class Sparsifier:
         self._real = True                           # is the present step not one that is skipped?
         self._mask_after_step = 'momenta' in self.method.needs   # it keeps the momentum dense
         self._mask_before_forward = False
+        self._mixed = set()                         # states that are not still at inactive places
         self._looked_at, self._written = 0, None    # when leaks were looked for; weights' versions
         self._aside, self._loaded = {}, set()       # what masking has hidden, until the first step
         self._listen()
@@ -428,6 +440,7 @@ class Sparsifier:
 
     def _before_step(self, optimizer, args, kwargs):
         "A closure is wrapped, since it makes the gradients; without one they are there."
+        if _within_step(optimizer): return None
         overflow = getattr(optimizer, 'found_inf', None)   # set by GradScaler for fused optimisers
         self._real = overflow is None or not bool(overflow)
         closure = args[1] if len(args) > 1 else kwargs.get('closure')
@@ -440,9 +453,13 @@ class Sparsifier:
     def _prepare(self):
         "The gradients are there and the step is real: update if it is time, then mask them."
         for layer in self.layers.values(): layer.follow()
-        if self._look_now(self.due()): self._find_leaks(after_step=False)
-        if self._written not in (None, self._versions()): self._watch_forward()
-        if self.steps == 0: self._agree()
+        if self._mask_before_forward: self._mask_weights()
+        written = self._written not in (None, self._versions())
+        if written: self._watch_forward()
+        if written or self._look_now(self.due()): self._find_leaks(after_step=False)
+        if self.steps == 0:
+            self._agree()
+            if self.method.dynamic: [layer.gradient() for layer in self._masked.values()]   # dense?
         if self._loaded: self._tell_what_was_cut()
         self._aside = {}
         if self.due(): self.update()
@@ -453,11 +470,12 @@ class Sparsifier:
 
     def _after_step(self, optimizer, args, kwargs):
         "Count the step; mask again where the optimiser needs it, and see at times whether it does."
-        if not self._real: return
+        if not self._real or _within_step(optimizer): return
         if self._look_now(self._updated_at == self.steps):
             self._find_leaks(after_step=True); self._looked_at = self.steps
         if self._mask_after_step: self._mask_weights()
         self._written = self._versions()
+        if self.steps == 0 and not self._mask_before_forward: self._watch_forward(False)
         self.steps += 1
         self._expect()
 
@@ -469,9 +487,10 @@ class Sparsifier:
         for layer in self.layers.values(): layer.expect(growth and self.steps + to_go > 0)
 
     def _look_now(self, at_update):
-        "In the first two steps and at updates, but not in each of many updates in a row."
-        return self.steps < 2 or (at_update and self.steps >= self._looked_at + min(self.every, 50)
-                                  or at_update and self.every >= 50)
+        "In two steps at the start, at updates (but not in each of many in a row), every 50 steps."
+        often = at_update and (self.updates < 3 or self.every >= 50)
+        wait = 0 if often else min(self.every, 50) if at_update else 50
+        return self.steps < 2 or self.steps >= self._looked_at + wait
 
     def _versions(self): return [layer.weight._version for layer in self.layers.values()]
 
@@ -525,6 +544,10 @@ class Sparsifier:
             if 'momenta' in self.method.needs:
                 states = self._states(layer)
                 momentum = states.get('momentum_buffer', states.get('exp_avg'))
+                if self.optimizer.state.get(layer.weight) and momentum is None: raise ValueError(
+                    f'{self.method.name} reads the momentum, and {type(self.optimizer).__name__} '
+                    f'keeps {list(self.optimizer.state[layer.weight])}: none is called '
+                    'momentum_buffer or exp_avg')
                 sources['momenta'] = None if momentum is None else Dense(momentum)
             if all(s is not None for s in sources.values()): views[name] = layer.view(sources)
         return Snapshot(views, self.targets, drop_fraction(u, last, self.fraction, self.schedule),
@@ -544,7 +567,7 @@ class Sparsifier:
         for n, seen in snap.layers.items():
             layer = self.layers[n]
             states = [(s, 0. if dense else layer.fresh(k, s, seen, self.optimizer))
-                      for k, s in self._states(layer).items()]
+                      for k, s in self._states(layer).items() if k not in self._mixed]
             layer.carry_out(decision.dropped[n], decision.grown[n], decision.values[n], states)
         self.memory, self._sums, self._batches = decision.memory, {}, 0
         self._updated_at = self.steps
@@ -606,13 +629,20 @@ class Sparsifier:
 
     def check(self)->None:
         "Raise if a weight or a state of the optimiser is not zero (or fresh) where no weight is."
-        if found := self.leaks(): raise RuntimeError(
+        found = {n: [w for w in what if w not in self._mixed] for n, what in self.leaks().items()}
+        if any(found.values()): raise RuntimeError(
             f'step {self.steps}: not zero at inactive places: {found}')
 
     def _find_leaks(self, after_step):
         "If something moves inactive weights, mask them more often from now on, and say so."
         if self.method.masks_nothing: return
-        found = [n for n, what in self.leaks().items() if 'weight' in what]
+        leaks = self.leaks()
+        mixed = {w for what in leaks.values() for w in what} - self._mixed - {'weight'}
+        if after_step and mixed:
+            self._mixed |= mixed
+            warnings.warn(f'{type(self.optimizer).__name__} keeps {sorted(mixed)} that differ '
+                          'where no weight is: updates leave them as they are', stacklevel=4)
+        found = [n for n, what in leaks.items() if 'weight' in what]
         if not found: return
         self._mask_weights()
         if after_step and not self._mask_after_step:
@@ -623,16 +653,18 @@ class Sparsifier:
         elif not after_step and not self._mask_before_forward:
             self._mask_before_forward = True
             self._watch_forward()
+            kind = type(self.optimizer).__name__
+            waits = (f'. {kind}.step has not been called yet: a sparsifier needs the optimiser '
+                     'whose step is' if self.steps == 0 else '')
             warnings.warn('something outside the optimiser\'s step has changed inactive weights '
                           f'({found[:3]}, …); they are masked before every forward pass '
-                          'from now on',
-                          stacklevel=4)
+                          f'from now on{waits}', stacklevel=4)
 
-    def _watch_forward(self):
-        "Look at (or mask) the weights before every forward pass of the model."
-        if not self._watching: self._handles.append(
-            self.model.register_forward_pre_hook(_Call(self, '_before_forward')))
-        self._watching = True
+    def _watch_forward(self, on=True):
+        "Look at (or mask) the weights before every forward pass of the model, or no longer."
+        if self._watching and not on: self._watching.remove(); self._watching = None
+        elif on and not self._watching:
+            self._watching = self.model.register_forward_pre_hook(_Call(self, '_before_forward'))
 
     def group(self): # None if this process is alone
         "The processes that train this one network."
@@ -678,7 +710,13 @@ class Sparsifier:
 
     def _weights_loaded(self, names):
         "After a `load_state_dict` of a module: its weights are masked at once."
-        for n in names: self._aside.pop(n, None)
+        there = {id(p) for p in self.model.parameters()}
+        if gone := [n for n in names if id(self.layers[n].weight) not in there]: raise RuntimeError(
+            f'assign=True has replaced {gone}, and the optimiser holds the old tensors. Load '
+            'without it, or make the optimiser and the sparsifier after loading')
+        for n in names:
+            states = self._aside.get(n, (None, {}))[1]       # loaded before the weights, perhaps
+            self._aside[n] = self.layers[n].weight.detach().clone(), states
         self._hide(names); self._loaded |= set(names)
 
     def _state_loaded(self, optimizer):
@@ -712,17 +750,18 @@ class Sparsifier:
               for m, names in owners.items())]
         for layer in self.layers.values(): layer.join(self.group())
         _OWNERS[self.optimizer] = weakref.ref(self)
-        self._watching = False
-        if self._mask_before_forward: self._watch_forward()
+        self._watching = None
+        if self._mask_before_forward or self.steps == 0: self._watch_forward()
 
     def remove(self)->None:
         "Stop listening. Weights stay as they are."
         for handle in self._handles: handle.remove()
+        self._watch_forward(False)
         self._handles, self._aside = [], {}
         _OWNERS.pop(self.optimizer, None)
 
     def __getstate__(self):
-        return {k: v for k, v in vars(self).items() if k != '_handles'}
+        return {k: v for k, v in vars(self).items() if k not in ('_handles', '_watching')}
 
     def __setstate__(self, state): # of a copy: it listens to the copied optimiser
         vars(self).update(state)
@@ -736,7 +775,8 @@ class Sparsifier:
                     memory=_to_text(self.memory),
                     sums=_to_text({n: s.tensors for n, s in self._sums.items()}),
                     history=_to_text(self.history),
-                    leaks=[self._mask_after_step, self._mask_before_forward],
+                    leaks=[self._mask_after_step, self._mask_before_forward,
+                           _to_text(sorted(self._mixed))],
                     updated_at=-1 if self._updated_at is None else self._updated_at)
 
     def _settings(self):
@@ -766,7 +806,8 @@ class Sparsifier:
         self.memory, self.history = _from_text(state['memory']), _from_text(state['history'])
         sums = _from_text(state['sums'])
         self._sums = {n: self.layers[n].source(t) for n, t in sums.items()}
-        self._mask_after_step, self._mask_before_forward = state['leaks']
+        self._mask_after_step, self._mask_before_forward, mixed = state['leaks']
+        self._mixed = set(_from_text(mixed))
         if self._mask_before_forward: self._watch_forward()
         self._updated_at = None if state['updated_at'] < 0 else state['updated_at']
         self._collected_at = self._written = None

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest, torch
 from torch import nn
+from torch.nn.utils import prune
 from torch.nn.functional import cross_entropy
 
 from ggr_nb.beyond.snip import snip_masks
@@ -27,7 +28,7 @@ OPTIMIZERS = dict(
     Muon=dict(lr=.02), NAdam=dict(lr=1e-2, decoupled_weight_decay=True, weight_decay=1e-3), RAdam=dict(lr=1e-2),
     RMSprop=dict(lr=1e-3, momentum=.9, centered=True), Rprop=dict(lr=.01), SGD=dict(lr=.05, momentum=.9, nesterov=True, weight_decay=1e-3))
 REFUSED = {'LBFGS': 'many gradients in one step', 'SparseAdam': 'sparse gradients'}
-BORN = {('Rprop', 'step_size'): .01, ('Adagrad', 'sum'): .1}          # what state begins with, where that is not 0
+BORN = {('Rprop', 'step_size'): .01, ('Adagrad', 'sum'): .1, ('Adamax', 'exp_inf'): 1e-8}          # what state begins with, where that is not 0
 WITHOUT_MOMENTUM = {'Adadelta', 'Adafactor', 'Adagrad', 'ASGD', 'Rprop'}
 FUSED = {'SGD', 'Adam', 'AdamW', 'Adagrad'}
 LOOPS, EVERY, STEPS = ('plain', 'accumulate', 'clip', 'scaler', 'fused'), 3, 14
@@ -209,9 +210,8 @@ MOVERS = dict(noise=Noisy, mean=Centralised, nonzero=Yogi, turned=Turned, Muon=l
 @pytest.mark.parametrize('kind', MOVERS)
 @pytest.mark.parametrize('method', ['static', 'ggr', 'deepr', 'snfs'])
 def test_an_optimiser_that_moves_inactive_weights_is_masked_and_named_once(kind, method):
-    model = net(bias=False); opt = MOVERS[kind](model.parameters() if kind != 'noise' and kind != 'mean' else [*model.parameters()]) \
-        if kind not in ('noise', 'mean') else MOVERS[kind](model.parameters(), lr=.05, momentum=.9)
-    if method == 'snfs' and kind == 'turned': pytest.skip('has no momentum that it could read')
+    model = net(bias=False); opt = MOVERS[kind](model.parameters(), **(dict(lr=.05, momentum=.9) if kind in ('noise', 'mean') else {}))
+    if method == 'snfs' and kind in ('turned', 'nonzero'): method = 'set'
     s = sparse(model, opt, method)[2]
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
@@ -237,7 +237,7 @@ def test_noise_that_begins_late_is_found_soon_without_any_update():
 @core
 def test_state_in_other_coordinates_is_left_alone_and_said():
     model = net(bias=False); opt = Turned(model.parameters()); s = sparse(model, opt, 'rigl')[2]
-    with pytest.warns(UserWarning, match='momentum'): step(model, opt)
+    with pytest.warns(UserWarning, match='keeps .*momentum'): step(model, opt)
     seen = []
     s_states = lambda: {n: opt.state[l.weight]['momentum'].clone() for n, l in s.layers.items()}
     opt.register_step_pre_hook(lambda *a: seen.append(s_states()))      # after the sparsifier's own hook
@@ -265,8 +265,6 @@ def lookahead(write, every=3):
             step(model, opt, i)
             if i % every == every - 1:
                 for p, q in zip(model.parameters(), run.slow): q += .5 * (p.detach() - q); write(p, q)
-            run.densest = max(run.densest, 0)
-    run.densest = 0
     return run
 
 
@@ -444,7 +442,7 @@ class Cell(nn.Module):
 
 
 def pruned():
-    layer = nn.Linear(12, 12); nn.utils.prune.random_unstructured(layer, 'weight', .5); return layer
+    layer = nn.Linear(12, 12); prune.random_unstructured(layer, 'weight', .5); return layer
 
 
 KINDS = dict(
@@ -466,7 +464,8 @@ def test_every_kind_of_layer_is_really_sparse(kind):
     assert f'0.{name}' in s.layers and s.dense_share < .1
     for i in range(6): step(model, opt, i); s.check()
     real = [p for p, _ in matrices(model).values()]
-    assert sum(int(p.count_nonzero()) for p in real) / sum(p.numel() for p in real) <= .3 + .7 * s.dense_share + 1e-3
+    assert sum(int(p.count_nonzero()) for p in real) <= sum(s.counts().values()) + sum(s.stays_dense.values())
+    assert s.density < .31
     if kind in ('weight_norm', 'spectral_norm', 'pruned'):
         assert (layer.weight[~s.masks[f'0.{name}']] == 0).all(), 'the weight that is used is sparse, too'
 
@@ -509,7 +508,8 @@ def test_lazy_layers_and_complex_weights_are_refused():
 def test_sparse_gradients_are_refused_by_name():
     model = nn.Sequential(nn.Embedding(10, 4, sparse=True), nn.Linear(4, 4)); opt = O.SGD(model.parameters(), .1)
     quiet(Sparsifier, model, opt, 'rigl', include='*weight', every=1, until=9)
-    with pytest.raises(ValueError, match='0.weight has a sparse gradient'): cross_entropy(model(Y), Y).backward(); opt.step()
+    cross_entropy(model(Y), Y).backward()
+    with pytest.raises(ValueError, match='0.weight has a sparse gradient'): opt.step()
 
 
 @core
@@ -564,7 +564,7 @@ def test_layers_absent_from_a_batch_are_neither_dropped_nor_grown(method):
     model.on = True; total = sum(s.counts().values())
     for i in range(11, 17): step(model, opt, i); s.check() if method != 'snfs' else None
     assert sum(s.counts().values()) == total or method == 'gmp'
-    if s.method.dynamic and method != 'dsr': assert not torch.equal(kept, s.masks['b.weight'])
+    if s.method.dynamic and method not in ('dsr', 'deepr', 'deepr-global'): assert not torch.equal(kept, s.masks['b.weight'])
 
 
 # ---- 7, 8: scalers and newborn state ---------------------------------------------------------------------------------
@@ -730,8 +730,8 @@ def test_settings_that_cannot_work_are_refused_before_anything_changes(bad, said
 
 @core
 def test_a_schedule_without_updates_is_said():
-    with pytest.warns(UserWarning, match='will never move'): Sparsifier(net(), (o := O.SGD((m := net()).parameters(), .1)), 'rigl') if False else Sparsifier(
-        m := net(), O.SGD(m.parameters(), .1), 'rigl', every=9, until=9)
+    model = net()
+    with pytest.warns(UserWarning, match='will never move'): Sparsifier(model, O.SGD(model.parameters(), .1), 'rigl', every=9, until=9)
 
 
 @core

@@ -41,5 +41,7 @@ def snip_masks(model, # nn.Module, dense; not changed
     "Keep the `total` weights with the largest |w·∂L/∂w| (Lee et al. 2019)."
     weights = sparse_parameters(model)
     _check_total(total, weights)
-    best = _best(_scores(weights, loss(model(x), y)), total)
+    buffers = {n: b.clone() for n, b in model.named_buffers()}    # BatchNorm's statistics move
+    outputs = torch.func.functional_call(model, buffers, (x,))
+    best = _best(_scores(weights, loss(outputs, y)), total)
     return {n: m.view_as(weights[n]) for n, m in best.items()}
