@@ -23,7 +23,7 @@ CORE = {'test_core', 'test_connect', 'test_notebooks'}   # with `-m core` nothin
 
 
 def pytest_ignore_collect(collection_path, config):
-    if config.option.markexpr == 'core' and collection_path.name.startswith('test_') and collection_path.stem not in CORE: return True
+    if config.option.markexpr == 'core' and collection_path.name.startswith('test_') and collection_path.stem not in CORE | {'test_contract'}: return True
 
 
 def pytest_collection_modifyitems(items):

@@ -140,7 +140,6 @@ def test_the_matrix_knows_every_optimiser_of_torch():
     assert classes == set(OPTIMIZERS) | set(REFUSED)
 
 
-@core
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
 def test_every_method_and_loop_is_exact_and_resumes_in_any_order(optimizer):
     for j, method in enumerate(METHODS):
