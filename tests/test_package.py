@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {'torchvision', 'matplotlib', 'ipywidgets', 'sklearn', 'scipy', 'PIL', 'IPython', 'pandas'}
-COMMANDS = {'ggr_demo', 'ggr_train', 'ggr_sweep', 'ggr_table'}
+COMMANDS = {'ggr_demo', 'ggr_train', 'ggr_sweep', 'ggr_table', 'ggr_plot'}
 BUILD = 'import sys; from setuptools import build_meta as b; print(getattr(b, sys.argv[1])(sys.argv[2]))'
 
 
