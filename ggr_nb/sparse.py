@@ -287,11 +287,14 @@ class SparseWeight:
         for state, fresh in states: state.data = moved(state, fresh)
         self.module.set_pattern(places)
 
-    def restore(self, saved): # [n] int64 places
-        "Take a saved pattern; values that both have stay."
+    def accept(self, saved): # [n] int64 places
+        "Refuse what is no pattern of this layer."
         if saved.dtype != torch.int64 or saved.ndim != 1: raise ValueError(
             f'{self.name}: the state holds a mask, this layer stores places; load it into a masked '
             'model')
+
+    def restore(self, saved): # [n] int64 places
+        "Take a saved pattern; values that both have stay."
         old, weight, saved = self.places, self.weight, saved.to(self.weight.device)
         if torch.equal(old, saved): return
         at = torch.searchsorted(old, saved).clamp(max=len(old) - 1)

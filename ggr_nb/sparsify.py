@@ -228,15 +228,16 @@ class MaskedWeight:
     def expect(self, growth): pass                         # the gradient is kept in any case
     def saved(self): return self.bool_mask                 # what a state keeps of the mask
 
-    def restore(self,
-                saved:torch.Tensor, # what `saved` returned
-               )->None:
-        "Take a saved mask, if it is one of this layer."
+    def accept(self,
+               saved:torch.Tensor, # what `saved` returned
+              )->None:
+        "Refuse what is no mask of this layer."
         if tuple(saved.shape) != self.shape: raise ValueError(
             f'masks do not fit the model: {self.name} is {self.shape}, '
             f'its mask {tuple(saved.shape)}')
         if not saved.any(): raise ValueError(f'masks without any active weight: {self.name}')
-        self.set_mask(saved)
+
+    def restore(self, saved): self.set_mask(saved)         # what was accepted
 
     def carry_out(self,
                   gone:torch.Tensor, # [r] flat positions of dropped weights
@@ -802,6 +803,7 @@ class Sparsifier:
         if set(state['masks']) != set(self.layers): raise ValueError(
             'masks do not fit the model; layers of one only: '
             f'{sorted(set(state["masks"]) ^ set(self.layers))}')
+        for n, layer in self.layers.items(): layer.accept(state['masks'][n])   # or nothing changes
         self.seed, self.steps, self._batches = state['seed'], state['steps'], state['batches']
         self.memory, self.history = _from_text(state['memory']), _from_text(state['history'])
         sums = _from_text(state['sums'])
