@@ -3,7 +3,7 @@
 Every experiment is a list of jobs. A job is a dict of settings; together with nothing else it decides the run,
 so a file that already holds a job's line is never asked to do it again: stop whenever you like, start again.
 """
-import argparse, json, time
+import argparse, json, sys, time
 from dataclasses import replace
 
 import torch
@@ -44,6 +44,16 @@ def train(net, opt, data, recipe, seed, augment=False):
             opt.zero_grad(); loss.backward(); opt.step()
     return loss.item()
 
+def resplit(data, seed, share=.2):
+    """The same pictures, dealt anew by the seed: (data that trains and tests, the same with validation pictures to test on).
+
+    The split is drawn with everything else, so the spread over seeds holds the luck of a small test set as well.
+    """
+    x, y = (torch.cat(t) for t in zip(data.train, data.test))
+    order = torch.randperm(len(y), generator=generator(seed, 'split')); n = round(share * len(y))
+    valid, test, rest = ((x[i], y[i]) for i in order.split([n, n, len(y) - 2 * n]))
+    return replace(data, train=rest, test=test), replace(data, train=rest, test=valid)
+
 @torch.no_grad()
 def accuracy(net, data):
     "Test accuracy in percent."
@@ -71,7 +81,8 @@ def run_all(jobs, work, default):
     todo = [j for j in jobs if args.part in (None, j['part'])]
     if args.quick: todo = [dict(j, epochs=2) for j in todo if j['seed'] == 0]
     file = Results(args.out + '.quick' * args.quick); done = file.load()
-    where = dict(versions=versions(), hardware=hardware(torch.device('cpu'), 1), commit=commit())
+    command = ' '.join(['python', *sys.argv])
+    where = dict(versions=versions(), hardware=hardware(torch.device('cpu'), 1), commit=commit(), command=command)
     for job in tqdm([j for j in todo if name(j) not in done], mininterval=10):
         began = time.process_time()
         found = work(**{k: v for k, v in job.items() if k != 'part'})
