@@ -10,7 +10,8 @@ Fixed before the first run of the parts `digits_net` and `lenet`:
   question   per network, mean over its twelve cells (density x start x fraction), paired over ten seeds:
              random - magnitude (does it help?), random - placebo (because they are dead?), index - random (or because
              ties sweep the rows in order?). Six comparisons, one Holm family: `FAMILY`.
-  then       the same three differences cell by cell (72, a second family), and against every other arm (`OTHERS`).
+  then       the same three differences cell by cell (72, a second family); at density .01, per network and over its
+             four cells, against the other arms (`OTHERS`, six comparisons, a third).
 All arms are GGR (vote, growth half by gradient); only the removal differs. Results: results/dead_first.jsonl.
 """
 from dataclasses import replace
@@ -31,7 +32,7 @@ from ggr_nb.train.models import digits_net, lenet
 NETWORKS = 'digits_net', 'lenet'                # with BatchNorm, on digits; without, on ten classes of CIFAR-100
 DENSITIES, STARTS, SEEDS = (.005, .01, .02), ('uniform', 'erk'), range(10)
 SCHEDULES = {.1: .5, .5: .75}                   # first fraction: share of the training in which the masks move
-ARMS = 'magnitude', 'snip', 'random', 'by magnitude', 'index', 'placebo', 'dormant'
+ARMS, MORE = ('magnitude', 'random', 'index', 'placebo'), ('snip', 'by magnitude', 'dormant')
 FAMILY = [('random', 'magnitude'), ('random', 'placebo'), ('index', 'random')]
 OTHERS = [('random', 'snip'), ('random', 'by magnitude'), ('random', 'dormant')]
 RATES, TAU = dict(digits_net=.1, lenet=.1), .025 # chosen by part `pilot`
@@ -40,7 +41,7 @@ BATCHES = 4                                     # a weight is dead if none of so
 
 # --- which weights are dead, and which units dormant ----------------------------------------------------------------
 
-def probes(data, seed, update, batches=BATCHES, batch=128):
+def probes(data, seed, update, batches=BATCHES, batch=64):
     "Training batches that this update may look at."
     some = data.batches('train', batch, 10_000 + update, seed, augment=False)
     return [pair for pair, _ in zip(some, range(batches))]
@@ -145,8 +146,8 @@ def small_cifar(classes=10, pool=2):
     return replace(data, train=some(*data.train), test=some(*data.test), classes=classes, names=data.names[:classes], pad=0)
 
 NETS = dict(digits_net=digits_net, lenet=lambda: lenet(10, input_size=(3, 16, 16)))
-EPOCHS = dict(digits_net=20, lenet=6)
-RHYTHM = dict(digits_net={}, lenet=dict(every=20, warmup=.3))   # steps between updates: an epoch, 20
+EPOCHS = dict(digits_net=12, lenet=4)                           # of 16 and of 62 steps
+RHYTHM = dict(digits_net=dict(every=8, warmup=.5), lenet=dict(every=10, warmup=.15))
 
 def work(net, arm, density, init, fraction, seed, lr=None, batches=BATCHES, tau=TAU, epochs=None):
     "One training; accuracy on test and on validation pictures."
@@ -169,8 +170,9 @@ def jobs():
         for tau in (.025, .1): yield cell | dict(arm='dormant', fraction=.5, tau=tau, lr=.1)
     for seed, kind, density, init in product(SEEDS, NETWORKS, DENSITIES, STARTS):
         cell = dict(part=kind, net=kind, density=density, init=init, seed=seed)
-        yield cell | dict(arm='static', fraction=.1)
-        for fraction, arm in product(SCHEDULES, ARMS): yield cell | dict(arm=arm, fraction=fraction)
+        arms = ARMS + MORE * (density == .01)
+        for fraction, arm in product(SCHEDULES, arms): yield cell | dict(arm=arm, fraction=fraction)
+        if density == .01: yield cell | dict(arm='static', fraction=.1)
     for seed, kind in product(SEEDS, NETWORKS):          # is one batch enough to call a weight dead?
         yield dict(part='batches', net=kind, arm='random', density=.01, init='erk', fraction=.5, seed=seed, batches=1)
 
