@@ -7,11 +7,12 @@
 Fixed before the first run of the parts `digits_net` and `lenet`:
   endpoint   accuracy on the test pictures after the last step; what is chosen (learning rate, the threshold of the
              dormant units) is chosen on validation pictures, part `pilot`. The split is drawn by the seed.
-  question   per network, mean over its twelve cells (density x start x fraction), paired over ten seeds:
+  question   per network, mean over its four cells at density .01 (start x fraction), paired over ten seeds:
              random - magnitude (does it help?), random - placebo (because they are dead?), index - random (or because
              ties sweep the rows in order?). Six comparisons, one Holm family: `FAMILY`.
-  then       the same three differences cell by cell (72, a second family); at density .01, per network and over its
-             four cells, against the other arms (`OTHERS`, six comparisons, a third).
+  then       the same against the other arms (`OTHERS`, six comparisons, a second family), and `FAMILY` cell by cell at
+             every density (a third). Density .01 runs first, then .005, then .02: what is there when it is stopped
+             has all its seeds or does not count.
 All arms are GGR (vote, growth half by gradient); only the removal differs. Results: results/dead_first.jsonl.
 """
 from dataclasses import replace
@@ -30,7 +31,7 @@ from ggr_nb.train.data import cifar100
 from ggr_nb.train.models import digits_net, lenet
 
 NETWORKS = 'digits_net', 'lenet'                # with BatchNorm, on digits; without, on ten classes of CIFAR-100
-DENSITIES, STARTS, SEEDS = (.005, .01, .02), ('uniform', 'erk'), range(10)
+DENSITIES, STARTS, SEEDS = (.01, .005, .02), ('uniform', 'erk'), range(10)
 SCHEDULES = {.1: .5, .5: .75}                   # first fraction: share of the training in which the masks move
 ARMS, MORE = ('magnitude', 'random', 'index', 'placebo'), ('snip', 'by magnitude', 'dormant')
 FAMILY = [('random', 'magnitude'), ('random', 'placebo'), ('index', 'random')]
@@ -163,12 +164,12 @@ def work(net, arm, density, init, fraction, seed, lr=None, batches=BATCHES, tau=
     return dict(accuracy=accuracy(net, data), valid=accuracy(net, valid), loss=loss, updates=len(sparsifier.history)) | seen
 
 def jobs():
-    "Every run, a whole seed at a time: whatever is there when it is stopped is paired."
+    "Every run, a density and then a seed at a time: whatever is there when it is stopped is paired."
     for kind, seed, init in product(NETWORKS, (100, 101), STARTS):
         cell = dict(part='pilot', net=kind, density=.01, init=init, seed=seed)
         for lr in (.01, .03, .1, .3): yield cell | dict(arm='magnitude', fraction=.1, lr=lr)
         for tau in (.025, .1): yield cell | dict(arm='dormant', fraction=.5, tau=tau, lr=.1)
-    for seed, kind, density, init in product(SEEDS, NETWORKS, DENSITIES, STARTS):
+    for density, seed, kind, init in product(DENSITIES, SEEDS, NETWORKS, STARTS):
         cell = dict(part=kind, net=kind, density=density, init=init, seed=seed)
         arms = ARMS + MORE * (density == .01)
         for fraction, arm in product(SCHEDULES, arms): yield cell | dict(arm=arm, fraction=fraction)

@@ -150,13 +150,15 @@ def jobs():
     "Every run, a whole seed at a time: whatever is there when it is stopped is paired."
     for (net, norm), seed, lr in product(NETS, (100, 101, 102), (.03, .1, .3)):
         yield dict(part='pilot', net=net, norm=norm, arm='static', seed=seed, lr=lr)
-    for seed, (net, norm) in product(SEEDS, NETS):
-        cell = dict(part=net, net=net, norm=norm, seed=seed)
-        yield cell | dict(arm='static')
-        for every, arm in product(PERIODS, PLAIN): yield cell | dict(arm=arm, every=every, fraction=.3)
-        for every, arm in product(PERIODS[:2], ('rigl', 'ggr')): yield cell | dict(arm=arm, every=every, fraction=.1)
-        for arm in RULES: yield cell | dict(arm=arm, every=5, fraction=.3)
-        for every in PERIODS[1:]: yield cell | dict(arm='ggr, keep', every=every, fraction=.3)
+    asked = [dict(arm='rigl', every=5, fraction=.3), dict(arm='rigl, keep', every=5, fraction=.3)]
+    asked += [side for sides in INGREDIENTS.values() for side in sides]
+    others = [dict(arm=a, every=every, fraction=.3) for every, a in product(PERIODS, (*PLAIN, 'ggr, keep'))]
+    others += [dict(arm=a, every=every, fraction=.1) for every, a in product(PERIODS[:2], ('rigl', 'ggr'))]
+    seen = []
+    for settings in asked, others:                                  # the question first, at all its seeds
+        new = [s for i, s in enumerate(settings) if s not in seen and s not in settings[:i]]; seen += new
+        for seed, (net, norm), setting in product(SEEDS, NETS, new):
+            yield dict(part=net, net=net, norm=norm, seed=seed) | setting
 
 
 if __name__ == '__main__': run_all(jobs(), work, 'results/harm.jsonl')
