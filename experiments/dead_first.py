@@ -36,7 +36,7 @@ SCHEDULES = {.1: .5, .5: .75}                   # first fraction: share of the t
 ARMS, MORE = ('magnitude', 'random', 'index', 'placebo'), ('snip', 'by magnitude', 'dormant')
 FAMILY = [('random', 'magnitude'), ('random', 'placebo'), ('index', 'random')]
 OTHERS = [('random', 'snip'), ('random', 'by magnitude'), ('random', 'dormant')]
-RATES, TAU = dict(digits_net=.1, lenet=.1), .025 # chosen by part `pilot`
+RATES, TAU = dict(digits_net=.1, lenet=.1), .1  # chosen by part `pilot`
 BATCHES = 4                                     # a weight is dead if none of so many batches gives it a gradient
 
 
