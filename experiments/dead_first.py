@@ -11,8 +11,8 @@ Fixed before the first run of the parts `digits_net` and `lenet`:
              random - magnitude (does it help?), random - placebo (because they are dead?), index - random (or because
              ties sweep the rows in order?). Six comparisons, one Holm family: `FAMILY`.
   then       the same against the other arms (`OTHERS`, six comparisons, a second family), and `FAMILY` cell by cell at
-             every density (a third). Density .01 runs first, then .005, then .02: what is there when it is stopped
-             has all its seeds or does not count.
+             every density (a third). The arms of the question at density .01 run first, then the others, then
+             .005 and .02.
 All arms are GGR (vote, growth half by gradient); only the removal differs. Results: results/dead_first.jsonl.
 """
 from dataclasses import replace
@@ -169,11 +169,11 @@ def jobs():
         cell = dict(part='pilot', net=kind, density=.01, init=init, seed=seed)
         for lr in (.01, .03, .1, .3): yield cell | dict(arm='magnitude', fraction=.1, lr=lr)
         for tau in (.025, .1): yield cell | dict(arm='dormant', fraction=.5, tau=tau, lr=.1)
-    for density, seed, kind, init in product(DENSITIES, SEEDS, NETWORKS, STARTS):
-        cell = dict(part=kind, net=kind, density=density, init=init, seed=seed)
-        arms = ARMS + MORE * (density == .01)
-        for fraction, arm in product(SCHEDULES, arms): yield cell | dict(arm=arm, fraction=fraction)
-        if density == .01: yield cell | dict(arm='static', fraction=.1)
+    for density, arms in (.01, ARMS), (.01, MORE), *((d, ARMS) for d in DENSITIES[1:]):
+        for seed, kind, init in product(SEEDS, NETWORKS, STARTS):
+            cell = dict(part=kind, net=kind, density=density, init=init, seed=seed)
+            for fraction, arm in product(SCHEDULES, arms): yield cell | dict(arm=arm, fraction=fraction)
+            if arms == MORE: yield cell | dict(arm='static', fraction=.1)
     for seed, kind in product(SEEDS, NETWORKS):          # is one batch enough to call a weight dead?
         yield dict(part='batches', net=kind, arm='random', density=.01, init='erk', fraction=.5, seed=seed, batches=1)
 
