@@ -370,7 +370,7 @@ class Sparsifier:
         self._updated_at = self._collected_at = None
         self._real = True                           # is the present step not one that is skipped?
         self._mask_after_step = 'momenta' in self.method.needs   # it keeps the momentum dense
-        self._mask_before_forward = False
+        self._mask_before_forward = self._suspect = False
         self._mixed = set()                         # states that are not still at inactive places
         self._looked_at, self._written = 0, None    # when leaks were looked for; weights' versions
         self._aside, self._loaded = {}, set()       # what masking has hidden, until the first step
@@ -456,7 +456,7 @@ class Sparsifier:
         for layer in self.layers.values(): layer.follow()
         if self._mask_before_forward: self._mask_weights()
         written = self._written not in (None, self._versions())
-        if written: self._watch_forward()
+        self._suspect |= written
         if written or self._look_now(self.due()): self._find_leaks(after_step=False)
         if self.steps == 0:
             self._agree()
@@ -476,7 +476,6 @@ class Sparsifier:
             self._find_leaks(after_step=True); self._looked_at = self.steps
         if self._mask_after_step: self._mask_weights()
         self._written = self._versions()
-        if self.steps == 0 and not self._mask_before_forward: self._watch_forward(False)
         self.steps += 1
         self._expect()
 
@@ -496,7 +495,8 @@ class Sparsifier:
     def _versions(self): return [layer.weight._version for layer in self.layers.values()]
 
     def _before_forward(self, *_):
-        "Installed where weights have been written to outside the optimiser's step."
+        "Before the first step, and where weights have been written to outside a step, look at them."
+        if not (self._mask_before_forward or self._suspect or self.steps == 0): return
         for layer in self.layers.values(): layer.follow()
         if self._mask_before_forward: self._mask_weights()
         else: self._find_leaks(after_step=False)
@@ -653,19 +653,12 @@ class Sparsifier:
                           stacklevel=4)
         elif not after_step and not self._mask_before_forward:
             self._mask_before_forward = True
-            self._watch_forward()
             kind = type(self.optimizer).__name__
             waits = (f'. {kind}.step has not been called yet: a sparsifier needs the optimiser '
                      'whose step is' if self.steps == 0 else '')
             warnings.warn('something outside the optimiser\'s step has changed inactive weights '
                           f'({found[:3]}, …); they are masked before every forward pass '
                           f'from now on{waits}', stacklevel=4)
-
-    def _watch_forward(self, on=True):
-        "Look at (or mask) the weights before every forward pass of the model, or no longer."
-        if self._watching and not on: self._watching.remove(); self._watching = None
-        elif on and not self._watching:
-            self._watching = self.model.register_forward_pre_hook(_Call(self, '_before_forward'))
 
     def group(self): # None if this process is alone
         "The processes that train this one network."
@@ -747,22 +740,20 @@ class Sparsifier:
             self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(self._after_step),
             self.optimizer.register_load_state_dict_post_hook(self._state_loaded),
+            self.model.register_forward_pre_hook(_Call(self, '_before_forward')),
             *(m.register_load_state_dict_post_hook(_Call(self, '_weights_loaded', names))
               for m, names in owners.items())]
         for layer in self.layers.values(): layer.join(self.group())
         _OWNERS[self.optimizer] = weakref.ref(self)
-        self._watching = None
-        if self._mask_before_forward or self.steps == 0: self._watch_forward()
 
     def remove(self)->None:
         "Stop listening. Weights stay as they are."
         for handle in self._handles: handle.remove()
-        self._watch_forward(False)
         self._handles, self._aside = [], {}
         _OWNERS.pop(self.optimizer, None)
 
     def __getstate__(self):
-        return {k: v for k, v in vars(self).items() if k not in ('_handles', '_watching')}
+        return {k: v for k, v in vars(self).items() if k != '_handles'}
 
     def __setstate__(self, state): # of a copy: it listens to the copied optimiser
         vars(self).update(state)
@@ -809,8 +800,8 @@ class Sparsifier:
         sums = _from_text(state['sums'])
         self._sums = {n: self.layers[n].source(t) for n, t in sums.items()}
         self._mask_after_step, self._mask_before_forward, mixed = state['leaks']
+        self._looked_at = self.steps
         self._mixed = set(_from_text(mixed))
-        if self._mask_before_forward: self._watch_forward()
         self._updated_at = None if state['updated_at'] < 0 else state['updated_at']
         self._collected_at = self._written = None
         with torch.no_grad():

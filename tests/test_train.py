@@ -459,7 +459,8 @@ def test_wrong_switches_are_one_line(tmp_path, words, message):
     assert str(e.value).startswith('ggr_train: ')
 
 
-def test_a_log_gets_one_line_an_epoch(capsys):
+def test_a_log_gets_one_line_an_epoch(capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, 'ipykernel', raising=False)      # where a notebook ran, a bar is right
     fit(*SET, **SHORT | dict(progress=True, recipe=replace(RECIPE, epochs=2)))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and lines[1].startswith('epoch 2/2: ')

@@ -8,7 +8,7 @@ __all__ = ['AGREE', 'SWITCHES', 'POSITIONS', 'make_optimizer', 'batch_loss', 'me
            'tensorboard_log', 'train_main', 'evaluate_run', 'RECIPES', 'Recipe', 'Run', 'Stopped', 'build', 'switches']
 
 # %% ../../nbs/train/training.ipynb #5777653f
-import json, math, operator, sys, time
+import json, math, operator, sys, time, warnings
 from collections import deque
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -219,10 +219,12 @@ class Training:
         self.model.to(self.device, memory_format=layout)
         self.uses = positions(self.model, image_shape(data))
         self.optimizer = make_optimizer(self.model, recipe, chosen.fused)
-        self.sparsifier = Sparsifier(
-            self.model, self.optimizer, every=recipe.every or self.steps,
-            until=max(1, round(recipe.update_until * self.steps)), fraction=recipe.fraction,
-            schedule=recipe.schedule, **options)
+        with warnings.catch_warnings():                # a trial of one epoch has no update
+            warnings.filterwarnings('ignore', message='.* will never move')
+            self.sparsifier = Sparsifier(
+                self.model, self.optimizer, every=recipe.every or self.steps,
+                until=max(1, round(recipe.update_until * self.steps)),
+                fraction=recipe.fraction, schedule=recipe.schedule, **options)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=chosen.amp == 'fp16')
         self.net = wrapped(self.model, self.world, chosen)
         self.totals = torch.zeros(self.world, 3, dtype=torch.float64, device=self.device)
