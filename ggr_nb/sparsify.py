@@ -495,7 +495,7 @@ class Sparsifier:
     def _versions(self): return [layer.weight._version for layer in self.layers.values()]
 
     def _before_forward(self, *_):
-        "Before the first step, and where weights have been written to outside a step, look at them."
+        "Before the first step, and where weights were written to outside a step, look at them."
         if not (self._mask_before_forward or self._suspect or self.steps == 0): return
         for layer in self.layers.values(): layer.follow()
         if self._mask_before_forward: self._mask_weights()
