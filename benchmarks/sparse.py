@@ -6,17 +6,18 @@ steps    whole training steps (SGD with momentum, batch 128): dense, masked, spa
 shares   what a sparse step is made of: the three products, the refresh of the transposed values, the optimiser
 update   one GGR update of a layer against the dense backward product of that layer
 memory   peak resident memory of training beyond PyTorch's own, each storage in a process of its own
-blocks   the linear layers of a GPT-like stack (d 512, 256 tokens × 8)
+blocks   a GPT-like stack (6 blocks, d 512, 256 tokens × 8): the whole step, and its linear layers alone
 width    memory and time of a step against the width of the net, to where dense ends and past it
 """
-import json, os, platform, statistics, subprocess, sys, time, warnings
+import importlib.util, json, os, platform, subprocess, sys, time, warnings
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, gelu, scaled_dot_product_attention
 
-from ggr_nb.sparse import SparseLinear, sparse_storage_
+from ggr_nb.sparse import SparseLinear, sampled, sparse_storage_
 from ggr_nb.sparsify import Sparsifier
 
 warnings.filterwarnings('ignore')
@@ -36,13 +37,14 @@ def mlp(name):
 
 
 def training(kind, model, density, x, y, method='ggr', every=10**6):
-    "(one step, its sparsifier) of a model trained in one of the storages."
+    "One training step of a model in one of the storages; its sparsifier is `step.sparsifier`."
     how = dict(density=density, init='erk', seed=0)
     if kind == 'sparse': sparse_storage_(model, method=method, **how)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=.9, weight_decay=5e-4)
     sparsifier = None if kind == 'dense' else Sparsifier(model, optimizer, method, every=every, until=2 * every, **how)
     def step(): optimizer.zero_grad(); cross_entropy(model(x).flatten(0, -2), y).backward(); optimizer.step()
-    return step, sparsifier
+    step.sparsifier = sparsifier
+    return step
 
 
 def alternate(variants, repeats=7):
@@ -55,12 +57,23 @@ def alternate(variants, repeats=7):
     return best
 
 
+def sparselab(model, density, x, y):
+    "The same network of SparseLab's layers: an equal share of weights in every layer."
+    from sparselab import SparseLinear as Padded
+    for i, m in enumerate(model):
+        if isinstance(m, nn.Linear): model[i] = Padded(m.in_features, m.out_features, m.bias is not None, sparsity=1 - density)
+    return training('dense', model, density, x, y)
+
+
 def bench_steps(quick):
-    rows = []
+    rows, kinds = [], ['dense', 'masked', 'sparse']
+    if importlib.util.find_spec('sparselab'): kinds.append('sparselab')
+    else: print('SparseLab is not installed here (pip install sparselab): its column is left out')
     for net, densities in ({'64-96-64-10': (.03,)} if quick else NETS).items():
         for density in densities:
             x, y = torch.randn(128, int(net.split('-')[0])), torch.randint(int(net.split('-')[-1]), (128,))
-            seconds = alternate({k: training(k, mlp(net), density, x, y)[0] for k in ('dense', 'masked', 'sparse')}, 2 if quick else 7)
+            make = lambda k: (sparselab if k == 'sparselab' else partial(training, k))(mlp(net), density, x, y)
+            seconds = alternate({k: make(k) for k in kinds}, 2 if quick else 9)
             rows.append(dict(net=net, density=density, batch=128, **seconds, faster=seconds['dense'] / seconds['sparse']))
             print(json.dumps(rows[-1]), flush=True)
     return rows
@@ -74,46 +87,69 @@ def bench_shares(quick):
     turned = layer.transposed(values)
     optimizer = torch.optim.SGD(layer.parameters(), lr=1e-3, momentum=.9); layer.values.grad = torch.randn(n); optimizer.step()
     seconds = alternate({'forward': lambda: layer.matrix(values) @ x.t(), 'input gradient': lambda: turned @ dy.t(),
-                         'weight gradient': lambda: layer.sampled(x, dy), 'refresh': lambda: values.index_select(0, layer.turn), 'optimiser': optimizer.step})
+                         'weight gradient': lambda: sampled(x, dy, layer.crow, layer.col), 'refresh': lambda: values.index_select(0, layer.turn), 'optimiser': optimizer.step})
     return dict(rows=rows, columns=columns, density=density, seconds=seconds, shares={k: s / sum(seconds.values()) for k, s in seconds.items()})
 
 
 def bench_update(quick):
-    size = '64-96-10' if quick else '3072-8192-100'
-    x, y = torch.randn(128, int(size.split('-')[0])), torch.randint(10, (128,))
-    step, sparsifier = training('sparse', mlp(size), .03, x, y, every=2)
-    while not sparsifier.due(): step()
-    start = time.perf_counter(); step(); whole = time.perf_counter() - start
-    plain = min(_seconds(step) for _ in range(3) if not sparsifier.due())
-    a, b = torch.randn(128, int(size.split('-')[1])), x
-    product = min(_seconds(lambda: a.t() @ b) for _ in range(5))
-    return dict(net=size, update=whole - plain, dense_product=product, ratio=(whole - plain) / product)
+    rows = []
+    for size, density in (('64-96-10', .1),) if quick else (('3072-8192-100', .03), ('3072-8192-100', .01), ('8192-8192-100', .03)):
+        columns, units = map(int, size.split('-')[:2])
+        x, y, seconds = torch.randn(128, columns), torch.randint(10, (128,)), {'update': [], 'step': [], 'product': []}
+        step = training('sparse', mlp(size), density, x, y, every=2)
+        step.sparsifier.until, a = 10**9, torch.randn(128, units)
+        for _ in range(4 if quick else 24):
+            kind = 'update' if step.sparsifier.due() else 'step'
+            seconds[kind].append(_seconds(step)); seconds['product'].append(_seconds(lambda: a.t() @ x))
+        best = {k: min(s) for k, s in seconds.items()}
+        rows.append(dict(net=size, density=density, update=best['update'] - best['step'], dense_product=best['product'],
+                         ratio=(best['update'] - best['step']) / best['product']))
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
 
 
 def _seconds(f):
     start = time.perf_counter(); f(); return time.perf_counter() - start
 
 
+class Block(nn.Module):
+    "A transformer block as GPT has it."
+    def __init__(self, d):
+        super().__init__()
+        self.one, self.two = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.qkv, self.out, self.up, self.down = nn.Linear(d, 3 * d), nn.Linear(d, d), nn.Linear(d, 4 * d), nn.Linear(4 * d, d)
+
+    def forward(self, x): # [batch, tokens, d]
+        q, k, v = (t.unflatten(-1, (-1, 64)).transpose(1, 2) for t in self.qkv(self.one(x)).chunk(3, -1))
+        x = x + self.out(scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+        return x + self.down(gelu(self.up(self.two(x))))
+
+
 def bench_blocks(quick):
-    d, tokens, rows = (32, 8, []) if quick else (512, 256 * 8, [])
-    x, y = torch.randn(tokens, d), torch.randint(d, (tokens,))
-    make = lambda: (torch.manual_seed(0), nn.Sequential(*[m for _ in range(2) for m in (nn.Linear(d, 3 * d), nn.Linear(3 * d, d), nn.Linear(d, 4 * d), nn.ReLU(), nn.Linear(4 * d, d))]))[1]
+    d, layers, tokens, batch, rows = (64, 1, 8, 2, []) if quick else (512, 6, 256, 8, [])
+    x, y = torch.randn(batch, tokens, d), torch.randint(d, (batch * tokens,))
+    whole = lambda: (torch.manual_seed(0), nn.Sequential(*[Block(d) for _ in range(layers)]))[1]
+    linear = lambda: (torch.manual_seed(0), nn.Sequential(*[m for _ in range(layers) for m in (
+        nn.Linear(d, 3 * d), nn.Linear(3 * d, d), nn.Linear(d, 4 * d), nn.Linear(4 * d, d))]))[1]
     for density in (.2, .1, .05, .02):
-        seconds = alternate({k: training(k, make(), density, x, y)[0] for k in ('dense', 'sparse')}, 2 if quick else 5)
-        rows.append(dict(d=d, tokens=tokens, density=density, **seconds, faster=seconds['dense'] / seconds['sparse']))
-        print(json.dumps(rows[-1]), flush=True)
+        row = dict(d=d, layers=layers, tokens=tokens, batch=batch, density=density)
+        for part, make in (('step', whole), ('linear', linear)):
+            seconds = alternate({k: training(k, make(), density, x, y) for k in ('dense', 'masked', 'sparse')}, 1 if quick else 4)
+            row[part] = seconds | dict(faster=seconds['dense'] / seconds['sparse'])
+        rows.append(row); print(json.dumps(row), flush=True)
     return rows
 
 
 def peak(kind, net, density):
     "In a process of its own: peak resident bytes beyond what PyTorch takes, construction and one update included."
     x, y = torch.randn(128, int(net.split('-')[0])), torch.randint(10, (128,))
-    tiny, _ = training(kind, mlp('16-16-10'), .5, torch.randn(128, 16), y, every=2)     # what is loaded at first use
+    tiny = training(kind, mlp('16-16-10'), .5, torch.randn(128, 16), y, every=2)     # what is loaded at first use
     for _ in range(4): tiny()
     try: Path('/proc/self/clear_refs').write_text('5')   # forget the peak so far
     except OSError: pass
     before = _status('VmRSS')
-    step, _ = training(kind, mlp(net), density, x, y, every=2)
+    with torch.device('meta' if kind == 'sparse' else 'cpu'): model = mlp(net)   # sparse: never dense
+    step = training(kind, model, density, x, y, every=2)
     start = time.perf_counter()
     for _ in range(4): step()
     print(json.dumps(dict(bytes=_status('VmHWM') - before, seconds=(time.perf_counter() - start) / 4)))
@@ -122,14 +158,19 @@ def peak(kind, net, density):
 def _status(key): return int(next(l for l in open('/proc/self/status') if l.startswith(key)).split()[1]) * 1024
 
 
-def measured_alone(kind, net, density):
-    out = subprocess.run([sys.executable, __file__, '--peak', kind, net, str(density)], capture_output=True, text=True)
+def measured_alone(kind, net, density, **environ):
+    out = subprocess.run([sys.executable, __file__, '--peak', kind, net, str(density)], capture_output=True, text=True, env=os.environ | environ)
     return json.loads(out.stdout.splitlines()[-1]) if out.returncode == 0 else dict(bytes=None, seconds=None, error=out.stderr.strip().splitlines()[-1][:120])
 
 
 def bench_memory(quick):
+    # glibc keeps freed pieces below 32 MB for the next time; with a fixed threshold it gives them back, and the peak is
+    # what was in use. Both are measured.
     net, density = ('64-96-64-10', .1) if quick else ('3072-8192-8192-100', .03)
-    return dict(net=net, density=density) | {k: measured_alone(k, net, density) for k in ('dense', 'masked', 'sparse')}
+    found = dict(net=net, density=density) | {k: measured_alone(k, net, density) for k in ('dense', 'masked', 'sparse')}
+    found['given_back'] = {k: measured_alone(k, net, density, MALLOC_MMAP_THRESHOLD_='65536') for k in ('dense', 'masked', 'sparse')}
+    print(json.dumps(found))
+    return found
 
 
 def bench_width(quick):

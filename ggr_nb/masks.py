@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPARSE_LAYERS', 'CHUNK', 'unwrapped', 'named_layers', 'clean_name', 'matrices', 'sparse_modules', 'sparse_parameters',
-           'counts', 'densities', 'density', 'apply_masks_', 'as_bool', 'chunk_size', 'Dense', 'Layer', 'generator',
-           'scramble', 'Snapshot', 'snapshot']
+           'counts', 'densities', 'density', 'apply_masks_', 'as_bool', 'chunk_size', 'Dense', 'remaining', 'merged',
+           'Layer', 'generator', 'scramble', 'Snapshot', 'snapshot']
 
 # %% ../nbs/00_masks.ipynb #51a7ba29
 import hashlib, math
@@ -179,12 +179,12 @@ class Dense:
         "The sum."
         return Dense(self.tensor + other.tensor.to(self.tensor.device))
 
-    def units(self,
-              first:int, # first unit (row) to read
-              last:int, # the one behind the last
-              )->torch.Tensor: # [(last - first) · fan], in logical order
-        "The values of some units."
-        return self.tensor[first:last].reshape(-1)
+    def magnitudes(self,
+                   first:int, # first unit (row) to read
+                   last:int, # the one behind the last
+                   )->torch.Tensor: # [(last - first) · fan] in logical order, not a view
+        "The magnitudes of some units."
+        return self.tensor[first:last].reshape(-1).abs()
 
     def at(self,
            positions:torch.Tensor, # [q] int64 flat positions
@@ -192,6 +192,24 @@ class Dense:
         "The values at chosen places."
         if self.tensor.is_contiguous(): return self.tensor.view(-1)[positions]
         return self.tensor[torch.unravel_index(positions, self.tensor.shape)]
+
+# %% ../nbs/00_masks.ipynb #ee7294b8
+def remaining(places:torch.Tensor, # [n] int64, sorted
+              gone:torch.Tensor, # [r] int64, among them
+              )->torch.Tensor: # [n - r] int64: which entries of `places` stay, in order
+    "What is left of sorted places."
+    stay = torch.ones(len(places), dtype=torch.bool, device=places.device)
+    return stay.index_fill_(0, torch.searchsorted(places, gone), False).nonzero().flatten()
+
+def merged(places:torch.Tensor, # [n] int64, sorted
+           new:torch.Tensor, # [q] int64, in any order, not among them
+           )->tuple: # ([n + q] sorted places, [n + q]: which entry of `cat([places, new])` each is)
+    "Sorted places and some more, as sorted places."
+    n, (found, by) = len(places), new.sort()
+    at = torch.searchsorted(places, found) + torch.arange(len(new), device=new.device)
+    old = torch.ones(n + len(new), dtype=torch.bool, device=new.device).index_fill_(0, at, False)
+    order = old.cumsum(0).sub_(1).index_copy_(0, at, by + n)     # the old ones stay in order
+    return torch.cat([places, new])[order], order
 
 # %% ../nbs/00_masks.ipynb #8e05b3c7
 @dataclass(frozen=True)
@@ -233,7 +251,7 @@ class Layer:
         source = self._source(of)
         step = max(1, source.piece // self.fan)
         for unit in range(0, self.shape[0], step):
-            piece = source.units(unit, min(unit + step, self.shape[0])).abs()
+            piece = source.magnitudes(unit, min(unit + step, self.shape[0]))
             start = unit * self.fan
             a, b = 0, len(self.blocked)
             if len(piece) < self.size:                        # a question to the device, if need be
@@ -252,15 +270,14 @@ class Layer:
                  positions:torch.Tensor, # [q] int64, free until now
                  )->'Layer': # another view; this one stays as it is
         "The layer with some more places where nothing may grow."
-        return replace(self, taken=torch.cat([self.blocked, positions]).sort().values)
+        return replace(self, taken=merged(self.blocked, positions)[0])
 
     def without(self,
                 dropped:torch.Tensor, # [r] int64, among `places`
                 again:bool, # may the dropped places be taken at once?
                 )->'Layer': # another view; this one stays as it is
         "The layer after a drop."
-        stay = torch.isin(self.places, dropped, assume_unique=True, invert=True)
-        stay = stay.nonzero().flatten()
+        stay = remaining(self.places, dropped)
         places = self.places[stay]
         return replace(self, places=places, values=self.values[stay],
                        taken=None if again else self.blocked, best=None)

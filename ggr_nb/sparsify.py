@@ -526,8 +526,7 @@ class Sparsifier:
         "Keep the dense gradient if it belongs to the average of the coming update."
         to_go = -self.steps % self.every
         if not 0 < to_go < self.grad_batches or self.steps + to_go >= (self.until or 0): return
-        grads = self._gradients()
-        if self._collected_at == self.steps or not _finite(grads): return
+        if self._collected_at == self.steps or not _finite(grads := self._gradients()): return
         self._sums = {n: g.plus(self._sums[n]) if n in self._sums else g.over(1)     # a copy
                       for n, g in grads.items()}
         self._batches, self._collected_at = self._batches + 1, self.steps
@@ -537,10 +536,12 @@ class Sparsifier:
         return {k: s for k, s in self.optimizer.state.get(layer.weight, {}).items()
                 if torch.is_tensor(s) and s.shape == layer.weight.shape}
 
-    def snapshot(self)->Snapshot:
+    def snapshot(self,
+                 grads:dict=None, # {layer: what reads its gradient}; default: as they are now
+                )->Snapshot:
         "The state as a method sees it at an update."
         u, last, views = self.steps // self.every, self.until / self.every, {}
-        for name, grad in self._averaged().items():
+        for name, grad in (self._averaged() if grads is None else grads).items():
             layer, sources = self.layers[name], dict(grads=grad)
             if 'momenta' in self.method.needs:
                 states = self._states(layer)
@@ -554,16 +555,18 @@ class Sparsifier:
         return Snapshot(views, self.targets, drop_fraction(u, last, self.fraction, self.schedule),
                         u / max(1, math.ceil(last) - 1), self.seed, u, self.memory)
 
-    def update(self)->None:
-        "One update of the masks, now, with the gradients as they are."
-        grads = self._gradients()
+    def update(self,
+               grads:dict=None, # {layer: what reads its gradient}; default: as they are now
+              )->None:
+        "One update of the masks, now."
+        grads = self._averaged() if grads is None else grads
         if not _finite(grads):
             broken = [n for n, g in grads.items() if not _finite({n: g})]
             raise FloatingPointError(
                 f'step {self.steps}: the gradient of {broken[:5]} is NaN or infinite, so nothing '
                 'was changed, the masks were not updated. Lower the learning rate, clip gradients, '
                 'or use a GradScaler')
-        snap, dense = self.snapshot(), 'momenta' in self.method.needs
+        snap, dense = self.snapshot(grads), 'momenta' in self.method.needs
         decision = redistribute(self.method, snap, self.new_value)
         for n, seen in snap.layers.items():
             layer = self.layers[n]
@@ -585,7 +588,7 @@ class Sparsifier:
     def mask_gradients(self)->None:
         "Update if it is time, then zero gradients of inactive weights. Call it before clipping."
         self._collect()
-        if self.due() and _finite(self._gradients()): self.update()
+        if self.due() and _finite(grads := self._averaged()): self.update(grads)
         if 'momenta' in self.method.needs or self.method.masks_nothing: return
         apply_masks_({n: l.weight.grad for n, l in self._masked.items()}, self._masks())
 

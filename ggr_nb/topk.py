@@ -35,8 +35,7 @@ class StreamingTopK:
         if k < 0: raise ValueError(f'k must be ≥ 0, got {k}')
         self.k, self.key, self.luck, self.threshold = k, key, luck, above if k else math.inf
         self.seen = {}                                     # {layer: its places seen so far}
-        self.values, self.places, self.layers = [], [], [] # what is kept, in order of arrival,
-        self.lots = []                                     # and who comes first among equals
+        self.values, self.places, self.layers = [], [], [] # what is kept, in order of arrival
         self.held, self.full = 0, False                    # how many; have there been k?
 
     def update(self,
@@ -51,40 +50,48 @@ class StreamingTopK:
         flat, size = scores.detach().flatten(), chunk_size(scores.device)
         self.seen[name] = start + len(flat)
         number = list(self.seen).index(name)
+        # an equal of the k-th best has a chance only if luck decides among equals
         for a in range(0, len(flat), size):
             chunk = flat[a:a + size]
             _refuse_broken(name, chunk)
             score = chunk if self.key is None else self.key(chunk)
-            # an equal of the k-th best has a chance only if luck decides among equals
             better = score >= self.threshold if self.full and self.luck else score > self.threshold
             if where is not None: better &= where.flatten()[a:a + size]
             found = better.nonzero().flatten()
-            self._keep(name, number, score[found], found + (start + a))
+            self._keep(number, score[found], found + (start + a))
         return self
 
-    def _keep(self, name, number, values, places):
+    def _keep(self, number, values, places):
         "Arrivals are collected until three times k are there, and only then cut down."
         if not len(values): return
-        lots = self.luck(name, places) if self.luck else places + (number << 40)
         home = self.values[0].device if self.values else values.device
         kind = values.dtype if values.dtype == torch.float64 else torch.float32
         self.values.append(values.to(home, kind))
         self.places.append(places.to(home))
         self.layers.append(torch.full_like(self.places[-1], number, dtype=torch.int32))
-        self.lots.append(lots.to(home))
         self.held += len(values)
         if self.held >= 3 * self.k: self._cut()
 
     def _cut(self):
         "Let go of all but the k best; the k-th is the new threshold."
         if not self.values: return
-        kept = [*map(torch.cat, (self.values, self.places, self.layers, self.lots))]
+        kept = [*map(torch.cat, (self.values, self.places, self.layers))]
+        self.values = self.places = self.layers = ()       # not held twice
         if self.held > self.k:
-            best = highest(kept[0], self.k, lambda i: kept[3][i]).nonzero().flatten()
+            lots = lambda i: self._lots(kept[1][i], kept[2][i])
+            best = highest(kept[0], self.k, lots).nonzero().flatten()
             kept = [t[best] for t in kept]
-        self.values, self.places, self.layers, self.lots = ([t] for t in kept)
+        self.values, self.places, self.layers = ([t] for t in kept)
         self.held = len(kept[0])
         if self.held == self.k > 0: self.full, self.threshold = True, kept[0].min().item()
+
+    def _lots(self, places, layers): # [n], [n] numbers of layers -> [n] int64
+        "Who comes first among equals; asked of equals only."
+        lots = places + (layers.long() << 40)              # the first come
+        for number, name in enumerate(self.seen if self.luck else ()):
+            here = layers == number
+            lots = torch.where(here, self.luck(name, places), lots)
+        return lots
 
     def counts(self)->dict: # {name: how many of the k best lie in this layer}
         "How many of the k best so far lie in each layer."
@@ -96,7 +103,7 @@ class StreamingTopK:
         "Where in each layer the k best so far lie."
         counts = self.counts()
         if not self.values: return {n: torch.empty(0, dtype=torch.int64) for n in counts}
-        order = self.lots[0].argsort()
+        order = self._lots(self.places[0], self.layers[0]).argsort()
         order = order[self.values[0][order].argsort(descending=True, stable=True)]
         order = order[self.layers[0][order].argsort(stable=True)]
         return dict(zip(counts, self.places[0][order].split([*counts.values()])))
