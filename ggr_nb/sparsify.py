@@ -771,7 +771,7 @@ class Sparsifier:
                     sums=_to_text({n: s.tensors for n, s in self._sums.items()}),
                     history=_to_text(self.history),
                     leaks=[self._mask_after_step, self._mask_before_forward,
-                           _to_text(sorted(self._mixed))],
+                           _to_text(sorted(self._mixed)), self._looked_at],
                     updated_at=-1 if self._updated_at is None else self._updated_at)
 
     def _settings(self):
@@ -802,8 +802,7 @@ class Sparsifier:
         self.memory, self.history = _from_text(state['memory']), _from_text(state['history'])
         sums = _from_text(state['sums'])
         self._sums = {n: self.layers[n].source(t) for n, t in sums.items()}
-        self._mask_after_step, self._mask_before_forward, mixed = state['leaks']
-        self._looked_at = self.steps
+        self._mask_after_step, self._mask_before_forward, mixed, self._looked_at = state['leaks']
         self._mixed = set(_from_text(mixed))
         self._updated_at = None if state['updated_at'] < 0 else state['updated_at']
         self._collected_at = self._written = None

@@ -11,7 +11,7 @@ from ggr_nb.methods import METHODS
 from ggr_nb.sparse import Outer, SparseLinear, csr, dense_storage_, sparse_storage_
 from ggr_nb.sparsify import Sparsifier
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.filterwarnings('ignore:.* of these weights are active')]
 ABLE = sorted(set(METHODS) - {'dense', 'gmp', 'snfs'})
 X, Y = torch.randn(16, 12, dtype=torch.double, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 4
 
@@ -209,3 +209,55 @@ def test_two_processes_train_the_network_of_one(tmp_path):
         where, weights = torch.load(tmp_path / f'{rank}.pt', weights_only=True)
         assert all(torch.equal(p, where[n]) for n, p in places(one[2]).items())
         for k, v in dense(one[0]).items(): torch.testing.assert_close(weights[k], v)
+
+
+def test_a_density_too_high_to_pay_and_a_device_without_kernels(monkeypatch):
+    with pytest.warns(UserWarning, match='slower than dense from about 15%'): sparse_storage_(mlp(), density=.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error'); sparse_storage_(mlp(), density=.14)
+    monkeypatch.setattr('ggr_nb.sparse.KERNELS', ('cuda',)); model = mlp()
+    with pytest.raises(ValueError, match="0 is on 'cpu'"): sparse_storage_(model, density=.1)
+    assert type(model[0]) is nn.Linear
+
+
+@pytest.mark.parametrize('set_to_none', [True, False])
+@pytest.mark.parametrize('how', ['frozen', 'unused'])
+def test_what_has_no_gradient_is_neither_dropped_nor_grown(how, set_to_none):
+    model, opt, sparsifier = built(mlp, 'ggr', True)
+    used = lambda: model if how == 'frozen' else nn.Sequential(model[0], nn.ReLU(), nn.Linear(10, 4, bias=False).double())
+    step(model, opt, sparsifier, 0); step(model, opt, sparsifier, 1)      # the third is an update
+    before = places(sparsifier)
+    assert sparsifier.due()
+    if how == 'frozen': model[2].values.requires_grad_(False)
+    opt.zero_grad(set_to_none=set_to_none); cross_entropy(used()(X), Y).backward(); opt.step()
+    still = ('2.weight',) if how == 'frozen' else ('2.weight', '4.weight')
+    assert all(torch.equal(sparsifier.layers[n].places, before[n]) for n in still) and sparsifier.updates == 1
+    assert not torch.equal(sparsifier.layers['0.weight'].places, before['0.weight'])
+
+
+def test_distributed_checkpoint_takes_layers_of_constant_count_and_names_the_others(tmp_path):
+    import torch.distributed.checkpoint as dcp
+    for method in ('set', 'ggr'):
+        whole, again = built(mlp, method, True), built(mlp, method, True)
+        for i in range(5): step(*whole, i)
+        all_of = lambda run: {'model': run[0].state_dict(), 'sparsifier': run[2].state_dict()}
+        dcp.save(all_of(whole), checkpoint_id=tmp_path / method)
+        state = all_of(again)
+        if method == 'ggr':
+            with pytest.raises(dcp.CheckpointException, match='(?i)size mismatch'): dcp.load(state, checkpoint_id=tmp_path / method)
+            continue
+        dcp.load(state, checkpoint_id=tmp_path / method)
+        again[0].load_state_dict(state['model']); again[2].load_state_dict(state['sparsifier'])
+        again[1].load_state_dict(copy.deepcopy(whole[1].state_dict()))
+        for i in range(5, 9): step(*whole, i); step(*again, i)
+        assert all(torch.equal(a, b) for a, b in zip(dense(whole[0]).values(), dense(again[0]).values()))
+
+
+def test_the_benchmark_runs(monkeypatch):
+    import importlib.util
+    from pathlib import Path
+    spec = importlib.util.spec_from_file_location('bench_sparse', Path(__file__).parent.parent / 'benchmarks/sparse.py')
+    bench = importlib.util.module_from_spec(spec); spec.loader.exec_module(bench)
+    found = bench.main(['--quick', 'steps', 'shares', 'update', 'blocks'])
+    assert found['steps'][0]['faster'] > 0 and abs(sum(found['shares']['shares'].values()) - 1) < 1e-9
+    assert len(found['blocks']) == 4 and found['update'][0]['ratio'] > 0
