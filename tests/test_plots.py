@@ -52,7 +52,7 @@ def update():
 
 X = np.arange(40)
 SCORES = {(m, i): np.random.default_rng(0).uniform(20, 99, 3) for m in ('static', 'set', 'rigl', 'dsr', 'ggr') for i in ('uniform', 'erk')}
-SPANS = [('step', 'forward', 0, 3), ('step', 'backward', 3, 9), ('update', 'now', 9, 9), ('update', 'a long name', 9, 9.2)]
+SPANS = [('step', 'forward', 0, 3), ('step', 'backward', 3, 9), ('update', 'a long name', 9, 9.2), ('moment', 'now', 9, 9)]
 MASKS = {m: torch.rand(32, 9, 3, 3, generator=torch.Generator().manual_seed(i)) < .1 for i, m in enumerate(('SET', 'RigL', 'DSR', 'GGR'))}
 LONG = 'A title that is a whole sentence, long enough for two lines, and says what one should see'
 

@@ -644,11 +644,15 @@ def timeline_plot(
                     height=.5 + .4 * len(lanes))
     ax, room = fig.subplots(), 5.4 / (at(times[-1]) - at(times[0]) or 1)
     colours = palette(dict.fromkeys(s[1] for s in spans))
-    for lane, label, start, end in spans:
+    for i, (lane, label, start, end) in enumerate(spans):
         y, a, b, c = lanes.index(lane), at(start), at(end), colours[label]
         if b > a: ax.barh(y, b - a, .6, left=a, color=c, edgecolor=PAPER, lw=1)
         else: ax.plot(a, y, marker='D', color=c, ms=6)
-        inside = (b - a) * room > .085 * len(label)
+        inside, ends = (b - a) * room > .085 * len(label), b + .07 * len(label) / room
+        beside = [l for l, _, s, _ in spans[:i] + spans[i + 1:] if b <= at(s) < ends]
+        if not inside and lane in beside:
+            raise ValueError(f'{label!r} is too long for its bar, and another bar follows: '
+                             'give a shorter label')
         x, dx, ha = ((a + b) / 2, 0, 'center') if inside else (b, 6, 'left')
         ax.annotate(label, (x, y), (dx, 0), textcoords='offset points', size=8.5, ha=ha,
                     va='center', color=ink_on(to_rgb(c)) if inside else INK)
