@@ -39,9 +39,10 @@ slides: $(VENV)/.development ## Write the slides of the hour into _slides/ (ARGS
 lab: $(VENV)/.development ## Open the notebooks in JupyterLab
 	jupyter lab --notebook-dir=nbs $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
-export: $(VENV)/.development ## After editing a notebook: write ggr_nb/, clean the notebooks, refresh README.md
+export: $(VENV)/.development ## After editing a notebook: write ggr_nb/, clean the notebooks, link their terms, refresh README.md
 	nbdev_export
 	python site/clean.py
+	python site/glossary.py
 	python site/readme.py
 
 clean: ## Remove the environment and everything built

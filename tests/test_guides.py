@@ -3,11 +3,15 @@
 That every guide runs, and shows what it stores, is tested with all notebooks.
 """
 import ast, re, subprocess, sys
+from pathlib import Path
 
 import pytest
 from bs4 import BeautifulSoup
-from execnb.nbio import read_nb
+from execnb.nbio import NbCell, read_nb
 from selenium.webdriver.common.keys import Keys
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'site'))
+import glossary  # noqa: E402
 
 FRAMEWORKS = {'lightning': 'Sparse', 'hugging_face': 'Sparse'}
 
@@ -41,6 +45,29 @@ def test_glossary_is_in_order_and_explains(root):
     words = [w.lower() for w, _ in entries]
     assert len(entries) >= 30 and words == sorted(words), 'the glossary is not in alphabetical order'
     for word, meaning in entries: assert len(meaning) > 20 and meaning.rstrip().endswith(('.', ')')), f'{word}: {meaning}'
+
+
+@pytest.mark.parametrize('path', glossary.pages(), ids=lambda p: p.stem)
+def test_terms_are_links_at_their_first_use(path):
+    "Each once a page, a dozen or so at most, to an entry that there is."
+    cells = read_nb(path).cells
+    assert [c.source for c in cells] == glossary.linked(cells, path), f'{path.name}: run python site/glossary.py'
+    found = [a for c in cells for a in re.findall(r'glossary\.ipynb#([\w-]+)', c.source)]
+    entries = re.findall(r'^### (.+)', read_nb(glossary.GLOSSARY).cells[0].source, re.M)
+    assert len(found) == len(set(found)) <= 14 and set(found) <= set(map(glossary.slug, entries))
+
+
+def test_a_link_stands_at_the_first_use_in_prose(tmp_path):
+    "Not in a heading, a table, code, a formula or another link; once; none on the page that builds the term."
+    def linked(text, page='06_grow'): return glossary.linked([NbCell(0, dict(cell_type='markdown', source=text))], glossary.NBS / f'{page}.ipynb')[0]
+    to = 'guides/glossary.ipynb#'
+    assert linked('Two masks, and the masks.') == f'Two [masks]({to}mask), and the masks.'
+    for text in ('# The masks', '| masks |', '> masks', '`masks`', '[masks](x.ipynb)', '$masks$', '```\nmasks\n```', 'a vectorised path', 'set aside'):
+        assert linked(text) == text
+    assert linked('## Budgets\n\nA budget. | A vote') == f'## Budgets\n\nA [budget]({to}budget). | A [vote]({to}vote)'
+    assert linked('The drop fraction') == f'The [drop fraction]({to}drop-fraction)' and linked('The drop fraction', '07_schedule') == 'The drop fraction'
+    once = linked('Free places of ERK, by RigL')
+    assert once == f'[Free places]({to}free-place) of [ERK]({to}er-erk), by [RigL]({to}rigl)' and linked(once) == once
 
 
 @pytest.fixture(scope='module')
