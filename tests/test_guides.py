@@ -39,6 +39,24 @@ def test_guides_use_the_public_interface(root):
         assert not private, f'{path.name} asks {private}'
 
 
+def test_the_path_of_the_index_says_how_long_a_page_takes(root):
+    "Every page of the path, in its order, with minutes that fit its words, its code and its exercises, and what it needs."
+    text = '\n'.join(c.source for c in read_nb(root / 'nbs' / 'index.ipynb').cells)
+    table, total = re.search(r'### The path, page by page\n(.*?)\nTogether (\w+) hours', text, re.S).groups()
+    rows = re.findall(r'^\| \[([^\]]+)\]\((\w+)\.ipynb\) \| (\d+) \| ([^|]+) \| [^|]+\? ?[^|]*\|$', table, re.M)
+    path = ['hour', *sorted(p.stem for p in (root / 'nbs').glob('[0-9]*.ipynb'))]
+    assert [stem for _, stem, _, _ in rows] == path
+    for i, (title, stem, minutes, needs) in enumerate(rows):
+        cells = read_nb(root / 'nbs' / f'{stem}.ipynb').cells
+        prose = '\n'.join(c.source for c in cells if c.cell_type == 'markdown')
+        lines = sum(len([l for l in c.source.splitlines() if l.strip()]) for c in cells if c.cell_type == 'code')
+        likely = len(prose.split()) / 150 + lines / 12 + 5 * len(re.findall(r'^\*\*\d\.', prose, re.M))
+        assert .6 < int(minutes) / likely < 1.5, f'{stem}: {minutes} minutes are said, {likely:.0f} are likely'
+        later = [t for t, *_ in rows[i:] if t in needs]
+        assert not later, f'{title} needs {later}, which come later'
+    assert {'ten': 10}[total] == round(sum(int(r[2]) for r in rows) / 60)
+
+
 def test_glossary_is_in_order_and_explains(root):
     text = '\n\n'.join(c.source for c in read_nb(root / 'nbs' / 'guides' / 'glossary.ipynb').cells)
     entries = re.findall(r'^### (.+)\n\n(.+)', text, re.M)
