@@ -1,5 +1,5 @@
 """The trainer: the recipe's clock, bit-for-bit resume however it was stopped, faults, and real images."""
-import json, math, os, random, re, signal, subprocess, sys, threading, warnings
+import errno, json, math, os, random, re, signal, subprocess, sys, threading, warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -549,9 +549,15 @@ def test_a_folder_in_use_is_refused_and_left_alone(tmp_path, whole):
 def test_a_killed_process_holds_nothing_and_its_orphans_are_swept(tmp_path, whole):
     assert worker('sigkill', tmp_path, '12').returncode == -signal.SIGKILL
     assert (tmp_path/'.lock').exists()
-    for name in ('checkpoint.pt.77.part', 'run.json.78.part', 'probe.79'): (tmp_path/name).write_bytes(b'half')
+    for name in ('checkpoint.pt.77.part', 'run.json.78.part'): (tmp_path/name).write_bytes(b'half')
     assert same(whole, fit(*SET, out=tmp_path, resume=True, **SHORT))
     assert sorted(p.name for p in tmp_path.iterdir()) == ['history.jsonl', 'run.json', 'run.pt']
+
+
+def test_a_file_system_without_locks_is_trained_on(tmp_path, whole, monkeypatch):
+    def none(file, how): raise OSError(errno.ENOLCK, 'No locks available')
+    monkeypatch.setattr('fcntl.flock', none)
+    assert same(whole, fit(*SET, out=tmp_path, **SHORT))
 
 
 def test_nohup_is_respected():

@@ -20,7 +20,8 @@ from .sweep import Pool, RayPool, Results, complaints, load_data, real, run_job
 from .sweep import sweep, whole
 from ..show.plots import curve_plot, short
 from ..train.compact import compact
-from ..train.runs import Run, write_atomically
+from ..train.files import write_atomically
+from ..train.runs import Run
 from ..train.training import evaluate_run, train_main
 
 # %% ../../nbs/paper/commands.ipynb #a3b98907
@@ -187,7 +188,7 @@ def compact_run(folder:str # of a finished run
     images = torch.zeros(2, *run.config['image'])
     small, saved = compact(net, run.masks, images), io.BytesIO()
     program = torch.export.export(small, (images,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
-    torch.export.save(program, saved); write_atomically(path, saved.getbuffer())
+    torch.export.save(program, saved); write_atomically(path, [saved.getbuffer()])
     size = lambda model: sum(p.numel() for p in model.parameters())
     return f'{path}: {size(small):,} of {size(net):,} parameters are left, in a dense network'
 

@@ -10,15 +10,14 @@ __all__ = ['plain', 'sealed', 'unsealed', 'torn', 'Results', 'report', 'Worker',
 # %% ../../nbs/paper/sweep.ipynb #e8161cf8
 import json, math, multiprocessing, operator, os, re, signal, sys, threading, time, traceback, zlib
 from collections import Counter, deque
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache, partial
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
 from tqdm.auto import tqdm
-try: import fcntl
-except ImportError: fcntl = None   # not a POSIX system: no locks between processes
+from ..train.files import flock, locked
 
 # %% ../../nbs/paper/sweep.ipynb #33650a59
 def plain(x): # numbers, texts, lists and dicts, nested
@@ -71,7 +70,7 @@ class Results:
         unsealed(line := sealed(record), 'the new result')
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, 'a+b', buffering=0) as f:
-            if fcntl: fcntl.flock(f, fcntl.LOCK_EX)                # until the file is closed
+            flock(f)                                               # until the file is closed
             start, tail = self._last_line(f)
             if not tail.endswith(b'\n'):
                 if torn(tail): f.truncate(start)
@@ -100,26 +99,17 @@ class Results:
     @contextmanager
     def held(self):
         "Hold the file for one sweep; an error says who has it, or why it cannot be written"
-        path = self.path.with_name(self.path.name + '.lock')
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, 'ab'): pass
-            while True:
-                lock = open(path, 'a+')
-                if fcntl: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()): break
-                lock.close()                      # its last holder has just removed it
-            lock.truncate(0)
-            print(f'process {os.getpid()} since {time.strftime("%F %T")}', file=lock, flush=True)
-        except BlockingIOError:
-            lock.seek(0)
-            raise BlockingIOError(11, f'{self.path} is in use by {lock.read().strip()}: wait for '
-                                  'it, or give another file') from None
-        except OSError as e:
-            raise OSError(e.errno, f'results cannot be written to {self.path} ({e.strerror}): '
-                          'choose another file') from e
-        try: yield
-        finally: path.unlink(missing_ok=True); lock.close()
+        lock = self.path.with_name(self.path.name + '.lock')
+        with ExitStack() as during:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with open(self.path, 'ab'): pass
+                during.enter_context(locked(lock, self.path, 'or give another file'))
+            except BlockingIOError: raise            # another sweep has it
+            except OSError as e: raise OSError(
+                e.errno, f'results cannot be written to {self.path} ({e.strerror}): '
+                'choose another file') from e
+            yield
 
     @staticmethod
     def _last_line(f, back=1 << 16):

@@ -29,11 +29,12 @@ from ..schedule import drop_fraction
 from ..sparsify import Sparsifier
 from .measure import evaluating, forward_flops, gradient_flow, positions
 from .data import Data
+from .files import locked, write_atomically
 from .machine import (AMP, Stopped, Switches, all_reduce_sum, explaining_memory,
     gpu_arithmetic, init_distributed, listening, pick, ranks, switches, synchronised, wrapped)
 from .inputs import build, data_source, described, image_shape, model_maker
-from .runs import (RECIPES, CheckpointWriter, Recipe, Run, commit, folder_lock,
-    hardware, load_checkpoint, pack, previous, storable, unpack, versions, write_atomically)
+from .runs import (RECIPES, CheckpointWriter, Recipe, Run, commit, hardware,
+    load_checkpoint, pack, previous, storable, unpack, versions)
 
 # %% ../../nbs/train/training.ipynb #a7f23bc3
 # at home elsewhere, offered here as well
@@ -401,7 +402,7 @@ class Training:
                   self.seconds)
         if not self.writer: return run
         self.writer.wait(); run.save(self.out/'run.pt')
-        write_atomically(self.out/'run.json', run.to_json().encode() + b'\n')
+        write_atomically(self.out/'run.json', [run.to_json().encode() + b'\n'])
         for p in (previous(self.writer.path), self.writer.path): p.unlink(missing_ok=True)
         return run
 
@@ -446,7 +447,9 @@ def run_folder(out, # folder, made if need be
     with ExitStack() as held:
         try:
             out.mkdir(parents=True, exist_ok=True)
-            if ranks()[0] == 0: held.enter_context(folder_lock(out))
+            if ranks()[0] == 0:
+                held.enter_context(locked(out/'.lock', out, 'stop it, or give another out='))
+                for left in out.glob('*.part'): left.unlink(missing_ok=True)   # by the dead
         except BlockingIOError: raise          # somebody else trains here
         except OSError as e: raise OSError(
             e.errno, f'cannot write to {out}: {e.strerror}. Give another out=') from e
@@ -555,7 +558,7 @@ def fit(model, # a name (see `build`), or a module, trained in place
         during.callback(training.close)
         state = load_checkpoint(out/'checkpoint.pt') if resume and out else None
         if state: same_run(config, state['config'], out); training.load_state_dict(state)
-        if out and ranks()[0] == 0: write_atomically(out/'history.jsonl', *(
+        if out and ranks()[0] == 0: write_atomically(out/'history.jsonl', (
             json.dumps(h).encode() + b'\n' for h in training.history))
         training.progress = Progress(training, progress)
         return training.run(each_step, each_epoch)
