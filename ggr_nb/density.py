@@ -33,7 +33,6 @@ def _epsilon(ratios, sizes, budget, full):
     left = budget - sum(sizes[n] for n in full)
     return left / sum(ratios[n] * sizes[n] for n in sizes if n not in full)
 
-# %% ../nbs/01_density.ipynb #39cb30ce
 def saturation_rounds(ratios, # {name: r_l}
                       sizes, # {name: N_l}
                       density, # target density of the whole network
@@ -49,7 +48,6 @@ def saturation_rounds(ratios, # {name: r_l}
         if not joins: return
         full |= joins
 
-# %% ../nbs/01_density.ipynb #a4ee0ac1
 def solve_epsilon(ratios, # {name: r_l}
                   sizes, # {name: N_l}
                   density, # target density of the whole network, in (0, 1]
@@ -67,7 +65,6 @@ def _least(sizes, dense):
     "The fewest active weights there can be: dense layers whole, one weight in every other."
     return sum(N if n in dense else 1 for n, N in sizes.items())
 
-# %% ../nbs/01_density.ipynb #0d1b3bf2
 def _check(sizes, density, dense):
     "Refuse densities that cannot be reached, and say which can."
     if not 0 < density <= 1: raise ValueError(f'density must be in (0, 1], got {density}')
@@ -78,7 +75,6 @@ def _check(sizes, density, dense):
         raise ValueError(f'density {density} cannot be reached: dense layers {sorted(dense)} and '
                          f'one weight in each of the others are already {least / total:.6g}')
 
-# %% ../nbs/01_density.ipynb #1be62d36
 def spread(shapes:dict, # {name: weight shape}
            density:float, # Σn / ΣN to reach, in (0, 1]
            ratio, # shape -> r_l, e.g. `erk_ratio`
@@ -99,7 +95,6 @@ def uniform(shapes:dict, # {name: weight shape}
     "Every layer has the network's density, the first and the last included."
     return spread(shapes, density, uniform_ratio, dense)
 
-# %% ../nbs/01_density.ipynb #756a7032
 def er(shapes:dict, # {name: weight shape}
        density:float, # in (0, 1]
        dense=(), # names kept dense
@@ -107,7 +102,6 @@ def er(shapes:dict, # {name: weight shape}
     "Density in proportion to (n_in + n_out) / (n_in · n_out)."
     return spread(shapes, density, er_ratio, dense)
 
-# %% ../nbs/01_density.ipynb #d0513500
 def erk(shapes:dict, # {name: weight shape}
         density:float, # in (0, 1]
         dense=(), # names kept dense

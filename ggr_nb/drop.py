@@ -32,7 +32,6 @@ def lowest(scores:torch.Tensor, # [n], any real dtype
     pick[equals[:missing]] = True
     return pick
 
-# %% ../nbs/03_drop.ipynb #b6a9702c
 def highest(scores, k, luck=None): # as for `lowest`
     "The k highest scores."
     return lowest(-(scores if scores.dtype == torch.float64 else scores.float()), k, luck)
@@ -54,7 +53,6 @@ def _relative_rank(x):
     rank[x.argsort(stable=True)] = torch.arange(len(x), device=x.device).float()
     return (rank + .5) / max(1, len(x))
 
-# %% ../nbs/03_drop.ipynb #4fdbe45a
 def set_score(w, g=None, gen=None): # w: [n] active weights
     "SET's rule: rank positives and negatives among themselves, each by |w|."
     score = torch.empty(w.shape, device=w.device)
@@ -67,7 +65,6 @@ CRITERIA = {'magnitude': magnitude, 'random': random_score, 'set': set_score, 'm
             'reciprocal_sensitivity': reciprocal_sensitivity}
 BLIND = magnitude, random_score, set_score   # they never look at g, which is not computed for them
 
-# %% ../nbs/03_drop.ipynb #52da2f58
 def score_active(snap:Snapshot, # the state
                  layer:Layer, # one of its layers
                  criterion='magnitude', # key of `CRITERIA`, or a function (w, g, gen) -> scores
@@ -89,7 +86,6 @@ def drop_lowest(snap, # Snapshot
     luck = lambda i: snap.luck(layer.name, layer.places[i])
     return layer.places[lowest(score, min(k, len(score) - 1), luck)]
 
-# %% ../nbs/03_drop.ipynb #a2f6f10b
 def drop_local(snap:Snapshot, # the state
                criterion='magnitude', # key of `CRITERIA`, or a function (w, g, gen) -> scores
                )->dict: # {name: flat positions of the dropped weights}
