@@ -61,7 +61,8 @@ def train(kind, sizes, data, args, seconds=None):
         if seconds and spent >= seconds: break
     places = sum(a * b for a, b in zip(sizes, sizes[1:]))
     active = sum(len(m.col) for m in net if isinstance(m, SparseLinear)) or places
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # the sparse net is trained first, so the peak of the process is its own
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if kind == 'sparse' else None
     return dict(key=f'billion/{data.name}/{kind}/{"-".join(map(str, sizes))}/{"same time" if seconds else "same epochs"}', config=vars(args) | dict(kind=kind, sizes=sizes),
                 places=places, active=active, curve=curve, accuracy=curve[-1], seconds=spent, total=time.time() - start, peak_bytes=peak,
                 versions=versions(), hardware=hardware('cpu'), commit=commit())
