@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .init import as_mask, first_places, random_masks
-from .masks import Layer, generator, merged, named_layers, remaining
+from .masks import Layer, counts, generator, matrices, merged, named_layers, remaining
 from .methods import full_masks, get_method
-from .sparsify import _first_state, plan
+from .sparsify import _first_state, fitting, plan
 
 # %% ../nbs/10_sparse.ipynb #102f0f84
 warnings.filterwarnings('ignore', message='Sparse CSR tensor support is in beta state')
@@ -321,16 +321,26 @@ class SparseWeight:
 
 # %% ../nbs/10_sparse.ipynb #10b676a9
 def sparse_storage_(model:nn.Module, # its linear layers are replaced, in place
-                    density:float, # of all weights that can be sparse, in (0, 1]
+                    density:float=None, # of all weights that can be sparse, in (0, 1]
                     init='erk', # key of `DENSITIES`, a rule, or {name: density}
                     seed:int=0, # of the masks
                     method='ggr', # whose first masks; key of `METHODS` or a `Method`
                     layers=None, # which names to store sparsely; default: every nn.Linear
                     include=None, exclude=None, count_excluded:bool=True, # as of `Sparsifier`
+                    masks:dict=None, # {name: mask} of a trained model, instead of a density
                     )->nn.Module: # the model
     "Replace linear layers by ones that store only their active weights; masks as `Sparsifier`'s."
-    method = get_method(method)
-    planned, n = plan(model, density, init, include, exclude, count_excluded)
+    if (density is None) == (masks is None): raise ValueError(
+        'give a density, for masks that are drawn, or masks')
+    if masks is None:
+        method = get_method(method)
+        planned, n = plan(model, density, init, include, exclude, count_excluded)
+        if method.first_masks is not random_masks:
+            masks = method.first_masks({k: tuple(p.shape) for k, p in planned.items()}, n, seed)
+    else:
+        planned = {k: p for k, (p, _) in matrices(model).items() if k in masks}
+        fitting(masks, {k: tuple(p.shape) for k, p in planned.items()})
+        n = counts(masks)
     names = {id(p): name for name, p in planned.items()}
     linear = {path: m for path, m in named_layers(model)
               if type(m) is nn.Linear and id(m.weight) in names}
@@ -348,9 +358,6 @@ def sparse_storage_(model:nn.Module, # its linear layers are replaced, in place
         f'{share:.0%} of these weights are active. Stored sparsely they are slower than dense from '
         f'about {PAYS:.0%} on (measured by benchmarks/sparse.py), and from 67% on they are larger',
         stacklevel=2)
-    masks = None
-    if method.first_masks is not random_masks:
-        masks = method.first_masks({k: tuple(p.shape) for k, p in planned.items()}, n, seed)
     for path, m in chosen.items():
         name = names[id(m.weight)]
         places = (first_places(m.weight.numel(), n[name], seed, name) if masks is None

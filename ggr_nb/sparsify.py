@@ -377,6 +377,9 @@ class Sparsifier:
         self._listen()
         self._expect()
         self._hide(self._masked)
+        if weights != 'keep' and stored: raise ValueError(
+            f'weights={weights!r} rescales dense weights, and these are stored sparsely: '
+            f'{[n for n in planned if n not in shapes][:3]}')
         if weights != 'keep':
             axis = unit_axis(model)
             for layer in self._masked.values():

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['AGREE', 'SWITCHES', 'POSITIONS', 'make_optimizer', 'batch_loss', 'means', 'evaluate', 'LossWatch', 'Progress',
-           'own_sums', 'match_layout_', 'Training', 'append_line', 'check_shapes', 'run_folder', 'same_run', 'fit',
-           'tensorboard_log', 'train_main', 'evaluate_run', 'RECIPES', 'Recipe', 'Run', 'Stopped', 'build', 'switches']
+           'own_sums', 'match_layout_', 'Training', 'append_line', 'check_shapes', 'run_folder', 'check_storage',
+           'same_run', 'fit', 'tensorboard_log', 'train_main', 'evaluate_run', 'RECIPES', 'Recipe', 'Run', 'Stopped',
+           'build', 'switches']
 
 # %% ../../nbs/train/training.ipynb #5777653f
-import json, math, operator, sys, time, warnings
+import copy, inspect, json, math, operator, sys, time, warnings
 from collections import deque
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -24,8 +25,9 @@ from tqdm.auto import tqdm
 from ..density import DENSITIES
 from ..init import generator
 from ..masks import sparse_parameters
-from ..methods import METHODS, Method
+from ..methods import METHODS, Method, full_masks
 from ..schedule import drop_fraction
+from ..sparse import dense_storage_, sparse_storage_
 from ..sparsify import Sparsifier
 from .measure import evaluating, forward_flops, gradient_flow, positions
 from .data import Data
@@ -207,6 +209,7 @@ class Training:
                  save_every:float=300., # seconds between two checkpoints
                  test=None, # data whose test split is for the end, if `data` holds out another
                  log=None, # called with each record
+                 storage:str='masked', # of the weights: 'masked', or 'sparse' in linear layers
                  **options, # for the `Sparsifier`: method, density, init, …
                 ):
         self.data, self.test, self.recipe, self.config = data, test, recipe, config
@@ -219,6 +222,9 @@ class Training:
         self.model = synchronised(model, self.world, self.device)
         self.model.to(self.device, memory_format=layout)
         self.uses = positions(self.model, image_shape(data))
+        sizes = {k: p.numel() for k, p in sparse_parameters(self.model).items()}
+        if storage == 'sparse': sparse_storage_(self.model, **{
+            k: v for k, v in options.items() if k in inspect.signature(sparse_storage_).parameters})
         self.optimizer = make_optimizer(self.model, recipe, chosen.fused)
         with warnings.catch_warnings():                # a trial of one epoch has no update
             warnings.filterwarnings('ignore', message='.* will never move')
@@ -230,6 +236,7 @@ class Training:
         self.net = wrapped(self.model, self.world, chosen)
         self.totals = torch.zeros(self.world, 3, dtype=torch.float64, device=self.device)
         self.masks_start, self.ever, self._updates = self.masks(), self.sparsifier.masks, 0
+        self.dense = {k: n for k, n in sizes.items() if k not in self.ever}   # without a mask
         self.watch = LossWatch(self.device, f'Try a smaller lr than {recipe.lr}, a longer warmup '
                                f'than {recipe.warmup}, or amp=False')
         self.saved, self.progress = time.monotonic(), Progress(self, False)
@@ -313,14 +320,13 @@ class Training:
             last = evaluate(self.model, self._batches(self.test, 'test'), self.switches.amp)
             scores |= dict(test_loss=last[0], accuracy=last[1])
         counts, size = self.sparsifier.counts(), sum(m.numel() for m in self.ever.values())
-        every = {k: p.numel() for k, p in sparse_parameters(self.model).items()} | counts
         seen = int(sum(m.sum() for m in self.ever.values()))
         flow = gradient_flow(self.model, *self.held_out(), self.sparsifier.masks)
         return dict(epoch=self.epoch, loss=loss, train_accuracy=train_accuracy, **scores,
                     lr=self.recipe.rate(self.epoch + 1 - 1 / self.steps), counts=counts,
                     density=sum(counts.values()) / size, exploration=seen / size,
-                    flops=forward_flops(self.uses, every), gradient_norm=math.sqrt(flow),
-                    seconds=self.seconds)
+                    flops=forward_flops(self.uses, self.dense | counts),
+                    gradient_norm=math.sqrt(flow), seconds=self.seconds)
 
     def state_dict(self)->dict:
         "All that a continued run needs"
@@ -396,7 +402,8 @@ class Training:
 
     def _finish(self):
         "The run; with a folder, also on disk, and only then its checkpoints removed"
-        state = {k: v.detach().to('cpu', copy=True) for k, v in self.model.state_dict().items()}
+        plain = dense_storage_(copy.deepcopy(self.model))       # a run is read without its storage
+        state = {k: v.detach().to('cpu', copy=True) for k, v in plain.state_dict().items()}
         run = Run(self.config, self.history, self.sparsifier.history, self.masks_start,
                   self.masks(), state, versions(), hardware(self.device, self.world), commit(),
                   self.seconds)
@@ -459,6 +466,20 @@ def run_folder(out, # folder, made if need be
             f'{out} already holds {old[0]}: go on with resume=True, or give another out=')
         yield out
 
+def check_storage(method:Method, # of the run
+                  weights:str, # as of `fit`
+                  compile, # likewise
+                  options:dict, # for the `Sparsifier`
+                 )->None:
+    "Refuse what storage='sparse' cannot do, before anything is made."
+    if method.first_masks is full_masks or 'momenta' in method.needs: raise ValueError(
+        f"storage='sparse': {method.name!r} needs every place, and only active weights are stored")
+    for name, value, only in (('weights', weights, 'keep'), ('compile', compile, 'auto')):
+        if value not in (only, False): raise ValueError(
+            f"{name}={value!r} does not go with storage='sparse': leave it at {only!r}")
+    if options.get('masks') is not None: raise ValueError(
+        "masks= does not go with storage='sparse': store the model by `sparse_storage_` yourself")
+
 def same_run(now:dict, # config
              then:dict, # config in the folder
              out:Path, # the folder
@@ -493,7 +514,7 @@ def fit(model, # a name (see `build`), or a module, trained in place
         each_epoch=None, # called with (record, `Training`); may add to the record
         val:float=0., # share of the training images held out, scored instead of the test images
         augment=None, # False, or {'pad': pixels, 'flip': bool, 'rotate': degrees} for a `Data`
-        storage:str='masked', # of the weights: 'masked' is the only one so far
+        storage:str='masked', # of the weights: 'masked', or 'sparse' in linear layers
         log:str=None, # 'tensorboard': curves in the folder `out`
         root=None, # folder of a data set with a name
         tf32='auto', # float32 products on a GPU's tensor cores
@@ -506,7 +527,8 @@ def fit(model, # a name (see `build`), or a module, trained in place
     if isinstance(model, str): model_maker(model)
     if isinstance(init, str): pick('init', init, {**DENSITIES, 'dense': None})
     if recipe is not None: recipe = pick('recipe', recipe, RECIPES, Recipe)
-    pick('storage', storage, dict(masked=None))
+    pick('storage', storage, dict(masked=None, sparse=None))
+    if storage == 'sparse': check_storage(method, weights, compile, options)
     if log is not None: pick('log', log, dict(tensorboard=None))
     pick('weights', weights, dict.fromkeys(('keep', 'unit', 'layer')))
     for name, value in dict(seed=seed, batch_limit=batch_limit).items():
@@ -540,21 +562,24 @@ def fit(model, # a name (see `build`), or a module, trained in place
         net = build(model, data, seed, width); check_shapes(net, data, name)
         part = data.hold_out(val, seed) if val else data
         steps = min(part.steps('train', recipe.batch), batch_limit or math.inf)
+        if storage == 'sparse': compile = False             # its tensors change their size
         chosen = switches(net, device, amp, channels_last, compile, recipe.epochs * steps, fused,
                           tf32, benchmark)
         during.enter_context(gpu_arithmetic(chosen))
         parts = dict(density=density, init=init, seed=seed, weights=weights, **options)
         config = _plain(dict(
             parts, recipe=asdict(recipe), switches=asdict(chosen), **described(data), model=name,
-            width=width, method=method.name, batch_limit=batch_limit, val=val), 'the config', _said)
+            width=width, method=method.name, batch_limit=batch_limit, val=val,
+            storage=storage), 'the config', _said)
         # nothing left to train?
         if resume and out is not None and (out/'run.pt').exists():
             done = Run.load(out/'run.pt'); same_run(config, done.config, out)
             net.load_state_dict(done.state)
+            if storage == 'sparse': sparse_storage_(net, masks=done.masks)
             return done
         writer = tensorboard_log(out) if log and ranks()[0] == 0 else None
         training = Training(net, part, recipe, config, chosen, asked, out, save_every,
-                            data if val else None, writer, method=method, **parts)
+                            data if val else None, writer, storage, method=method, **parts)
         during.callback(training.close)
         state = load_checkpoint(out/'checkpoint.pt') if resume and out else None
         if state: same_run(config, state['config'], out); training.load_state_dict(state)
