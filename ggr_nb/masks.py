@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHUNK', 'SPARSE_LAYERS', 'apply_masks_', 'counts', 'densities', 'density', 'as_bool', 'chunk_size', 'Dense',
            'remaining', 'merged', 'Layer', 'generator', 'scramble', 'Snapshot', 'snapshot', 'unwrapped', 'named_layers',
-           'clean_name', 'matrices', 'sparse_modules', 'sparse_parameters']
+           'clean_name', 'matrices', 'sparse_modules', 'unknown', 'pick', 'sparse_parameters']
 
 # %% ../nbs/00_masks.ipynb #51a7ba29
 import hashlib, math
@@ -311,20 +311,36 @@ def sparse_modules(model:nn.Module, # wrapped or not
     "The layers whose weights are stored sparsely; they know their `sparse_shape`."
     return {id(m.values): m for _, m in named_layers(model) if hasattr(m, 'sparse_shape')}
 
+# %% ../nbs/00_masks.ipynb #547b8c55
+def unknown(what:str, # what was looked for, for the message
+            name, # that was given
+            names, # that there are
+            )->ValueError: # to be raised
+    "The error for a name that is not there: the nearest one, and all of them."
+    near = get_close_matches(str(name), list(names), 1)
+    hint = f', did you mean {near[0]!r}?' if near else '.'
+    return ValueError(f'{what} {name!r}{hint} There are: '
+                      f'{", ".join([*names][:40])}{", …" * (len(names) > 40)}')
+
+def pick(kind:str, # what is chosen, for the message
+         name, # a name in `table`, or already the thing itself
+         table:dict, # {name: thing}
+         cls:type=None, # type of a thing
+         ): # the thing
+    "`table[name]`, or an error that knows the nearest name."
+    if cls and isinstance(name, cls): return name
+    if isinstance(name, str) and name in table: return table[name]
+    raise unknown(f'unknown {kind}', name, table)
+
 # %% ../nbs/00_masks.ipynb #f6e8d7a8
 def _match(names, patterns):
     "The set of `names` that match any of the globs; a glob without a match is an error."
     patterns, found = [patterns] if isinstance(patterns, str) else list(patterns), set()
     for pattern in patterns:
         hit = {n for n in names if fnmatch(n, pattern)}
-        if not hit: raise ValueError(_no_match(pattern, names))
+        if not hit: raise unknown('no weight matches the pattern', pattern, names)
         found |= hit
     return found
-
-def _no_match(pattern, names):
-    near = get_close_matches(pattern, names, n=3, cutoff=0.3) or list(names)[:3]
-    return (f'no weight matches {pattern!r}; names are matched as shell patterns, '
-            f'the nearest are {near}')
 
 def sparse_parameters(
     model:nn.Module, # any model, wrapped or not

@@ -10,7 +10,6 @@ __all__ = ['static', 'set_', 'rigl', 'dsr', 'snfs', 'ggr', 'ggr_set', 'ggr_rigl'
 # %% ../nbs/08_methods.ipynb #116ec41c
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import partial
 
 import torch
@@ -18,7 +17,7 @@ import torch
 from . import allocate, drop, grow
 from .allocate import Allocation
 from .init import random_masks
-from .masks import Snapshot
+from .masks import Snapshot, pick
 
 # %% ../nbs/08_methods.ipynb #9f389cac
 @dataclass(frozen=True)
@@ -176,7 +175,4 @@ METHODS = {m.name: m for m in (
 def get_method(method, # a `Method` or a key of `METHODS`
                )->Method:
     "Look a method up; an unknown name is an error that names the nearest."
-    if isinstance(method, Method): return method
-    if method in METHODS: return METHODS[method]
-    near = get_close_matches(str(method), METHODS, n=3, cutoff=.3) or 'one of'
-    raise ValueError(f'unknown method {method!r}; did you mean {near}? all: {list(METHODS)}')
+    return pick('method', method, METHODS, Method)

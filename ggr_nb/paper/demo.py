@@ -10,11 +10,10 @@ __all__ = ['SPARSE', 'STARTS', 'demo_jobs', 'cores', 'digits_job', 'accuracies',
 import os, statistics, time
 from pathlib import Path
 from ..beyond.small_dense import small_width
-from ..masks import sparse_parameters
+from ..masks import pick, sparse_parameters
 from .evidence import MARKS, Table, estimate, label, verdict
 from .sweep import Job, Pool, Results, complaints, load_data, run_job, sweep, whole
 from ..sparsify import plan
-from ..train.machine import pick
 from ..train.models import digits_net
 
 # %% ../../nbs/paper/demo.ipynb #752b1e6f

@@ -15,8 +15,7 @@ import torch, torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
-from ..masks import clean_name
-from .measure import bare
+from ..masks import clean_name, unwrapped
 
 # %% ../../nbs/train/compact.ipynb #65b7376e
 STAYS, BIAS, CARRIER = 0, 1, 2
@@ -438,7 +437,7 @@ def _traced(whole):
 # %% ../../nbs/train/compact.ipynb #d75c3c05
 def _masked(model, masks):
     "A copy in evaluation mode with the masks multiplied in"
-    try: model = deepcopy(bare(model)).eval()
+    try: model = deepcopy(unwrapped(model)).eval()
     except Exception as e: raise ValueError(
         f'{type(model).__name__} cannot be copied ({str(e).splitlines()[0]}); if it is pruned or '
         'parametrised, make that permanent first') from e
@@ -479,7 +478,7 @@ def compact(
     example_input:Tensor, # one batch of images, any content
 )->nn.Module: # a smaller model in evaluation mode, with the same outputs
     "Remove empty neurons and inputs, fold constants, keep the outputs."
-    whole, name = _OneInput(_masked(model, masks)), type(bare(model)).__name__
+    whole, name = _OneInput(_masked(model, masks)), type(unwrapped(model)).__name__
     noise = torch.rand(example_input[:1].shape, generator=torch.Generator().manual_seed(0))
     probe = torch.cat([example_input[:1], noise.to(example_input)])
     tolerance = max(1e-3, 30 * torch.finfo(next(whole.parameters()).dtype).eps)

@@ -16,10 +16,9 @@ from torch.utils.data import (BatchSampler, DataLoader, Dataset, IterableDataset
 
 # %% ../../nbs/train/inputs.ipynb #8183e4ec
 from ..init import generator
-from ..masks import sparse_parameters
+from ..masks import pick, sparse_parameters
 from .models import MODELS
 from .data import DATASETS, Data, stratified
-from .machine import pick
 
 # %% ../../nbs/train/inputs.ipynb #b3524c05
 class _Addressed(Dataset):

@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 # %% ../../nbs/train/training.ipynb #7a98c0d1
 from ..density import DENSITIES
 from ..init import generator
-from ..masks import sparse_parameters
-from ..methods import METHODS, Method, full_masks
+from ..masks import pick, sparse_parameters
+from ..methods import full_masks, get_method
 from ..schedule import drop_fraction
 from ..sparse import dense_storage_, sparse_storage_
 from ..sparsify import Sparsifier
@@ -33,7 +33,7 @@ from .measure import evaluating, forward_flops, gradient_flow, positions
 from .data import Data
 from .files import locked, write_atomically
 from .machine import (AMP, Stopped, Switches, all_reduce_sum, explaining_memory,
-    gpu_arithmetic, init_distributed, listening, pick, ranks, switches, synchronised, wrapped)
+    gpu_arithmetic, init_distributed, listening, ranks, switches, synchronised, wrapped)
 from .inputs import build, data_source, described, image_shape, model_maker
 from .runs import (RECIPES, CheckpointWriter, Recipe, Run, commit, hardware,
     load_checkpoint, pack, previous, storable, unpack, versions)
@@ -523,7 +523,7 @@ def fit(model, # a name (see `build`), or a module, trained in place
        )->Run:
     "Train a sparse network, and return all there is to know about it."
     # names and numbers: they cost nothing
-    method, open_data = pick('method', method, METHODS, Method), data_source(data, root)
+    method, open_data = get_method(method), data_source(data, root)
     if isinstance(model, str): model_maker(model)
     if isinstance(init, str): pick('init', init, {**DENSITIES, 'dense': None})
     if recipe is not None: recipe = pick('recipe', recipe, RECIPES, Recipe)
