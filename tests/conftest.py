@@ -1,5 +1,5 @@
 """What every test shares: the project's root, one thread, no window, a still generator, a browser, a server."""
-import os, re, shutil, subprocess, threading
+import os, re, shutil, signal, subprocess, threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BESIDE = ROOT.parent / 'shared' / 'data'           # data sets may lie beside a checkout; the library knows nothing of it
 if BESIDE.exists(): os.environ.setdefault('GGR_DATA', str(BESIDE))
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)   # a suite in the background
 
 
 CORE = {'test_core', 'test_connect', 'test_notebooks'}   # with `-m core` nothing else is even read

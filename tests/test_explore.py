@@ -10,7 +10,7 @@ from PIL import Image
 import ggr_nb.show.explore as explore
 from ggr_nb.show import Explorer
 from ggr_nb.show.explorer import asset, runtime, stylesheet
-from ggr_nb.show.panels import bars, curves, frame, grid_classes, masks, themed_svg, panel_figure
+from ggr_nb.show.panels import bars, curves, frame, grid_classes, grids, themed_svg, panel_figure
 from ggr_nb.show.plots import COLOURS, ticks
 
 NAMES = sorted(n for n in explore.__all__ if n.endswith('_explorer'))
@@ -63,7 +63,7 @@ def test_a_picture_names_the_positions_of_its_knobs(made, name):
 @given(st.integers(2, 36), st.lists(st.integers(1, 9), min_size=2, max_size=3), st.integers(0, 999))
 def test_masks_come_back(classes, shape, seed):
     values = torch.randint(0, classes, shape, generator=torch.Generator().manual_seed(seed))
-    item = masks({'m': values}, classes={str(i): '#000' for i in range(classes)})['items'][0]
+    item = grids({'m': values}, classes={str(i): '#000' for i in range(classes)})['items'][0]
     assert grid_classes(item).tolist() == values.reshape(shape[0], -1).tolist()
 
 
@@ -179,7 +179,7 @@ def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match='was not prepared; choose from'): Explorer(draw, dict(a=[1]), kind='curves', start=dict(a=2))
     with pytest.raises(ValueError, match='2 x but 1 y'): curves({'c': ([0, 1], [0])})
     with pytest.raises(ValueError, match='other names'): bars({'a': dict(x=1), 'b': dict(y=1)})
-    with pytest.raises(ValueError, match='give a name and a colour'): masks({'m': torch.tensor([[0, 2]])})
+    with pytest.raises(ValueError, match='give a name and a colour'): grids({'m': torch.tensor([[0, 2]])})
     with pytest.raises(ValueError, match='two units'): curves({'loss': ([0], [0]), 'accuracy (%)': ([0], [0])})
     with pytest.raises(ValueError, match='ylabel is empty'): bars({'a': dict(x=1)}, ylabel='')
 

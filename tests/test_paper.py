@@ -13,7 +13,7 @@ from scipy import stats
 
 from ggr_nb.paper.evidence import estimate, holm, paired, verdict
 from ggr_nb.paper.published import (COLUMNS, Cell, Entry, METHODS_1, NETS, PUBLISHED, cell_of, cite, column_mean, disagreements,
-                                    grid, our_mean, ranks, read_table, table, winners)
+                                    grid, our_mean, podium, read_table, table, winners)
 from ggr_nb.paper.sweep import Job, Results, recipe_of, sealed, size
 
 settings.register_profile('any machine', deadline=None)      # a busy one is no failure
@@ -211,8 +211,8 @@ def test_reduced_runs_never_pass_for_full_ones():
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(0, 5)), max_size=8))
-def test_ranks(values):
-    for v, r in zip(values, ranks(values)):
+def test_podium(values):
+    for v, r in zip(values, podium(values)):
         if v is None: assert r is None
         else:
             better = len({w for w in values if w is not None and w > v})
@@ -357,6 +357,6 @@ def test_results_hold_no_nan_and_nothing_foreign(tmp_path):
     store = Results(tmp_path/'r.jsonl')
     store.append(dict(key='a', loss=[float('nan'), np.float32('inf')], n=np.int64(3)))
     assert store.load()['a'] == dict(key='a', loss=[None, None], n=3) and 'NaN' not in store.path.read_text()
-    with pytest.raises(ValueError, match='cannot hold'): store.append(dict(key='b', what=object()))
+    with pytest.raises(TypeError, match='holds a object'): store.append(dict(key='b', what=object()))
     with pytest.raises(ValueError, match='no "key"'): store.append(dict(accuracy=1.))
     assert list(store.load()) == ['a']

@@ -396,17 +396,17 @@ def test_train_main(tmp_path, capsys):
     run = train_main(**kw)
     assert run.config["recipe"]["milestones"] == [.6, 1.2, 1.6] and f'test {run.accuracy:.2f} %' in capsys.readouterr().out
     assert json.loads((tmp_path/'a/run.json').read_text()) == json.loads(run.to_json())
-    with pytest.raises(SystemExit, match='already holds run.pt'): train_main(**kw)
+    with pytest.raises(FileExistsError, match='already holds run.pt'): train_main(**kw)
     assert same(run, train_main(**kw, resume=True))
 
 
-def test_train_main_says_what_is_wrong_in_one_line(tmp_path, capsys):
+def test_train_main_says_what_is_wrong_in_one_line(tmp_path):
     kw = dict(model='digits_net', data='digits', density=.1, quiet=True, out=str(tmp_path/'a'))
     for change, word in ((dict(data='digitz'), 'digits'), (dict(epochs=0), 'epochs is 0'), (dict(density=2.), '2.0'), (dict(batch=10**6), '1000000'),
                          (dict(data='cifar100', root=str(tmp_path)), 'cifar-100-python')):
-        with pytest.raises(SystemExit, match=word): train_main(**kw | change)
-    with pytest.raises(SystemExit) as e: train_main(**kw, epochs=2, each_step=at(3, lambda: os.kill(os.getpid(), signal.SIGINT)))
-    assert e.value.code == 130 and 'resume' in capsys.readouterr().out
+        with pytest.raises((ValueError, FileNotFoundError), match=word) as e: train_main(**kw | change)
+        assert '\n' not in str(e.value) or 'root' in change
+    with pytest.raises(Stopped, match='resume'): train_main(**kw, epochs=2, each_step=at(3, lambda: os.kill(os.getpid(), signal.SIGINT)))
 
 
 COMMAND = dict(model='digits_net', data='digits', method='set', density=.1, epochs=1, quiet=True, device='cpu')
@@ -456,8 +456,8 @@ def test_save_every_sets_the_pace_of_checkpoints(tmp_path, monkeypatch, seconds,
     (dict(channels_last='1'), 'channels_last'), (dict(weights='units'), 'unit'), (dict(batch_limit=0), 'batch_limit=0'), (dict(save_every=-1.), 'save_every=-1'),
     (dict(save_every=float('nan')), 'save_every=nan'), (dict(exclude='fc9*'), 'fc9'), (dict(grad_batches=0), 'grad_batches'), (dict(width=-1.), 'width'), (dict(device='tpu'), 'tpu')])
 def test_wrong_switches_are_one_line(tmp_path, words, message):
-    with pytest.raises(SystemExit, match=message) as e: train_main(**COMMAND | words, out=str(tmp_path/'a'))
-    assert str(e.value).startswith('ggr_train: ')
+    with pytest.raises(ValueError, match=message) as e: train_main(**COMMAND | words, out=str(tmp_path/'a'))
+    assert '\n' not in str(e.value)
 
 
 def test_a_log_gets_one_line_an_epoch(capsys, monkeypatch):
@@ -747,7 +747,7 @@ def test_augmentation_by_word_changes_the_data_of_the_run(tmp_path):
     runs = [train_main(**COMMAND, augment=a, out=str(tmp_path/str(a))) for a in (None, 'off', 'pad=2,rotate=5')]
     assert [r.config['augment'] for r in runs] == [dict(pad=1, flip=False, rotate=0.), dict(pad=0, flip=False, rotate=0.), dict(pad=2, flip=False, rotate=5.)]
     assert len({r.state['fc1.weight'].sum().item() for r in runs}) == 3
-    with pytest.raises(SystemExit, match='give off, or e.g. pad=4'): train_main(**COMMAND, augment='much', out=str(tmp_path/'x'))
+    with pytest.raises(ValueError, match='give off, or e.g. pad=4'): train_main(**COMMAND, augment='much', out=str(tmp_path/'x'))
 
 
 def test_the_words_of_dynamic_sparse_training_reach_the_sparsifier(tmp_path):

@@ -21,6 +21,7 @@ from .sweep import sweep, whole
 from ..show.plots import curve_plot, short
 from ..train.compact import compact
 from ..train.files import write_atomically
+from ..train.machine import Stopped
 from ..train.runs import Run
 from ..train.training import evaluate_run, train_main
 
@@ -73,7 +74,8 @@ def door(name:str # of the command
         raise SystemExit(141) from None
     except KeyboardInterrupt as e:
         number = e.args[0] if isinstance(e, Ended) else signal.SIGINT
-        _say(f'\n{name}: stopped. The finished runs are kept; the same command goes on from here.')
+        _say(f'\n{name}: {e}' if isinstance(e, Stopped) else f'\n{name}: stopped. The finished '
+             'runs are kept; the same command goes on from here.')
         raise SystemExit(128 + number) from None
     except OSError as e:
         where = f': {e.filename}' if e.filename else ''

@@ -6,8 +6,8 @@
 __all__ = ['COLUMNS', 'DENSE', 'TABLE_1_CIFAR', 'TABLE_1_TINY', 'TABLE_2', 'TABLE_3', 'MEASURES', 'COLUMNS_4', 'TABLE_4',
            'PUBLISHED', 'NETS', 'METHODS_1', 'SOURCE', 'ROWS', 'TITLES', 'NOTES', 'Cell', 'number', 'read_table',
            'read_table_4', 'net_label', 'cite', 'works', 'column_mean', 'disagreements', 'winners', 'cell_of', 'grid',
-           'Entry', 'Block', 'ranks', 'Comparison', 'main_recipe', 'by_cell', 'our_mean', 'blocks_1', 'blocks_of_means',
-           'blocks_4', 'table']
+           'Entry', 'Block', 'podium', 'Comparison', 'main_recipe', 'by_cell', 'our_mean', 'blocks_1',
+           'blocks_of_means', 'blocks_4', 'table']
 
 # %% ../../nbs/paper/published.ipynb #8bf94cda
 import statistics
@@ -255,8 +255,8 @@ class Block(NamedTuple):
     recipe:str   # of our runs; '' if there are none
     rows:dict    # {method: [Entry]}
 
-def ranks(values:list  # one column; None where there is no value
-          )->list:     # 0, 1, 2 for the best three, None for the others
+def podium(values:list  # one column; None where there is no value
+           )->list:     # 0, 1, 2 for the best three, None for the others
     "Who is first, second, third"
     order = sorted({v for v in values if v is not None}, reverse=True)[:3]
     return [order.index(v) if v in order else None for v in values]
@@ -281,7 +281,7 @@ class Comparison:
         for kind, value in dict(published=lambda e: e.published, ours=lambda e: e.mean).items():
             for i, column in enumerate(self.columns):
                 if not column.startswith(('s=', 'top-1')): continue
-                for m, rank in zip(sparse, ranks([value(block.rows[m][i]) for m in sparse])):
+                for m, rank in zip(sparse, podium([value(block.rows[m][i]) for m in sparse])):
                     if rank is not None: texts[m][i][kind] += MARKS[rank]
         kinds = ('published', 'ours') + ('difference',) * (block.recipe == 'full')
         for m, row in texts.items():

@@ -14,7 +14,7 @@ from html import escape
 from ..density import DENSITIES
 from ..methods import METHODS
 from .explorer import Explorer, asset, bundle, drawn, ipywidgets
-from .panels import curves, masks
+from .panels import curves, grids
 from ..train.machine import Stopped
 from ..train.models import digits_net
 from ..train.runs import RECIPES
@@ -72,7 +72,7 @@ def report_panels(
                     ylabel='density', logy=True, **x)]
     if mask is None: return lines
     places = f'{int(mask.sum())} of {mask.numel()} places'
-    return [*lines, masks({places: mask}, 'The mask of conv2')]
+    return [*lines, grids({places: mask}, 'The mask of conv2')]
 
 # %% ../../nbs/show/dashboard.ipynb #8066fe91
 @lru_cache

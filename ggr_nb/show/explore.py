@@ -20,7 +20,7 @@ from ..init import random_masks, sparse_init_
 from ..masks import generator, sparse_parameters
 from ..schedule import SCHEDULES, drop_fraction, step_lr
 from .explorer import Explorer
-from .panels import bars, curves, masks
+from .panels import bars, curves, grids
 from .plots import COLOURS, readable
 from .rehearsal import dsr_ggr_explorer, evolution_explorer, growth_explorer
 from .rehearsal import moment, rehearse
@@ -152,7 +152,7 @@ def criteria_explorer(
         return [curves({'stays': cloud(active.index_fill(0, out, False)), 'goes': cloud(out)},
                        'Active weights (bottom: no gradient)', '|w|', '|g|', logx=True, logy=True,
                        mode='points', colours=CAMPS),
-                masks({'24 units × 64 inputs': where}, 'Where they are', classes=CAMPS),
+                grids({'24 units × 64 inputs': where}, 'Where they are', classes=CAMPS),
                 bars({'same weights': alike}, 'Who agrees with this choice', wide=True,
                      ylabel='Jaccard similarity', ylim=(0, 1.05))], (
             f'{criterion} would drop nearly the same weights as {near} (similarity '
@@ -305,7 +305,7 @@ def step_explorer() -> Explorer:
                  'The same number of weights, in other places: none was lost, none was added.')
         flow = {'gives': {n: len(d) * (seen > 0) for n, d in m.dropped.items()},
                 'gets': {n: q * (seen > 1) for n, q in m.quotas.items()}}
-        return [masks(paint_step(method, stage), 'Three layers (a row is an output unit)', PAINT,
+        return [grids(paint_step(method, stage), 'Three layers (a row is an output unit)', PAINT,
                       wide=True),
                 bars(flow, 'What a layer gives, and what it gets', ylabel='weights',
                      wide=True)], notes[seen]

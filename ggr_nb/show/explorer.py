@@ -11,7 +11,7 @@ import base64, hashlib, itertools, json, math, sys, zlib
 from functools import cached_property, lru_cache
 from html import escape
 from importlib.resources import files
-from .panels import DRAW, bars, curves, frame, masks, on_both, panel_figure
+from .panels import DRAW, bars, curves, frame, grids, on_both, panel_figure
 from .panels import share_axes, themed_svg
 from .plots import palette, small_png
 
@@ -122,7 +122,7 @@ def drawn(
             f'<p class="say" aria-live="polite">{escape(note)}</p>')
 
 # %% ../../nbs/show/explorer.ipynb #f0209717
-KINDS = {'curves': curves, 'bars': bars, 'masks': masks, 'frames': frame}
+KINDS = {'curves': curves, 'bars': bars, 'masks': grids, 'frames': frame}
 
 class Explorer:
     "A drawing function with knobs: widgets with a kernel, a slider on a page, a PNG anywhere."

@@ -20,7 +20,7 @@ from ..masks import Snapshot, generator, snapshot
 from ..methods import METHODS, new_masks, redistribute
 from ..schedule import drop_fraction
 from .explorer import Explorer
-from .panels import bars, curves, masks
+from .panels import bars, curves, grids
 from ..train.data import digits
 
 # %% ../../nbs/show/rehearsal.ipynb #293a02b0
@@ -136,8 +136,8 @@ def growth_explorer(
         steps = {k: (range(1, len(v) + 1), v.sort(descending=True).values)
                  for k, v in {'inputs, sorted': columns, 'units, sorted': rows}.items()}
         warm = dict(classes={str(k): c for k, c in WARM.items()}, cell=26, key=False)
-        return [masks({'units × inputs': m}, 'The mask of the first layer'),
-                masks({f'brightest: {top} weights': level}, 'Weights per pixel', **warm),
+        return [grids({'units × inputs': m}, 'The mask of the first layer'),
+                grids({f'brightest: {top} weights': level}, 'Weights per pixel', **warm),
                 curves(steps, 'Weights per unit and per input', 'rank', 'active weights',
                        mode='step', wide=True)], (
             f'With {gradient_share:.0%} of growth by gradient the busiest of 48 units has '
@@ -219,7 +219,7 @@ def evolution_explorer(
     def draw(update, method):
         steps, left, ever = mask_history(method)
         x, now = range(len(steps)), mask_changes(steps[max(0, update - 1)], steps[update])
-        return [masks({f'fc1 after update {update}': now}, 'The mask of the first layer', AGES),
+        return [grids({f'fc1 after update {update}': now}, 'The mask of the first layer', AGES),
                 curves({'left of the first mask': (x, left), 'ever active': (x, ever)},
                        'Over the training', 'update', 'share', vline=update, ylim=(0, 1.02))], (
             f'{method.upper()}, update {update}: {left[update]:.0%} of the first mask is left, '

@@ -197,7 +197,7 @@ class Follow(fx.Interpreter):
                  traced, # fx.GraphModule
                 ):
         super().__init__(traced)
-        self.where, self.asked, self.ranks = {}, {}, {}    # node -> Channels; numbers; dimensions
+        self.where, self.asked, self.ndims = {}, {}, {}  # node -> Channels; numbers; dimensions
         self.count, self.frozen, self.same = 0, [], []     # channels; what stays; (ids, ids)
         self.readers, self.along, self.vectors = {}, {}, {}    # what will be cut, by name
         self.modules, nodes = dict(traced.named_modules()), traced.graph.nodes
@@ -253,7 +253,7 @@ class Follow(fx.Interpreter):
         of, d = self.size_query(node)
         if of is not None and d is not None:
             x = self.where.get(of)
-            return [x.ids] if x and d % self.ranks[of] == x.dim else []
+            return [x.ids] if x and d % self.ndims[of] == x.dim else []
         if node.target == 'dim' or node.target is getattr and of is None: return []
         ins = node.all_input_nodes
         return ([x.ids for n in ins if (x := self.where.get(n))]
@@ -271,7 +271,7 @@ class Follow(fx.Interpreter):
         out = super().run_node(node)
         ins, rule = node.all_input_nodes, self._rule(node)
         tensor = isinstance(out, Tensor)
-        if tensor: self.ranks[node] = out.ndim
+        if tensor: self.ndims[node] = out.ndim
         found = rule(self, node, out) if tensor and rule else None
         if found:
             self.where[node] = found

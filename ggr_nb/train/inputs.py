@@ -18,7 +18,7 @@ from torch.utils.data import (BatchSampler, DataLoader, Dataset, IterableDataset
 from ..init import generator
 from ..masks import pick, sparse_parameters
 from .models import MODELS
-from .data import DATASETS, Data, stratified
+from .data import DATASETS, Data, held_out
 
 # %% ../../nbs/train/inputs.ipynb #b3524c05
 class _Addressed(Dataset):
@@ -103,14 +103,7 @@ class Streamed:
                  seed:int=0, # of the choice
                 )->'Streamed':
         "Trains on the rest and tests on what is held out, undisturbed if there is `plain`"
-        if not 0 < share < 1: raise ValueError(f'share={share}: give a number between 0 and 1')
-        y = labels(self.sets['train'])
-        quotas = {c: round(n * share) for c, n in enumerate(y.bincount().tolist())}
-        held = torch.zeros(len(y), dtype=torch.bool)
-        held[stratified(y, quotas, seed, 'validation')] = True
-        if held.all() or not held.any(): raise ValueError(
-            f'share={share} of {len(y)} training images leaves {int((~held).sum())} to train on '
-            f'and {int(held.sum())} to choose on')
+        held = held_out(labels(self.sets['train']), share, seed, 'validation')
         cut = lambda dataset, part: Subset(dataset, part.nonzero().flatten().tolist())
         rest = Streamed(cut(self.sets['train'], ~held), cut(self.plain, held), self.classes,
                         self.name)

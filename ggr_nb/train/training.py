@@ -31,7 +31,7 @@ from ..sparse import dense_storage_, sparse_storage_
 from ..sparsify import Sparsifier
 from .measure import evaluating, forward_flops, gradient_flow, positions
 from .data import Data
-from .files import locked, write_atomically
+from .files import as_json, locked, write_atomically
 from .machine import (AMP, Stopped, Switches, all_reduce_sum, explaining_memory,
     gpu_arithmetic, init_distributed, listening, ranks, switches, synchronised, wrapped)
 from .inputs import build, data_source, described, image_shape, model_maker
@@ -117,19 +117,6 @@ class LossWatch:
                 + self.advice)
 
 # %% ../../nbs/train/training.ipynb #ad098324
-def _plain(values, what, say=None):
-    "Values as JSON gives them back; a TypeError for what it does not know and `say` does not."
-    def _number(v):
-        if hasattr(v, 'tolist'):
-            if (v.numel() if torch.is_tensor(v) else v.size) > 10_000:
-                raise TypeError(f'{what} holds an array of {tuple(v.shape)}: too much for a line')
-            return v.tolist()
-        if say: return say(v)
-        raise TypeError(f'{what} holds a {type(v).__name__}, {v!r}: give numbers, text, lists or '
-                        'dicts')
-    text = json.dumps(values, default=_number)
-    return json.loads(text, parse_constant=lambda name: None)
-
 def _said(v):
     "A short text for a function or a tensor, equal for equal ones."
     return getattr(v, '__qualname__', None) or str(v)
@@ -392,7 +379,7 @@ class Training:
             self.train_epoch(each_step)
             record = self.record()
             if each_epoch: each_epoch(record, self)
-            self.history.append(_plain(record, 'a record of each_epoch'))
+            self.history.append(as_json(record, 'a record of each_epoch'))
             self.epoch, self.step = self.epoch + 1, 0
             self.totals.zero_(); self.progress.epoch(self)
             if self.out and self.rank == 0: append_line(self.out/'history.jsonl', self.history[-1])
@@ -567,7 +554,7 @@ def fit(model, # a name (see `build`), or a module, trained in place
                           tf32, benchmark)
         during.enter_context(gpu_arithmetic(chosen))
         parts = dict(density=density, init=init, seed=seed, weights=weights, **options)
-        config = _plain(dict(
+        config = as_json(dict(
             parts, recipe=asdict(recipe), switches=asdict(chosen), **described(data), model=name,
             width=width, method=method.name, batch_limit=batch_limit, val=val,
             storage=storage), 'the config', _said)
@@ -623,14 +610,6 @@ def _from_terminal(given):
             f'augment={given["augment"]!r}: give off, or e.g. pad=4,flip=1,rotate=15') from None
     return given
 
-@contextmanager
-def _in_one_line():
-    "A stop and an error as one line; the exit status tells them apart."
-    try: yield
-    except Stopped as e: print(e); raise SystemExit(130) from None
-    except (ValueError, TypeError, OSError, MemoryError, FloatingPointError) as e:
-        raise SystemExit(f'ggr_train: {e}') from e
-
 # %% ../../nbs/train/training.ipynb #ef2725c9
 def train_main(model:str='resnet18', # a name, see `build`
                data:str='cifar100', # a name in `DATASETS`, or a folder of images
@@ -643,17 +622,16 @@ def train_main(model:str='resnet18', # a name, see `build`
                quiet:bool=False, # no bar
                **options, # fields of `Recipe`: lr, batch, every, …, and parameters of `fit`
               )->Run:
-    "Train from the command line: `fit`, a summary, and short messages for what goes wrong."
+    "Train as the words of a terminal ask for: `fit`, and a summary."
     out = Path(out or f'runs/{Path(data).name}-{model.replace(":", "-")}-{method}-{density:g}-'
                       f'{init}-{options.get("seed", 0)}')
-    with _in_one_line():
-        given = _from_terminal(options | dict(update_until=until))
-        recipe = RECIPES.get(data, RECIPES['cifar100'])
-        if epochs is not None: recipe = recipe.scaled(epochs)
-        numbers = given.keys() & recipe.__dataclass_fields__.keys()
-        recipe = replace(recipe, **{k: given.pop(k) for k in numbers})
-        before = (out/'run.pt').exists()
-        run = fit(model, data, method, density, init, recipe, out=out, progress=not quiet, **given)
+    given = _from_terminal(options | dict(update_until=until))
+    recipe = RECIPES.get(data, RECIPES['cifar100'])
+    if epochs is not None: recipe = recipe.scaled(epochs)
+    numbers = given.keys() & recipe.__dataclass_fields__.keys()
+    recipe = replace(recipe, **{k: given.pop(k) for k in numbers})
+    before = (out/'run.pt').exists()
+    run = fit(model, data, method, density, init, recipe, out=out, progress=not quiet, **given)
     last, c = run.history[-1], run.config
     if ranks()[0] == 0: print(
         f'{c["model"]} on {c["data"]}, {c["method"]}, density {last["density"]:.3g}: test '
