@@ -863,4 +863,4 @@ def test_sparse_storage_refuses_before_training(change, message):
 def test_the_command_takes_a_storage(tmp_path):
     runs = [train_main(**COMMAND, storage=s, out=str(tmp_path/s)) for s in ('masked', 'sparse')]
     assert [r.config['storage'] for r in runs] == ['masked', 'sparse'] and runs[0].history[-1]['counts'] == runs[1].history[-1]['counts']
-    with pytest.raises(SystemExit, match="'snfs' needs every place"): train_main(**COMMAND | dict(method='snfs'), storage='sparse', out=str(tmp_path/'c'))
+    with pytest.raises(ValueError, match="'snfs' needs every place"): train_main(**COMMAND | dict(method='snfs'), storage='sparse', out=str(tmp_path/'c'))

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from ..density import DENSITIES
 from ..init import generator
 from ..masks import pick, sparse_parameters
-from ..methods import full_masks, get_method
+from ..methods import Method, full_masks, get_method
 from ..schedule import drop_fraction
 from ..sparse import dense_storage_, sparse_storage_
 from ..sparsify import Sparsifier
