@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from ggr_nb.paper.commands import door
 from ggr_nb.paper.demo import demo_jobs, demo_table
 from ggr_nb.train.data import cifar100
 from ggr_nb.paper.sweep import Job, Pool, Results, run_job, sweep
+from ggr_nb.train.machine import Stopped
 
 HERE = dict(os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]), OMP_NUM_THREADS='1')
 HERE.setdefault('GGR_DATA', str(Path(__file__).parents[2]/'shared'/'data'))    # the commands run in a folder of their own
@@ -230,3 +232,8 @@ def test_ctrl_c_twice(start, tmp_path):
     for _ in range(2): os.killpg(first.pid, signal.SIGINT)
     out, err = first.communicate(timeout=900)
     assert first.returncode in (130, -2) and err.count('Traceback') == 0, err
+
+
+def test_a_stopped_training_says_by_the_door_where_it_stands(capsys):
+    with pytest.raises(SystemExit) as e, door('ggr_train'): raise Stopped('Stopped in epoch 2 of 3. Saved in runs/a.')
+    assert e.value.code == 130 and capsys.readouterr().err.strip() == 'ggr_train: Stopped in epoch 2 of 3. Saved in runs/a.'

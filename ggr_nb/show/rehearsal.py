@@ -55,7 +55,7 @@ def moment(
 # %% ../../nbs/show/rehearsal.ipynb #849c3559
 @lru_cache
 def small_digits(
-    side:int, # of a picture, in pixels, at most 8
+    side:int, # of an image, in pixels, at most 8
 ) -> tuple: # (x [512, side²], labels [512])
     "Handwritten digits, averaged down and standardised."
     images, labels = digits().train
