@@ -10,7 +10,7 @@ __all__ = ['CRITERIA', 'BLIND', 'lowest', 'highest', 'magnitude', 'random_score'
 # %% ../nbs/03_drop.ipynb #d4e70d08
 import torch
 
-from .masks import Layer, Snapshot, remaining
+from .masks import Layer, Snapshot, pick, remaining
 
 # %% ../nbs/03_drop.ipynb #0f760baf
 def lowest(scores:torch.Tensor, # [n], any real dtype
@@ -70,7 +70,7 @@ def score_active(snap:Snapshot, # the state
                  criterion='magnitude', # key of `CRITERIA`, or a function (w, g, gen) -> scores
                  )->torch.Tensor: # [n_l] float
     "The scores of a layer's active weights; 0/0 counts as lowest."
-    rule = criterion if callable(criterion) else CRITERIA[criterion]
+    rule = criterion if callable(criterion) else pick('criterion', criterion, CRITERIA)
     wide = lambda x: x if x is None or x.dtype == torch.float64 else x.float()
     grads = None if rule in BLIND else wide(layer.grads)
     score = rule(wide(layer.values), grads, snap.gen('drop', layer.name))
