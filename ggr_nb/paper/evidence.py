@@ -21,15 +21,23 @@ class Estimate(NamedTuple):
     mean: float
     se: float           # nan for a single run
     n: int
-    freedom: float=None # degrees of freedom, n - 1 unless another error was added
+    seeds: float=None   # the part of it that is of the runs, if another error was added
 
     @property
-    def df(self): return self.n - 1 if self.freedom is None else self.freedom
+    def errors(self):
+        "(standard error, degrees of freedom): as a whole, and of the runs alone"
+        if not self.seeds: return [(self.se, self.n - 1 if self.seeds is None else math.inf)]
+        return [(self.se, (self.n - 1) * (self.se / self.seeds)**4), (self.seeds, self.n - 1)]
+
+    def reach(self,
+              miss:float=.05 # how often the interval may miss the true mean
+              )->float:      # half its width
+        "How far to either side of the mean the true one may lie"
+        if self.n < 2: return math.inf
+        return max(float(stats.t.ppf(1 - miss / 2, df)) * se for se, df in self.errors)
 
     @property
-    def half(self):
-        "Half the width of the 95 % interval"
-        return float(stats.t.ppf(.975, self.df)) * self.se if self.n > 1 else math.inf
+    def half(self): return self.reach()   # half the width of the 95 % interval
 
     @property
     def clear(self): return abs(self.mean) > self.half   # for one planned comparison; see `verdict`
@@ -39,13 +47,13 @@ class Estimate(NamedTuple):
                )->float:      # one-sided p
         "How likely a mean this high is if the true one is `bound`"
         if not self.se > 0: return math.nan if self.n < 2 else float(self.mean <= bound)
-        return float(stats.t.sf((self.mean - bound) / self.se, self.df))
+        return max(float(stats.t.sf((self.mean - bound) / se, df)) for se, df in self.errors)
 
     @property
     def p(self):
         "Two-sided p of a true mean of zero"
         if not self.se > 0: return math.nan if self.n < 2 else float(self.mean == 0)
-        return 2 * float(stats.t.sf(abs(self.mean) / self.se, self.df))
+        return max(2 * float(stats.t.sf(abs(self.mean) / se, df)) for se, df in self.errors)
 
     def __format__(self, spec):
         sign = '+' if spec.startswith('+') else ''
@@ -82,8 +90,7 @@ def paired(a:dict, # {seed: value}
     if not all(0 <= p <= 1 for p in shares):
         raise ValueError(f'images={images} needs accuracies in percent, not {a} and {b}')
     drawn = 100 * math.sqrt(sum(p * (1 - p) for p in shares) / images)
-    se = math.hypot(by.se, drawn)
-    return by._replace(se=se, freedom=(by.n - 1) * (se / by.se) ** 4 if by.se else math.inf)
+    return by._replace(se=math.hypot(by.se, drawn), seeds=by.se)
 
 # %% ../../nbs/paper/evidence.ipynb #ev_holm_2
 def holm(ps:list # p values of one table; nan where nothing could be tested
