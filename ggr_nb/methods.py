@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['static', 'set_', 'rigl', 'dsr', 'snfs', 'ggr', 'ggr_set', 'ggr_rigl', 'set_rigl', 'deepr', 'deepr_global',
-           'set_original', 'gmp', 'chase', 'rigl_sg', 'rigl_sm', 'gse', 'dense', 'METHODS', 'Method', 'Update',
-           'redistribute', 'change_', 'new_masks', 'no_allocation', 'random_sign_birth', 'full_masks', 'get_method']
+           'set_original', 'gmp', 'chase', 'rigl_sg', 'rigl_sm', 'gse', 'ggr_dead_first', 'dense', 'METHODS', 'Method',
+           'Update', 'redistribute', 'change_', 'new_masks', 'no_allocation', 'random_sign_birth', 'full_masks',
+           'get_method']
 
 # %% ../nbs/08_methods.ipynb #116ec41c
 from collections.abc import Callable
@@ -165,12 +166,14 @@ chase = Method('chase', drop=drop.drop_global, allocate=allocate.global_topk, gr
 rigl_sg = replace(rigl, name='rigl-sg', allocate=allocate.mean_gradient, source='share by mean |g|')
 rigl_sm = replace(rigl, name='rigl-sm', allocate=allocate.mean_weight, source='share by mean |w|')
 gse = replace(rigl, name='gse', grow=grow.sampled(2.0), source='GSE 2024: growth from a sample')
+ggr_dead_first = replace(ggr, name='ggr-dead-first', drop=drop.drop_dead_first,
+                         source='this project: what has no gradient goes before what is small')
 dense = Method('dense', drop=drop.drop_nothing, first_masks=full_masks, source='the reference')
 
 # %% ../nbs/08_methods.ipynb #feb36a45
 METHODS = {m.name: m for m in (
     dense, static, set_, rigl, dsr, ggr, set_rigl, ggr_set, ggr_rigl, snfs, deepr, deepr_global,
-    set_original, gmp, chase, rigl_sg, rigl_sm, gse)}
+    set_original, gmp, chase, rigl_sg, rigl_sm, gse, ggr_dead_first)}
 
 def get_method(method, # a `Method` or a key of `METHODS`
                )->Method:
