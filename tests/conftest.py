@@ -46,6 +46,17 @@ def seeded():
     torch.manual_seed(0)
 
 
+BROWSERS = []
+
+@pytest.fixture(scope='module', autouse=True)
+def at_rest():
+    "A page left open goes on drawing and takes a third of a core from the tests of other files."
+    yield
+    from contextlib import suppress
+    for chromium in BROWSERS:
+        with suppress(Exception): chromium.get('about:blank')          # it may be gone
+
+
 @pytest.fixture(scope='session')
 def browser():
     "A headless Chromium that logs its console and every request; tests that need it skip where there is none."
@@ -61,8 +72,9 @@ def browser():
     options.set_capability('goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'})
     chromium = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     chromium.set_page_load_timeout(300)
+    BROWSERS.append(chromium)
     yield chromium
-    chromium.quit()
+    BROWSERS.remove(chromium); chromium.quit()
 
 
 @pytest.fixture(scope='session')
