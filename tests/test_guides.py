@@ -57,6 +57,15 @@ def test_the_path_of_the_index_says_how_long_a_page_takes(root):
     assert {'ten': 10}[total] == round(sum(int(r[2]) for r in rows) / 60)
 
 
+def test_every_misconception_has_its_cell_and_every_question_its_answer(root):
+    "A cure leads to a section, not to a page; that sections are there is tested on the built pages."
+    text = read_nb(root / 'nbs' / 'guides' / 'teaching.ipynb').cells[0].source
+    cures = re.findall(r'^\| "[^|]+" \| ([^|]+) \|$', text, re.M)
+    assert len(cures) >= 8 and all('.ipynb#' in c or c.startswith('the same section') for c in cures)
+    questions = re.findall(r'^\d\. .*\?.*|^\d\. (?:Change|The network).*', text.partition('## Questions')[2], re.M)
+    assert len(questions) == 7 and all(q.endswith('.)*') for q in questions)
+
+
 def test_glossary_is_in_order_and_explains(root):
     text = '\n\n'.join(c.source for c in read_nb(root / 'nbs' / 'guides' / 'glossary.ipynb').cells)
     entries = re.findall(r'^### (.+)\n\n(.+)', text, re.M)
