@@ -6,19 +6,23 @@
     python benchmarks/gpu.py unpack FOLDER [FOLDER ...]      … and back, bit for bit, into data/
     python benchmarks/gpu.py collect FOLDER                  what another machine wrote with --out, into this checkout
 
-agreement  images, masks, top-k, every method's five updates, gradients, stop and resume, one job of a sweep:
-           equal on CPU and card where that is promised, within a tolerance where not
+agreement  images, masks, top-k, every method's five updates, gradients, stop and resume, one job of a sweep, sparse
+           storage against masks: equal on CPU and card where that is promised, within a tolerance where not
 speed      ResNet-18, MobileNetV2, VGG16 (58.8 M): float32, TF32, bf16, channels-last, compiled; masked against dense; an
            update's, a batch's share; the trainer itself; runs side by side; a profile; the selection kernels
 evidence   cells of Table 1 with the paper's recipe, in the order of what they decide, several at once if that is faster.
            A run that the time cuts off is packed (`paused`) and continued by the next call; finished ones are appended
            to results/paper.jsonl, which `ggr_table` reads
-sparse     the three products of a sparse layer, CSR through cuSPARSE against dense bf16
+sparse     the table of benchmarks/sparse.py on the card, CSR through cuSPARSE against dense float32, TF32 and bf16:
+           the three products, whole steps, an update, memory
+vgg16      VGG16 at 3 % of its weights on the part of Tiny-ImageNet, ten epochs, and the dense network beside it; the
+           masks go to results/vgg16.json, for benchmarks/deploy.py
 
+--commit HASH names the commit of a checkout that came without its history.
 Each result is written to benchmarks/gpu.json as soon as it exists; what the time does not allow is named as skipped.
 --out FOLDER writes everything there; --toy is the same at a size that a CPU does in a minute (tests/test_gpu_benchmark.py).
 """
-import argparse, io, json, lzma, os, platform, shutil, signal, subprocess, sys, tempfile, time, zlib
+import argparse, base64, io, json, lzma, os, platform, shutil, signal, subprocess, sys, tempfile, time, zlib
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from hashlib import md5
@@ -32,13 +36,13 @@ import numpy as np, torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from ggr_nb.masks import sparse_parameters
+from sparse import NETS, Block, mlp
 from ggr_nb.methods import METHODS
-from ggr_nb.paper.sweep import Job, run_job
-from ggr_nb.paper.sweep import Results
+from ggr_nb.paper.sweep import Job, Results, run_job
+from ggr_nb.sparse import sparse_storage_
 from ggr_nb.sparsify import Sparsifier
 from ggr_nb.topk import StreamingTopK
-from ggr_nb.train.data import Data, digits
+from ggr_nb.train.data import Data, digits, tiny_imagenet
 from ggr_nb.train.models import MODELS
 from ggr_nb.train.runs import RECIPES, commit
 from ggr_nb.train.training import Stopped, fit
@@ -49,7 +53,8 @@ EPOCH = 390                                      # steps of CIFAR-100 at batch 1
 
 class Book:
     "The file of results: one entry per part and card, written after every item; and the clock."
-    def __init__(self, path, device, minutes):
+    def __init__(self, path, device, minutes, of=None):
+        self.commit = commit() or of
         self.path, self.device, self.end = Path(path), torch.device(device), START + 60 * minutes
         self.all = json.loads(self.path.read_text()) if self.path.exists() else {}
         self.part, self.until = None, self.end
@@ -57,7 +62,7 @@ class Book:
     def open(self, part, seconds, command):
         "Begin a part that may take so many seconds."
         self.part, self.until = part, min(self.end, time.monotonic() + seconds)
-        entry = dict(machine=machine(self.device), command=command, commit=commit(), results={}, skipped=[])
+        entry = dict(machine=machine(self.device), command=command, commit=self.commit, results={}, skipped=[])
         self.all[part] = entry
 
     def left(self): return self.until - time.monotonic()
@@ -204,10 +209,30 @@ def agree_job(device, size):
     return dict(promised=True, equal=equal, accuracy=dict(device=there['accuracy'], cpu=here['accuracy']))
 
 
+def agree_storage(method, device):
+    "Ten updates of an MLP in float64: masks of sparse storage on the card, of the masked engine there, and of the CPU's."
+    x, y = digits().train
+    x, y = x[:64].double().flatten(1) / 255, y[:64]
+    def masks(storage, where):
+        net = mlp('64-300-100-10').double().to(where); how = dict(density=.1, init='erk', seed=0)
+        if storage == 'sparse': sparse_storage_(net, method=method, **how)
+        optimizer = torch.optim.SGD(net.parameters(), lr=.1, momentum=.9)
+        sparsifier = Sparsifier(net, optimizer, method, every=2, until=1000, fraction=.3, **how)
+        for _ in range(21):
+            optimizer.zero_grad(); cross_entropy(net(x.to(where)), y.to(where)).backward(); optimizer.step()
+        return [m.cpu() for m in sparsifier.masks.values()]
+    here = masks('masked', 'cpu')
+    other = {f'{s}, {w}': sum(int((a ^ b).sum()) for a, b in zip(here, masks(s, d), strict=True))
+             for s, w, d in (('masked', 'card', device), ('sparse', 'card', device), ('sparse', 'cpu', 'cpu'))}
+    return dict(promised=True, equal=not any(other.values()), places_that_differ=other)
+
+
 def agreement(book, size):
     for name, check in dict(pictures=agree_pictures, topk=agree_topk, gradient=agree_gradient, job=agree_job, resume=agree_resume).items():
         book.do(name, lambda: check(book.device, size))
     for method in METHODS: book.do(f'updates of {method}', lambda: agree_updates(method, book.device), need=2)
+    for method in ('static', 'set', 'rigl', 'dsr', 'ggr', 'ggr-dead-first', 'srigl'):
+        book.do(f'storage of {method}', lambda: agree_storage(method, book.device), need=2)
     found = book.all['agreement']['results']
     book.all['agreement']['broken'] = [n for n, r in found.items() if 'error' in r or r['promised'] and not r['equal']]
     book.write(); print('agreement: broken promises:', book.all['agreement']['broken'] or 'none', flush=True)
@@ -383,11 +408,11 @@ def speed(book, size):
     book.do('batches', lambda: speed_batches(device, size))
     book.do('trainer', lambda: speed_trainer(device, size))
     book.do('side by side', lambda: speed_side_by_side(device, size, book))
+    if size['compile']: book.do('resnet18 compiled', lambda: speed_ways(device, size, 'resnet18', 1., compiled), need=45)
     book.do('profile', lambda: speed_profile(device, size))
     book.do('selection', lambda: speed_selection(device, size))
     book.do('vgg16_tiny', lambda: speed_ways(device, size, 'vgg16_tiny', 1., ['tf32', 'bf16', BEST]))
     book.do('mobilenet_v2', lambda: speed_ways(device, size, 'mobilenet_v2', 1., ['tf32', 'bf16', BEST]))
-    if size['compile']: book.do('resnet18 compiled', lambda: speed_ways(device, size, 'resnet18', 1., compiled), need=45)
     verdicts(book)
 
 
@@ -414,8 +439,8 @@ def cells():
             yield from (cell(m, density, init, seed) for m in ('ggr', 'rigl', 'set', 'dsr'))
             if (density, init) == (.01, 'uniform'): yield cell('dense', 1., 'dense', seed)
     for seed in range(3):
-        arms = 'ggr', 'dead-first', 'rigl', 'static', 'rigl-sg', 'set'
-        yield from (cell(m, .01, init, seed, width=.5) for init in ('uniform', 'erk') for m in arms if m in METHODS)
+        arms = 'ggr', 'ggr-dead-first', 'rigl', 'static', 'rigl-sg', 'set'
+        yield from (cell(m, .01, init, seed, width=.5) for init in ('uniform', 'erk') for m in arms)
 
 
 def toy_cells():
@@ -434,7 +459,7 @@ def child_cell(ask):
     if ask['threads']: torch.set_num_threads(ask['threads'])
     try: record = run_job(Job(**ask['job']), ask['runs'], ask['device'], **ask['how'])
     except Stopped as e: print(e); sys.exit(130)
-    Results(ask['results']).append(record)
+    Results(ask['results']).append(record | dict(commit=record['commit'] or ask['commit']))
 
 
 def paused_name(job): return job.key.replace('/', '-').replace(',', '-') + '.xz'
@@ -499,12 +524,16 @@ def evidence(book, size, files):
             job = next((j for j in todo if fits(j, book, together, stop_at - time.monotonic())), None)
             if job is None: break
             todo.remove(job); unpack_run(job, files['runs'], kept)
-            ask = dict(job=asdict(job), runs=str(files['runs']), device=str(book.device), results=str(files['write']), how=how, threads=size['threads'])
+            ask = dict(job=asdict(job), runs=str(files['runs']), device=str(book.device), results=str(files['write']),
+                       how=entry['how'], threads=size['threads'], commit=book.commit)
             team[job.key] = job, start('cell', ask), time.monotonic()
         for key, (job, process, began) in list(team.items()):
             if process.poll() is None: continue
             del team[key]; entry['open'] -= 1
-            if process.returncode: entry['failed'][key] = f'exit status {process.returncode}'
+            if process.returncode:
+                entry['failed'][key] = f'exit status {process.returncode}'
+                if entry['how'].get('compile'): entry['how'] = dict(compile=False); todo.insert(0, job); entry['open'] += 1
+                elif len(entry['failed']) > 2 and not entry['done']: todo.clear()       # it is not the jobs
             else:
                 entry['done'].append(dict(key=key, seconds=round(time.monotonic() - began)))
                 for folder in kept: (folder/paused_name(job)).unlink(missing_ok=True)
@@ -539,12 +568,94 @@ def products(device, out, inputs, rows, density, seconds):
     return dict(ms={n: round(1e3 * s, 4) for n, s in t.items()}, speedup=round(total['dense'] / total['csr'], 3), relative_error=error)
 
 
+def forms(make, x, y, density, device):
+    "{name: a training step}: dense in three precisions, masked in the fastest, sparse in float32."
+    def step(storage=None, method=None, amp=False, tf32=False, every=10**6):
+        net = make().to(device); how = dict(density=density, init='erk', seed=0)
+        if storage: sparse_storage_(net, method=method, **how)
+        optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=.9, weight_decay=5e-4, fused=True)
+        sparsifier = Sparsifier(net, optimizer, method, every=every, until=10**9, **how) if method else None
+        def run():
+            torch.backends.cuda.matmul.allow_tf32 = tf32
+            optimizer.zero_grad()
+            with cast(device, amp): out = net(x)
+            cross_entropy(out.flatten(0, -2).float(), y).backward()
+            optimizer.step()
+        run.sparsifier = sparsifier
+        return run
+    return {'dense float32': step, 'dense tf32': lambda **k: step(tf32=True, **k), 'dense bf16': lambda **k: step(amp=True, **k),
+            'masked bf16': lambda **k: step(method='ggr', amp=True, **k), 'sparse': lambda **k: step('sparse', 'ggr', **k)}
+
+
+def steps(make, x, y, density, device, seconds):
+    "Milliseconds of a step in every form, taken in turns; peak memory of each alone, an update included."
+    made = forms(make, x, y, density, device)
+    ms = {n: round(1e3 * t, 3) for n, t in in_turns({n: f() for n, f in made.items()}, device, 3 * seconds, 4).items()}
+    found = dict(ms=ms, over_float32=round(ms['dense float32'] / ms['sparse'], 3), over_bf16=round(ms['dense bf16'] / ms['sparse'], 3))
+    for name in ('dense float32', 'masked bf16', 'sparse') if device.type == 'cuda' else ():
+        empty(device); torch.cuda.reset_peak_memory_stats(device); before = torch.cuda.memory_allocated(device)
+        run = made[name](every=2)
+        for _ in range(4): run()
+        found.setdefault('peak MB', {})[name] = round((torch.cuda.max_memory_allocated(device) - before) / 1e6, 1); del run
+    return found
+
+
+def update(net, density, device, rows, seconds):
+    "One GGR update of a sparse net beyond its step, in dense backward products of its first layer."
+    columns, units = map(int, net.split('-')[:2])
+    x, y = torch.randn(rows, columns).to(device), torch.randint(10, (rows,)).to(device)
+    run, times = forms(lambda: mlp(net), x, y, density, device)['sparse'](every=2), dict(update=[], step=[])
+    for _ in range(24):
+        kind = 'update' if run.sparsifier.due() else 'step'
+        wait(device); began = time.perf_counter(); run(); wait(device); times[kind].append(time.perf_counter() - began)
+    a = torch.randn(rows, units).to(device)
+    product = in_turns(dict(product=lambda: a.t() @ x), device, seconds, 3)['product']
+    ms = {k: round(1e3 * min(t), 3) for k, t in times.items()} | dict(product=round(1e3 * product, 4))
+    return dict(ms=ms, products=round((ms['update'] - ms['step']) / ms['product'], 1))
+
+
 def sparse(book, size):
-    shapes = ((8192, 8192, 128), (4000, 3072, 128), (2048, 512, 2048)) if not size['toy'] else ((64, 96, 16),)
-    for shape in shapes:
+    device, seconds, toy = book.device, size['seconds'], size['toy']
+    for net, densities in (NETS if not toy else {'96-64-10': (.1,)}).items():
+        x, y = torch.randn(128, int(net.split('-')[0])).to(device), torch.randint(10, (128,)).to(device)
+        for density in densities:
+            book.do(f'step of {net} at {density}', lambda: steps(lambda: mlp(net), x, y, density, device, seconds))
+    d, layers, shape = (512, 6, (8, 256)) if not toy else (64, 1, (2, 8))
+    x, y = torch.randn(*shape, d).to(device), torch.randint(d, (shape[0] * shape[1],)).to(device)
+    blocks = lambda: (torch.manual_seed(0), nn.Sequential(*[Block(d) for _ in range(layers)]))[1]
+    for density in (.05, .02): book.do(f'step of {layers} blocks at {density}', lambda: steps(blocks, x, y, density, device, seconds))
+    for net, density in (('8192-8192-100', .03),) if not toy else (('96-64-10', .1),):
+        book.do(f'update of {net} at {density}', lambda: update(net, density, device, 128, seconds))
+    for shape in ((8192, 8192, 128), (4000, 3072, 128), (2048, 512, 2048)) if not toy else ((64, 96, 16),):
         for density in (.01, .03, .1):
-            name = f'{shape[1]} -> {shape[0]}, {shape[2]} rows, density {density}'
-            book.do(name, lambda: products(book.device, *shape, density, size['seconds']))
+            book.do(f'{shape[1]} -> {shape[0]}, {shape[2]} rows, density {density}', lambda: products(device, *shape, density, seconds / 2))
+
+
+# --- VGG16, to be deployed --------------------------------------------------------------------------------------------
+
+def packed(masks):
+    "{layer: [shape, text]}: a bit a place, compressed."
+    bits = lambda m: lzma.compress(np.packbits(m.numpy()).tobytes())
+    return {n: [list(m.shape), base64.b85encode(bits(m)).decode()] for n, m in masks.items()}
+
+
+def unpacked(found):
+    "The masks again."
+    bits = lambda text: np.unpackbits(np.frombuffer(lzma.decompress(base64.b85decode(text)), np.uint8))
+    return {n: torch.from_numpy(bits(text)[:int(np.prod(shape))].astype(bool)).reshape(shape) for n, (shape, text) in found.items()}
+
+
+def vgg16(book, size, file):
+    "Train it with GGR and dense; the masks lie in `file`, with the accuracy and all that the run depends on."
+    data, epochs = size['tiny'](), size['epochs']
+    def train(method, density):
+        recipe = replace(RECIPES['tiny_imagenet'].scaled(epochs), batch=min(128, size['batch']))
+        run = fit('vgg16_tiny', data, method, density, recipe=recipe, device=str(book.device), width=size['width'], progress=False, compile=False)
+        record = json.loads(run.to_json()) | dict(commit=run.commit or book.commit)
+        if method == 'ggr': file.write_text(json.dumps(record | dict(masks=packed(run.masks))) + '\n')
+        return {k: record[k] for k in ('accuracy', 'seconds', 'config')} | dict(curve=[round(h['accuracy'], 2) for h in run.history])
+    book.do('ggr, density 0.03', lambda: train('ggr', .03))
+    book.do('dense', lambda: train('dense', 1.))
 
 
 # --- CIFAR-100 as pictures of pictures --------------------------------------------------------------------------------
@@ -630,11 +741,11 @@ def collect(folder):
 
 # --- the command ----------------------------------------------------------------------------------------------------
 
-FULL = dict(toy=False, batch=128, width=1., large=11_000_000, images=50_000, seconds=1.5, together=(1, 2, 4), compile=True, cells=cells,
-            runs=None, how=True, farewell=25, threads=None)
+FULL = dict(toy=False, batch=128, width=1., large=11_000_000, images=50_000, seconds=1., together=(1, 2, 4), compile=True, cells=cells,
+            runs=None, how=True, farewell=25, threads=None, tiny=tiny_imagenet, epochs=10)
 TOY = dict(toy=True, batch=8, width=.0625, large=30_000, images=64, seconds=.05, together=(2,), compile=False, cells=toy_cells,
-           runs=2, how=False, farewell=4, threads=1)
-PARTS = dict(agreement=75, speed=170, evidence=3600, sparse=180)         # seconds at most
+           runs=2, how=False, farewell=4, threads=1, tiny=lambda: bytes_data(64, 64, 10), epochs=1)
+PARTS = dict(agreement=75, speed=170, sparse=100, vgg16=120, evidence=3600)         # seconds at most
 
 
 def data_is_there(size, folders):
@@ -651,7 +762,7 @@ def main(words=None):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('parts', nargs='*', default=['agreement', 'speed', 'evidence'])
     p.add_argument('--minutes', type=float, default=9.); p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    p.add_argument('--toy', action='store_true'); p.add_argument('--out'); p.add_argument('--mosaics', default=str(ROOT/'.cifar'))
+    p.add_argument('--toy', action='store_true'); p.add_argument('--out'); p.add_argument('--commit'); p.add_argument('--mosaics', default=str(ROOT/'.cifar'))
     a = p.parse_args(words)
     if a.parts[0] in ('steps', 'cell'): return dict(steps=child_steps, cell=child_cell)[a.parts[0]](json.loads(a.parts[1]))
     if a.parts[0] == 'pack': return print(pack(a.parts[1], a.mosaics), 'parts in', a.mosaics)
@@ -659,7 +770,7 @@ def main(words=None):
     if a.parts[0] == 'collect': return collect(a.parts[1])
     if unknown := set(a.parts) - set(PARTS): p.error(f'no part {sorted(unknown)}: there are {", ".join(PARTS)}')
     out, size = Path(a.out) if a.out else None, TOY if a.toy else FULL
-    book = Book(out/'gpu.json' if out else HERE/'gpu.json', a.device, a.minutes)
+    book = Book(out/'gpu.json' if out else HERE/'gpu.json', a.device, a.minutes, a.commit)
     lines = out/'paper.jsonl' if out else ROOT/'results/paper.jsonl'
     files = dict(write=lines, read={lines, ROOT/'results/paper.jsonl'}, runs=(out or ROOT)/'runs/gpu',
                  paused=[out/'paused', HERE/'gpu_paused'] if out else [HERE/'gpu_paused'])
@@ -669,7 +780,7 @@ def main(words=None):
         book.open(part, PARTS[part], command)
         why = 'no time left' if book.left() < 2 else data_is_there(size, [a.mosaics]) if part == 'evidence' else None
         if why: book.all[part]['skipped'] = [why]; book.write(); print(part, 'skipped:', why, flush=True); continue
-        try: evidence(book, size, files) if part == 'evidence' else globals()[part](book, size)
+        try: globals()[part](book, size, *dict(evidence=[files], vgg16=[lines.parent/'vgg16.json']).get(part, ()))
         except Exception as e: book.all[part]['error'] = f'{type(e).__name__}: {e}'; book.write(); print(part, e, flush=True)
     print(f'{time.monotonic() - START:.0f} s; written to {book.path}', flush=True)
 
