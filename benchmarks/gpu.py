@@ -39,7 +39,7 @@ from torch.nn.functional import cross_entropy
 from sparse import NETS, Block, mlp
 from ggr_nb.methods import METHODS
 from ggr_nb.paper.sweep import Job, Results, run_job
-from ggr_nb.sparse import sparse_storage_
+from ggr_nb.sparse import KERNELS, sparse_storage_
 from ggr_nb.sparsify import Sparsifier
 from ggr_nb.topk import StreamingTopK
 from ggr_nb.train.data import Data, digits, tiny_imagenet
@@ -223,8 +223,26 @@ def agree_storage(method, device):
         return [m.cpu() for m in sparsifier.masks.values()]
     here = masks('masked', 'cpu')
     other = {f'{s}, {w}': sum(int((a ^ b).sum()) for a, b in zip(here, masks(s, d), strict=True))
-             for s, w, d in (('masked', 'card', device), ('sparse', 'card', device), ('sparse', 'cpu', 'cpu'))}
+             for s, w, d in (('masked', 'card', device), ('sparse', 'card', device), ('sparse', 'cpu', 'cpu'))
+             if s == 'masked' or torch.device(d).type in KERNELS}
     return dict(promised=True, equal=not any(other.values()), places_that_differ=other)
+
+
+def agree_scaler(device):
+    "Does growth see unscaled gradients when a fused optimiser unscales them itself? Shares of active places that differ from the unfused."
+    x, y = (t[:64].to(device) for t in digits().train)
+    def masks(method, fused):
+        torch.manual_seed(0); net = mlp('64-300-100-10').to(device)
+        optimizer, scaler = torch.optim.SGD(net.parameters(), lr=.1, fused=fused), torch.amp.GradScaler(device.type)
+        sparsifier = Sparsifier(net, optimizer, method, density=.1, every=2, until=1000, fraction=.3)
+        for _ in range(9):
+            optimizer.zero_grad()
+            with torch.autocast(device.type, torch.float16): out = net(x.flatten(1).float() / 255)
+            scaler.scale(cross_entropy(out.float(), y)).backward(); scaler.step(optimizer); scaler.update()
+        return sparsifier.masks
+    share = lambda a, b: sum(int((a[n] & ~b[n]).sum()) for n in a) / sum(int(a[n].sum()) for n in a)
+    shares = {m: share(masks(m, True), masks(m, False)) for m in ('rigl', 'ggr', 'rigl-sg', 'deepr')}
+    return dict(promised=True, equal=max(shares.values()) < .01, shares=shares, tolerance=.01)
 
 
 def agreement(book, size):
@@ -233,6 +251,7 @@ def agreement(book, size):
     for method in METHODS: book.do(f'updates of {method}', lambda: agree_updates(method, book.device), need=2)
     for method in ('static', 'set', 'rigl', 'dsr', 'ggr', 'ggr-dead-first', 'srigl'):
         book.do(f'storage of {method}', lambda: agree_storage(method, book.device), need=2)
+    if book.device.type in ('cpu', 'cuda'): book.do('a scaler and a fused optimiser', lambda: agree_scaler(book.device))
     found = book.all['agreement']['results']
     book.all['agreement']['broken'] = [n for n, r in found.items() if 'error' in r or r['promised'] and not r['equal']]
     book.write(); print('agreement: broken promises:', book.all['agreement']['broken'] or 'none', flush=True)

@@ -22,7 +22,7 @@ def toy(tmp_path_factory):
     out = tmp_path_factory.mktemp('gpu')
     def call(*words): return subprocess.run([sys.executable, gpu.__file__, *words, '--toy', '--device', 'cpu', '--out', str(out)], text=True,
                                             capture_output=True, env=os.environ | dict(OMP_NUM_THREADS='1'), cwd=out)
-    first = call('speed', 'sparse', 'evidence', '--minutes', '9'); seen = json.loads((out/'gpu.json').read_text())
+    first = call('speed', 'sparse', 'vgg16', 'evidence', '--minutes', '9'); seen = json.loads((out/'gpu.json').read_text())
     second = call('evidence', 'speed', '--minutes', '0')
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     return dict(out=out, first=seen, second=json.loads((out/'gpu.json').read_text()))
@@ -36,8 +36,26 @@ def test_every_item_of_speed_and_sparse_has_a_number(toy):
     assert not speed['skipped'] and not sparse['skipped'] and not errors(speed['results']) + errors(sparse['results'])
     assert set(speed['results']) == {'resnet18', 'masks', 'updates', 'batches', 'trainer', 'side by side', 'profile', 'selection', 'vgg16_tiny', 'mobilenet_v2'}
     assert {k: g['found'] is not None for k, g in speed['goals'].items()} == dict.fromkeys(gpu.GOALS, True)
-    assert all(r['relative_error'] < 1e-5 and r['speedup'] > 0 for r in sparse['results'].values()) and len(sparse['results']) == 3
+    products, steps = ({n: r for n, r in sparse['results'].items() if k in n} for k in ('rows', 'step'))
+    assert len(products) == len(steps) == 3 and sparse['results']['update of 96-64-10 at 0.1']['products'] > 0
+    assert all(r['relative_error'] < 1e-5 and r['speedup'] > 0 for r in products.values())
+    assert all(set(r['ms']) == {'dense float32', 'dense tf32', 'dense bf16', 'masked bf16', 'sparse'} for r in steps.values())
     assert speed['machine']['card'] is None and speed['command'].startswith('python benchmarks/gpu.py speed')
+
+
+def test_the_masks_that_are_to_be_deployed_come_back(toy):
+    found = toy['first']['vgg16']['results']
+    assert set(found) == {'ggr, density 0.03', 'dense'} and not errors(found)
+    kept = json.loads((toy['out']/'vgg16.json').read_text())
+    masks = gpu.unpacked(kept['masks'])
+    assert kept['accuracy'] == found['ggr, density 0.03']['accuracy'] and gpu.unpacked(gpu.packed(masks)).keys() == masks.keys()
+    active, places = (sum(f(m) for m in masks.values()) for f in (lambda m: int(m.sum()), torch.Tensor.numel))
+    assert active == round(.03 * places)
+
+
+def test_a_scaler_is_the_same_for_a_fused_optimiser():
+    found = gpu.agree_scaler(torch.device('cpu'))
+    assert found['equal'] and len(found['shares']) == 4
 
 
 def test_evidence_is_appended_line_by_line(toy):
@@ -60,6 +78,7 @@ def test_agreement_holds_on_the_pretended_device(tmp_path):
         book.open('agreement', 1e9, 'a test'); gpu.agreement(book, gpu.TOY)
     found = json.loads((tmp_path/'gpu.json').read_text())['agreement']
     expected = {'pictures', 'topk', 'gradient', 'job', 'resume'} | {f'updates of {m}' for m in METHODS}
+    expected |= {f'storage of {m}' for m in ('static', 'set', 'rigl', 'dsr', 'ggr', 'ggr-dead-first', 'srigl')}
     assert found['broken'] == [] and not found['skipped'] and found['results'].keys() == expected
     assert all(found['results'][f'updates of {m}']['updates'] >= 5 for m in METHODS if METHODS[m].dynamic)
 
