@@ -18,6 +18,7 @@ sparse     the table of benchmarks/sparse.py on the card, CSR through cuSPARSE a
 vgg16      VGG16 at 3 % of its weights on the part of Tiny-ImageNet, ten epochs, and the dense network beside it; the
            masks go to results/vgg16.json, for benchmarks/deploy.py
 
+--only ITEM,ITEM measures some items of a part again; --together N trains so many runs at once, not as many as was best.
 --commit HASH names the commit of a checkout that came without its history.
 Each result is written to benchmarks/gpu.json as soon as it exists; what the time does not allow is named as skipped.
 --out FOLDER writes everything there; --toy is the same at a size that a CPU does in a minute (tests/test_gpu_benchmark.py).
@@ -53,23 +54,25 @@ EPOCH = 390                                      # steps of CIFAR-100 at batch 1
 
 class Book:
     "The file of results: one entry per part and card, written after every item; and the clock."
-    def __init__(self, path, device, minutes, of=None):
-        self.commit = commit() or of
+    def __init__(self, path, device, minutes, of=None, only=()):
+        self.commit, self.only = commit() or of, only
         self.path, self.device, self.end = Path(path), torch.device(device), START + 60 * minutes
         self.all = json.loads(self.path.read_text()) if self.path.exists() else {}
         self.part, self.until = None, self.end
 
     def open(self, part, seconds, command):
-        "Begin a part that may take so many seconds."
+        "Begin a part that may take so many seconds; with `only`, what else it has found stays."
         self.part, self.until = part, min(self.end, time.monotonic() + seconds)
-        entry = dict(machine=machine(self.device), command=command, commit=self.commit, results={}, skipped=[])
-        self.all[part] = entry
+        now = dict(machine=machine(self.device), command=command, commit=self.commit, results={}, skipped=[])
+        self.all[part] = self.all[part] if self.only and part in self.all else now
 
     def left(self): return self.until - time.monotonic()
 
     def do(self, name, work, need=5.):
         "One item, if there is time; its error is a result too."
         entry = self.all[self.part]
+        if self.only and name not in self.only: return None
+        if self.only: entry.setdefault('again', {})[name] = dict(commit=self.commit, machine=machine(self.device))
         if self.left() < need: entry['skipped'].append(name); self.write(); return None
         began = time.monotonic()
         try: found = work()
@@ -269,6 +272,7 @@ WAYS = {'float32': {}, 'tf32': dict(tf32=True), 'bf16': dict(amp=True), 'channel
         'bf16 channels-last': dict(amp=True, last=True), 'bf16 channels-last compiled': dict(amp=True, last=True, compile=True),
         'bf16 channels-last compiled graphs': dict(amp=True, last=True, compile='reduce-overhead')}
 BEST = 'bf16 channels-last'
+FAST = 'bf16 channels-last compiled graphs'        # what the trainer does with a long run on a card
 
 
 class Steps:
@@ -328,7 +332,7 @@ def speed_ways(device, size, model, width, ways):
 
 def speed_masks(device, size):
     "A masked step over a dense one, taken in turns."
-    make = lambda method: Steps('resnet18', device, size['batch'], size['width'], method, **WAYS[BEST])
+    make = lambda method: Steps('resnet18', device, size['batch'], size['width'], method, **WAYS[size['way']])
     t = in_turns({'dense': make(None), 'ggr': make('ggr'), 'deepr': make('deepr')}, device, 4 * size['seconds'], 8)
     return dict(ms={n: round(1e3 * s, 3) for n, s in t.items()}, masked_over_dense=round(t['ggr'] / t['dense'], 4), goal=GOALS['masked_over_dense'])
 
@@ -337,7 +341,7 @@ def speed_updates(device, size):
     "Seconds of an update, over an epoch of 390 steps."
     found = {}
     for method in ('set', 'rigl', 'dsr', 'snfs', 'ggr'):
-        step = Steps('resnet18', device, size['batch'], size['width'], method, **WAYS[BEST])
+        step = Steps('resnet18', device, size['batch'], size['width'], method, **WAYS[size['way']])
         for _ in range(3): step()
         def update(s=step.sparsifier): s.update(); s.history.clear()
         t = in_turns(dict(step=step, update=update), device, size['seconds'], 3)
@@ -352,14 +356,14 @@ def speed_batches(device, size):
         nonlocal stream
         try: next(stream)
         except StopIteration: stream = data.batches('train', size['batch'], device=device, channels_last=True); next(stream)
-    t = in_turns(dict(step=Steps('resnet18', device, size['batch'], size['width'], **WAYS[BEST]), batch=batch), device, 2 * size['seconds'], 3)
+    t = in_turns(dict(step=Steps('resnet18', device, size['batch'], size['width'], **WAYS[size['way']]), batch=batch), device, 2 * size['seconds'], 3)
     return dict(ms={n: round(1e3 * s, 3) for n, s in t.items()}, share=round(t['batch'] / t['step'], 4), goal=GOALS['batch_share'])
 
 
 def speed_trainer(device, size):
     "`fit` itself, second of two epochs: images, updates, accounts and evaluation included."
     data, recipe = bytes_data(size['images']), replace(RECIPES['cifar100'].scaled(2), batch=size['batch'], every=EPOCH // 2)
-    run = fit('resnet18', data, 'ggr', .03, recipe=recipe, device=str(device), width=size['width'], progress=False, compile=False)
+    run = fit('resnet18', data, 'ggr', .03, recipe=recipe, device=str(device), width=size['width'], progress=False, compile=size['compile'])
     seconds = run.history[1]['seconds'] - run.history[0]['seconds']
     return dict(images_per_second=round(len(data.train[1]) // size['batch'] * size['batch'] / seconds, 1), switches=run.config['switches'], goal=GOALS['images_per_second'])
 
@@ -382,7 +386,7 @@ def speed_side_by_side(device, size, book):
     for k in size['together']:
         if book.left() < 40 and not size['toy']: found[f'{k}'] = 'skipped'; continue
         with tempfile.TemporaryDirectory() as folder:
-            ask = dict(device=str(device), folder=folder, batch=size['batch'], width=size['width'], seconds=size['seconds'] * 2, way=BEST)
+            ask = dict(device=str(device), folder=folder, batch=size['batch'], width=size['width'], seconds=size['seconds'] * 2, way=size['way'])
             team = [start('steps', ask | dict(rank=r), stdout=subprocess.PIPE, text=True) for r in range(k)]
             ready = lambda: all((Path(folder)/f'ready{r}').exists() for r in range(k))
             while not ready() and all(p.poll() is None for p in team) and book.left() > 0: time.sleep(.05)
@@ -409,6 +413,21 @@ def speed_profile(device, size):
                 shares={r.key[:70]: round(spent(r) / total, 3) for r in rows[:12]})
 
 
+def speed_update_profile(device, size):
+    "Where the time of a GGR update goes: kernels on the card, launches, and moments at which the host waits."
+    step = Steps('resnet18', device, size['batch'], size['width'], 'ggr', **WAYS[BEST])
+    for _ in range(3): step()
+    step.sparsifier.update(); wait(device)
+    kinds = torch.profiler.ProfilerActivity
+    with torch.profiler.profile(activities=[kinds.CPU, kinds.CUDA] if device.type == 'cuda' else [kinds.CPU]) as p:
+        began = time.perf_counter(); step.sparsifier.update(); wait(device); wall = time.perf_counter() - began
+    rows = p.key_averages()
+    card = lambda r: getattr(r, 'self_device_time_total', 0) / 1e3
+    most = lambda key: {r.key[:60]: [round(key(r), 2), r.count] for r in sorted(rows, key=key, reverse=True)[:12]}
+    return dict(wall_ms=round(1e3 * wall, 2), card_ms=round(sum(map(card, rows)), 2), on_the_card=most(card), of_the_host=most(lambda r: r.self_cpu_time_total / 1e3),
+                waits={r.key: r.count for r in rows if 'Synchronize' in r.key or 'MemcpyAsync' in r.key or 'LaunchKernel' in r.key})
+
+
 def speed_selection(device, size):
     "Three ways to the k-th largest of n numbers, as an update needs them."
     found = {}
@@ -430,6 +449,7 @@ def speed(book, size):
     book.do('side by side', lambda: speed_side_by_side(device, size, book))
     if size['compile']: book.do('resnet18 compiled', lambda: speed_ways(device, size, 'resnet18', 1., compiled), need=45)
     book.do('profile', lambda: speed_profile(device, size))
+    book.do('profile of an update', lambda: speed_update_profile(device, size))
     book.do('selection', lambda: speed_selection(device, size))
     book.do('vgg16_tiny', lambda: speed_ways(device, size, 'vgg16_tiny', 1., ['tf32', 'bf16', BEST]))
     book.do('mobilenet_v2', lambda: speed_ways(device, size, 'mobilenet_v2', 1., ['tf32', 'bf16', BEST]))
@@ -518,7 +538,7 @@ def how_many(book):
 def compile_pays(book, runs):
     "Does compiling save more in a run of 39,000 steps than it costs, as measured on this card?"
     results = book.all.get('speed', {}).get('results', {})
-    plain, fast = (results.get('resnet18') or {}).get(BEST, {}), (results.get('resnet18 compiled') or {}).get('bf16 channels-last compiled', {})
+    plain, fast = (results.get('resnet18') or {}).get(BEST, {}), (results.get('resnet18 compiled') or {}).get(FAST, {})
     if 'ms' not in plain or 'ms' not in fast: return False
     return 100 * EPOCH * (plain['ms'] - fast['ms']) / 1e3 > 2 * fast['first_step_s'] * runs
 
@@ -761,9 +781,9 @@ def collect(folder):
 
 # --- the command ----------------------------------------------------------------------------------------------------
 
-FULL = dict(toy=False, batch=128, width=1., large=11_000_000, images=50_000, seconds=1., together=(1, 2, 4), compile=True, cells=cells,
+FULL = dict(toy=False, batch=128, width=1., large=11_000_000, images=50_000, seconds=1., together=(1, 2, 3), compile=True, way=FAST, cells=cells,
             runs=None, how=True, farewell=25, threads=None, tiny=tiny_imagenet, epochs=10)
-TOY = dict(toy=True, batch=8, width=.0625, large=30_000, images=64, seconds=.05, together=(2,), compile=False, cells=toy_cells,
+TOY = dict(toy=True, batch=8, width=.0625, large=30_000, images=64, seconds=.05, together=(2,), compile=False, way=BEST, cells=toy_cells,
            runs=2, how=False, farewell=4, threads=1, tiny=lambda: bytes_data(64, 64, 10), epochs=1)
 PARTS = dict(agreement=75, speed=170, sparse=100, vgg16=120, evidence=3600)         # seconds at most
 
@@ -782,7 +802,9 @@ def main(words=None):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('parts', nargs='*', default=['agreement', 'speed', 'evidence'])
     p.add_argument('--minutes', type=float, default=9.); p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    p.add_argument('--toy', action='store_true'); p.add_argument('--out'); p.add_argument('--commit'); p.add_argument('--mosaics', default=str(ROOT/'.cifar'))
+    p.add_argument('--toy', action='store_true'); p.add_argument('--out'); p.add_argument('--commit')
+    p.add_argument('--only'); p.add_argument('--together', type=int)
+    p.add_argument('--mosaics', default=str(ROOT/'.cifar'))
     a = p.parse_args(words)
     if a.parts[0] in ('steps', 'cell'): return dict(steps=child_steps, cell=child_cell)[a.parts[0]](json.loads(a.parts[1]))
     if a.parts[0] == 'pack': return print(pack(a.parts[1], a.mosaics), 'parts in', a.mosaics)
@@ -790,7 +812,9 @@ def main(words=None):
     if a.parts[0] == 'collect': return collect(a.parts[1])
     if unknown := set(a.parts) - set(PARTS): p.error(f'no part {sorted(unknown)}: there are {", ".join(PARTS)}')
     out, size = Path(a.out) if a.out else None, TOY if a.toy else FULL
-    book = Book(out/'gpu.json' if out else HERE/'gpu.json', a.device, a.minutes, a.commit)
+    only = tuple(filter(None, (a.only or '').split(',')))
+    book = Book(out/'gpu.json' if out else HERE/'gpu.json', a.device, a.minutes, a.commit, only)
+    if a.together: size = size | dict(runs=a.together)
     lines = out/'paper.jsonl' if out else ROOT/'results/paper.jsonl'
     files = dict(write=lines, read={lines, ROOT/'results/paper.jsonl'}, runs=(out or ROOT)/'runs/gpu',
                  paused=[out/'paused', HERE/'gpu_paused'] if out else [HERE/'gpu_paused'])

@@ -34,7 +34,7 @@ def errors(found): return [(k, v) for k, v in found.items() if k == 'error'] + [
 def test_every_item_of_speed_and_sparse_has_a_number(toy):
     speed, sparse = toy['first']['speed'], toy['first']['sparse']
     assert not speed['skipped'] and not sparse['skipped'] and not errors(speed['results']) + errors(sparse['results'])
-    assert set(speed['results']) == {'resnet18', 'masks', 'updates', 'batches', 'trainer', 'side by side', 'profile', 'selection', 'vgg16_tiny', 'mobilenet_v2'}
+    assert set(speed['results']) == {'resnet18', 'masks', 'updates', 'batches', 'trainer', 'side by side', 'profile', 'profile of an update', 'selection', 'vgg16_tiny', 'mobilenet_v2'}
     assert {k: g['found'] is not None for k, g in speed['goals'].items()} == dict.fromkeys(gpu.GOALS, True)
     products, steps = ({n: r for n, r in sparse['results'].items() if k in n} for k in ('rows', 'step'))
     assert len(products) == len(steps) == 3 and sparse['results']['update of 96-64-10 at 0.1']['products'] > 0
@@ -69,6 +69,14 @@ def test_evidence_is_appended_line_by_line(toy):
 def test_without_time_every_part_says_so_and_keeps_the_others(toy):
     assert toy['second']['speed']['skipped'] == toy['second']['evidence']['skipped'] == ['no time left']
     assert toy['second']['sparse'] == toy['first']['sparse']
+
+
+def test_some_items_are_measured_again_and_the_others_stay(toy, tmp_path):
+    (tmp_path/'gpu.json').write_text(json.dumps(toy['first']))
+    gpu.main(['speed', '--only', 'selection,batches', '--toy', '--device', 'cpu', '--out', str(tmp_path), '--commit', 'abc'])
+    before, after = toy['first']['speed'], json.loads((tmp_path/'gpu.json').read_text())['speed']
+    assert after['again'].keys() == {'selection', 'batches'} and after['results'].keys() == before['results'].keys()
+    assert {n for n in before['results'] if after['results'][n] != before['results'][n]} == {'selection', 'batches'}
 
 
 def test_agreement_holds_on_the_pretended_device(tmp_path):
@@ -132,7 +140,7 @@ def test_how_many_runs_and_whether_to_compile_follow_from_the_measurement(tmp_pa
     assert gpu.how_many(book_of(tmp_path)) == 2
     assert gpu.how_many(book_of(tmp_path, **{'side by side': {'1': 100., '2': 190., '4': 195.}})) == 2
     assert gpu.how_many(book_of(tmp_path, **{'side by side': {'1': 100., '2': 101., '4': 'skipped'}})) == 1
-    ways = lambda fast, first: {'resnet18': {gpu.BEST: dict(ms=5.)}, 'resnet18 compiled': {'bf16 channels-last compiled': dict(ms=fast, first_step_s=first)}}
+    ways = lambda fast, first: {'resnet18': {gpu.BEST: dict(ms=5.)}, 'resnet18 compiled': {gpu.FAST: dict(ms=fast, first_step_s=first)}}
     assert gpu.compile_pays(book_of(tmp_path, **ways(3., 30.)), 1) and not gpu.compile_pays(book_of(tmp_path, **ways(4.9, 30.)), 4)
     assert not gpu.compile_pays(book_of(tmp_path, resnet18=dict(error='no')), 1)
     dense, ggr = (Job('cifar100', 'resnet18', m, 1., 'dense', 0) for m in ('dense', 'ggr'))

@@ -240,10 +240,13 @@ class Data:
         disturb = any(how) and (train if augment is None else augment)
         n, margin = len(getattr(self, split)[1]), max(self.pad, 1)
         table = draws(n, seed, epoch, *how, shuffle=train).to(device) if train or disturb else None
+        # on a GPU what costs is to begin a calculation: one for several batches
+        ahead = 1 if world > 1 or torch.device(device).type == 'cpu' else 8
         def made():
             x, y = self.on(split, device)
-            for step in range(start, steps):
-                a, share = step * batch, min(batch, n - step * batch)
+            for step in range(start, steps, ahead):
+                a = step * batch
+                share = min(ahead * batch, min(n, steps * batch) - a)
                 first, last = a + share * rank // world, a + share * (rank + 1) // world
                 if first == last: continue              # fewer images are left than processes
                 d = table and table.part(first, last)
@@ -253,7 +256,8 @@ class Data:
                     turn = (d.cos, d.sin) if self.rotate else None
                     place = sources(x.shape[2:], margin, d.dy, d.dx, d.flip, turn)
                     images = picked(images, place, margin)
-                yield normalised(images, self.mean, self.std, **form), labels
+                images = normalised(images, self.mean, self.std, **form)
+                yield from zip(images.split(batch), labels.split(batch))
         return made()
 
     def part(self,

@@ -144,12 +144,17 @@ def synchronised(model:nn.Module, # the bare model
 def wrapped(model:nn.Module, # on its device
             world:int, # number of processes
             chosen:Switches, # for the device and for compiling
+            parts:int=1, # in which a batch goes through it
            )->nn.Module: # to be called in a step; the parameters are those of `model`
     "The model for several processes, compiled if so chosen."
-    device = torch.device(chosen.device)
+    cuda = torch.device(chosen.device).type == 'cuda'
     if world > 1:
-        model = DistributedDataParallel(model, [device] if device.type == 'cuda' else None)
-    return torch.compile(model, dynamic=False) if chosen.compile else model
+        model = DistributedDataParallel(model, [torch.device(chosen.device)] if cuda else None)
+    if not chosen.compile: return model
+    # one launch for all kernels (a CUDA graph); what one replay returns the next overwrites, so
+    # no gradient may wait for a second part of its batch
+    graphs = cuda and world == parts == 1
+    return torch.compile(model, dynamic=False, mode='reduce-overhead' if graphs else None)
 
 # %% ../../nbs/train/machine.ipynb #10cffa65
 class Stopped(KeyboardInterrupt):
