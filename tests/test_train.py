@@ -177,6 +177,19 @@ def test_another_run_in_the_folder_is_refused(tmp_path, change):
     with pytest.raises(ValueError, match='holds another run.*there.*here'): fit(**base | change, resume=True)
 
 
+def test_masks_of_ones_own_train_and_resume_and_others_are_refused(tmp_path):
+    net = MODELS['digits_net']()
+    shapes = {n: p.shape for n, p in net.named_parameters() if p.ndim > 1}
+    assert max(map(torch.Size.numel, shapes.values())) > 10_000          # too much for a line of text
+    gen = torch.Generator().manual_seed(0)
+    mine, other = ({n: torch.rand(s, generator=gen) < .1 for n, s in shapes.items()} for _ in range(2))
+    base = dict(model='digits_net', data='digits', method='static', masks=mine, out=tmp_path) | SHORT
+    with pytest.raises(Stopped): fit(**base, each_step=at(3, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(ValueError, match='holds another run.*masks'): fit(**base | dict(masks=other), resume=True)
+    run = fit(**base, resume=True)
+    assert all(torch.equal(run.masks[n], mine[n]) for n in mine) and json.loads((tmp_path/'run.json').read_text())['config']['masks'].keys() == mine.keys()
+
+
 # ---------------------------------------------------------------- nothing from outside
 
 def test_global_generators_neither_matter_nor_change(whole):

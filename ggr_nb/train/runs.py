@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'MAGIC', 'Recipe', 'previous', 'save_checkpoint', 'load_checkpoint', 'storable', 'CheckpointWriter', 'pack',
-           'unpack', 'Run', 'commit', 'versions', 'hardware']
+           'fingerprints', 'unpack', 'Run', 'commit', 'versions', 'hardware']
 
 # %% ../../nbs/train/runs.ipynb #d90d069c
-import hashlib, io, json, math, os, platform, subprocess, warnings
+import hashlib, io, json, math, os, platform, subprocess, warnings, zlib
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
@@ -195,6 +195,13 @@ def pack(masks:dict, # {name: bool mask}
     "Masks at one bit per weight."
     bits = lambda m: torch.from_numpy(np.packbits(m.cpu().contiguous().numpy()))
     return {n: (list(m.shape), bits(m)) for n, m in masks.items()}
+
+def fingerprints(masks:dict, # {name: mask}, bool or 0/1
+                )->dict: # {name: text}
+    "What tells masks from others, short enough for a config."
+    bits = pack({n: m != 0 for n, m in masks.items()})
+    return {n: f'{int(masks[n].sum())} of {masks[n].numel()}, {zlib.crc32(b.numpy()):08x}'
+            for n, (_, b) in bits.items()}
 
 def unpack(packed:dict, # from `pack`
           )->dict: # {name: bool mask}

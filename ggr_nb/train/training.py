@@ -35,8 +35,8 @@ from .files import as_json, locked, write_atomically
 from .machine import (AMP, Stopped, Switches, all_reduce_sum, explaining_memory,
     gpu_arithmetic, init_distributed, listening, ranks, switches, synchronised, wrapped)
 from .inputs import build, data_source, described, image_shape, model_maker
-from .runs import (RECIPES, CheckpointWriter, Recipe, Run, commit, hardware,
-    load_checkpoint, pack, previous, storable, unpack, versions)
+from .runs import (RECIPES, CheckpointWriter, Recipe, Run, commit, fingerprints,
+    hardware, load_checkpoint, pack, previous, storable, unpack, versions)
 
 # %% ../../nbs/train/training.ipynb #a7f23bc3
 # at home elsewhere, offered here as well
@@ -555,8 +555,9 @@ def fit(model, # a name (see `build`), or a module, trained in place
                           tf32, benchmark)
         during.enter_context(gpu_arithmetic(chosen))
         parts = dict(density=density, init=init, seed=seed, weights=weights, **options)
+        marks = dict(masks=fingerprints(options['masks'])) if options.get('masks') else {}
         config = as_json(dict(
-            parts, recipe=asdict(recipe), switches=asdict(chosen), **described(data), model=name,
+            parts | marks, recipe=asdict(recipe), switches=asdict(chosen), **described(data), model=name,
             width=width, method=method.name, batch_limit=batch_limit, val=val,
             storage=storage), 'the config', _said)
         # nothing left to train?
