@@ -584,7 +584,9 @@ def evidence(book, size, files):
     for key, (job, process, _) in team.items():
         try: process.wait(size['farewell'])
         except subprocess.TimeoutExpired: process.kill(); process.wait()
-        entry['paused'][key] = pack_run(job, files['runs'], kept[0])
+        lines = Path(files['runs'])/key/'history.jsonl'
+        entry['paused'][key] = dict(packed=pack_run(job, files['runs'], kept[0]),
+                                    accuracy=[round(json.loads(l)['accuracy'], 2) for l in lines.read_text().splitlines()] if lines.exists() else [])
     book.write(); print('evidence:', json.dumps({k: entry[k] for k in ('done', 'paused', 'failed', 'open')})[:2000], flush=True)
 
 
