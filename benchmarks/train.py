@@ -1,17 +1,16 @@
 """What a training step costs, as ratios within one run: switches, masks, updates, images, checkpoints.
 
-    OMP_NUM_THREADS=1 python benchmarks/train.py [switches] [masks] [updates] [shares] [--rounds 5] [--device cuda]
+    OMP_NUM_THREADS=1 python benchmarks/train.py [switches] [masks] [updates] [shares] [--rounds 5]
 
-switches  bf16, channels-last and the fused optimiser, alone and together, against plain float32, for several networks;
-          on a GPU torch.compile and larger batches too, and a profile of the fastest variant
+switches  bf16, channels-last and the fused optimiser, alone and together, against plain float32, for several networks
 masks     a step of GGR at density 0.03 against the dense step, ResNet-18, batch 128, default switches
 updates   one update of the masks of ResNet-18 as a share of an epoch of CIFAR-100 (390 steps of batch 128)
 shares    making a batch of images, and a checkpoint every five minutes, as shares of the time: what a step waits for
           it, and what the thread beside it takes to write it
 
 Contenders take turns in every round. Work from outside can only make one slower, so each counts with its best round.
-On a CPU the clock is the processor time of this process (one thread, so that waiting threads do not count); on a GPU
-it is wall time between two synchronisations. Written to benchmarks/train.json; other parts of it are kept.
+The clock is the processor time of this process (one thread, so that waiting threads do not count). Written to
+benchmarks/train.json; other parts of it are kept. What a graphics card does is measured by benchmarks/gpu.py.
 """
 import argparse, json, platform, tempfile, time
 from pathlib import Path
@@ -30,25 +29,19 @@ STEPS = 390                    # an epoch of CIFAR-100
 NETS = [('resnet18', 1., 128), ('resnet18', .25, 128), ('mobilenet_v2', 1., 128), ('mobilenet_v2', .35, 128), ('vgg16_tiny', .25, 64), ('mlp', 4., 128), ('digits_net', 1., 64)]
 
 
-def machine(device):
+def machine():
     cpu = next((l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name')), platform.processor())
-    return dict(cpu=cpu, threads=torch.get_num_threads(), torch=str(torch.__version__), bf16_units=bool(bf16_units(torch.device(device))),
-                gpu=torch.cuda.get_device_name() if device != 'cpu' else None)
+    return dict(cpu=cpu, threads=torch.get_num_threads(), torch=str(torch.__version__), bf16_units=bool(bf16_units('cpu')))
 
 
-def clock(device):
-    if device == 'cpu': return time.process_time()
-    torch.cuda.synchronize(); return time.perf_counter()
-
-
-def best(variants, rounds, device, steps=1):
+def best(variants, rounds, steps=1):
     "Best seconds per call of every variant, in turns, after a round for warming up."
     seconds = {}
     for r in range(rounds + 1):
         for name, f in variants.items():
-            start = clock(device)
+            start = time.process_time()
             for _ in range(steps): f()
-            if r: seconds[name] = min(seconds.get(name, 1e9), (clock(device) - start) / steps)
+            if r: seconds[name] = min(seconds.get(name, 1e9), (time.process_time() - start) / steps)
     return seconds
 
 
@@ -66,7 +59,7 @@ def training(name, width, batch, chosen, method='dense', density=.03):
     recipe, config = Recipe(batch=batch, lr=1e-3), dict(seed=0, batch_limit=None)
     t = Training(net, data, recipe, config, chosen, [], method=METHODS[method], density=density, seed=0)
     t.model.train(); t.steps = STEPS
-    x, y = next(iter(data.batches('train', batch, device=chosen.device, channels_last=chosen.channels_last)))
+    x, y = next(iter(data.batches('train', batch, channels_last=chosen.channels_last)))
     return t, x, y
 
 
@@ -76,78 +69,65 @@ def stepping(*args, **kw):
     return step
 
 
-def measure_switches(device, rounds):
-    "Images per second and ratio to plain float32, per network and batch."
-    gpu, result = device != 'cpu', []
+def measure_switches(rounds):
+    "Images per second and ratio to plain float32, per network."
+    result = []
     ways = {'float32': ('off', False, False, False), '+ fused': ('off', False, True, False), '+ channels-last': ('off', True, True, False),
             'bf16': ('bf16', False, True, False), 'bf16 + channels-last': ('bf16', True, True, False)}
-    if gpu: ways['bf16 + channels-last + compile'] = ('bf16', True, True, True)
-    for name, width, batch in [(n, w, b * k) for n, w, b in NETS for k in ((1, 4) if gpu else (1,))]:
-        steps = {w: stepping(name, width, batch, Switches(device, *flags)) for w, flags in ways.items()}
-        t = best(steps, rounds, device, 30 if gpu else 8 if name in ('digits_net', 'mlp') else 1)
-        auto = switches(MODELS[name](num_classes=100, width=width), device)
+    for name, width, batch in NETS:
+        steps = {w: stepping(name, width, batch, Switches('cpu', *flags)) for w, flags in ways.items()}
+        t = best(steps, rounds, 8 if name in ('digits_net', 'mlp') else 1)
+        auto = switches(MODELS[name](num_classes=100, width=width), 'cpu')
         result.append(dict(model=name, width=width, batch=batch, auto=dict(amp=auto.amp, channels_last=auto.channels_last),
                            images_per_second={w: round(batch / s, 1) for w, s in t.items()},
                            ratio={w: round(t['float32'] / s, 3) for w, s in t.items()}))
         print(name, width, batch, result[-1]['ratio'], flush=True)
-    return result + ([dict(profile=profile(device))] if gpu else [])
+    return result
 
 
-def profile(device):
-    "Share of GPU time by kernel, of the fastest way."
-    step = stepping('resnet18', 1., 512, Switches(device, 'bf16', True, True, True, True, True))
-    for _ in range(5): step()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as p:
-        for _ in range(10): step()
-        torch.cuda.synchronize()
-    rows = sorted(p.key_averages(), key=lambda r: -r.self_device_time_total)
-    total = sum(r.self_device_time_total for r in rows)
-    return {r.key[:60]: round(r.self_device_time_total / total, 3) for r in rows[:15]}
-
-
-def measure_masks(device, rounds):
+def measure_masks(rounds):
     "A masked step over a dense one, and the multiplication alone over the dense step."
-    chosen = switches(MODELS['resnet18'](), device)
+    chosen = switches(MODELS['resnet18'](), 'cpu')
     sparse, x, y = training('resnet18', 1., 128, chosen, 'ggr')
     def masked(): sparse.train_step(x, y); sparse.step = 1; sparse.sparsifier.steps = 1
-    t = best({'dense': stepping('resnet18', 1., 128, chosen), 'masked': masked}, rounds, device, 1 if device == 'cpu' else 50)
+    t = best({'dense': stepping('resnet18', 1., 128, chosen), 'masked': masked}, rounds)
     sparse.train_step(x, y); sparse.sparsifier.steps = 1
-    alone = best({'mask': sparse.sparsifier.mask_gradients}, rounds, device, 20)['mask']
+    alone = best({'mask': sparse.sparsifier.mask_gradients}, rounds, 20)['mask']
     return dict(model='resnet18', batch=128, density=.03, switches=dict(amp=chosen.amp, channels_last=chosen.channels_last),
                 ratio=round(t['masked'] / t['dense'], 4), mask_share=round(alone / t['dense'], 5), images_per_second=round(128 / t['dense'], 1))
 
 
-def measure_updates(device, rounds):
+def measure_updates(rounds):
     "Seconds of an update over seconds of an epoch."
-    chosen = switches(MODELS['resnet18'](), device)
+    chosen = switches(MODELS['resnet18'](), 'cpu')
     parts = {m: training('resnet18', 1., 128, chosen, m)[0] for m in ('set', 'rigl', 'dsr', 'snfs', 'ggr')}
-    step = best({'step': stepping('resnet18', 1., 128, chosen)}, rounds, device, 1 if device == 'cpu' else 50)['step']
+    step = best({'step': stepping('resnet18', 1., 128, chosen)}, rounds)['step']
     gen = torch.Generator().manual_seed(0)
     for t in parts.values():
-        for p in t.sparsifier.weights.values():
+        for p in (layer.weight for layer in t.sparsifier.layers.values()):
             p.grad = torch.empty_like(p).copy_(torch.randn(p.shape, generator=gen) * p.numel() ** -.5)
             t.optimizer.state[p]['momentum_buffer'] = p.grad.clone()
         t.sparsifier.steps = STEPS
     def update(t):
         def f(): t.sparsifier.update(); t.sparsifier.history.clear()
         return f
-    seconds = best({m: update(t) for m, t in parts.items()}, rounds, device)
+    seconds = best({m: update(t) for m, t in parts.items()}, rounds)
     return dict(model='resnet18', batch=128, steps=STEPS, share={m: round(s / (STEPS * step), 6) for m, s in seconds.items()},
                 in_steps={m: round(s / step, 3) for m, s in seconds.items()})
 
 
-def measure_shares(device, rounds):
+def measure_shares(rounds):
     "A batch of images over a step; a checkpoint over a minute."
-    chosen = switches(MODELS['resnet18'](), device)
+    chosen = switches(MODELS['resnet18'](), 'cpu')
     t, x, y = training('resnet18', 1., 128, chosen, 'ggr')
     t.train_step(x, y)
     stream = iter(())
     def batch():
         nonlocal stream
         try: next(stream)
-        except StopIteration: stream = t.data.batches('train', 128, device=device, channels_last=chosen.channels_last); next(stream)
+        except StopIteration: stream = t.data.batches('train', 128, channels_last=chosen.channels_last); next(stream)
     step = stepping('resnet18', 1., 128, chosen)
-    s = best({'step': step}, rounds, device, 1 if device == 'cpu' else 50) | best({'batch': batch}, rounds, device, 40)
+    s = best({'step': step}, rounds) | best({'batch': batch}, rounds, 40)
     with tempfile.TemporaryDirectory() as folder:
         t.writer, stall, write = CheckpointWriter(Path(folder)/'c.pt'), 1e9, 1e9
         for _ in range(rounds):
@@ -162,12 +142,11 @@ if __name__ == '__main__':
     parts = dict(switches=measure_switches, masks=measure_masks, updates=measure_updates, shares=measure_shares)
     ask = argparse.ArgumentParser()
     ask.add_argument('parts', nargs='*', default=list(parts)); ask.add_argument('--rounds', type=int, default=5)
-    ask.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     args = ask.parse_args()
     found = json.loads(FILE.read_text()) if FILE.exists() else {}
     for name in args.parts:
         torch.manual_seed(0)
-        entry = dict(machine=machine(args.device), command=f'python benchmarks/train.py {name} --device {args.device}', result=parts[name](args.device, args.rounds))
-        found[name if args.device == 'cpu' else f'{name}_gpu'] = entry
+        entry = dict(machine=machine(), command=f'python benchmarks/train.py {name}', result=parts[name](args.rounds))
+        found[name] = entry
         print(name, json.dumps(entry['result'])[:1500], flush=True)
         FILE.write_text(json.dumps(found, indent=1) + '\n')

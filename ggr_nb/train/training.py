@@ -557,8 +557,8 @@ def fit(model, # a name (see `build`), or a module, trained in place
         parts = dict(density=density, init=init, seed=seed, weights=weights, **options)
         marks = dict(masks=fingerprints(options['masks'])) if options.get('masks') else {}
         config = as_json(dict(
-            parts | marks, recipe=asdict(recipe), switches=asdict(chosen), **described(data), model=name,
-            width=width, method=method.name, batch_limit=batch_limit, val=val,
+            parts | marks, recipe=asdict(recipe), switches=asdict(chosen), **described(data),
+            model=name, width=width, method=method.name, batch_limit=batch_limit, val=val,
             storage=storage), 'the config', _said)
         # nothing left to train?
         if resume and out is not None and (out/'run.pt').exists():
