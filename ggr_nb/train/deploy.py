@@ -18,6 +18,8 @@ from .compact import _difference, _masked, compact
 from .files import write_atomically
 
 # %% ../../nbs/train/deploy.ipynb #3b14d94d
+def _wide(t): return t.to(torch.promote_types(t.dtype, torch.float32))   # no kernels for bf16
+
 class SparseRows(nn.Module):
     "A matrix without its zeros: compressed rows, a bias, and the product."
     def __init__(self,
@@ -42,9 +44,9 @@ class SparseRows(nn.Module):
 
     def times(self, x): # [in, n] or [in] -> [out, n] or [out]
         "The product with columns."
-        size = self.shape[0], len(x)
-        return torch.sparse_csr_tensor(self.crow, self.col, self.values, size,
-                                       check_invariants=False) @ x
+        matrix = torch.sparse_csr_tensor(self.crow, self.col, _wide(self.values),
+                                         (self.shape[0], len(x)), check_invariants=False)
+        return (matrix @ _wide(x)).to(x.dtype)
 
 class LinearRows(SparseRows):
     "A linear layer that is only asked."
@@ -69,25 +71,56 @@ def _filled(m, sparse):
 
 # %% ../../nbs/train/deploy.ipynb #244e06f2
 class Conv2dRows(SparseRows):
-    "A convolution as patches × compressed rows."
+    "A convolution as sparse products, one for every place of the kernel, with shifted images."
+    piece = 4096   # columns of a product: what they read and write stays in the cache
+
     def __init__(self,
                  conv:nn.Conv2d, # without groups, zeros around
                 ):
         super().__init__(conv.weight, conv.bias)
         self.stride, self.padding, self.dilation = conv.stride, conv.padding, conv.dilation
+        self._places = None                  # made of the buffers when they are needed
+
+    def _apply(self, fn, recurse=True): self._places = None; return super()._apply(fn, recurse)
+    def __getstate__(self): return vars(self) | dict(_places=None)
+
+    def places(self): # [(row, column, CSR [out, in])]
+        "The places of the kernel that have weights, and the matrix of each."
+        out, c, kh, kw = self.shape
+        rows = torch.arange(out, device=self.col.device).repeat_interleave(self.crow.diff())
+        made = []
+        for k in range(kh * kw):
+            here = self.col % (kh * kw) == k
+            crow, col = csr(out, c, rows[here] * c + self.col[here] // (kh * kw))
+            if len(col): made.append((k // kw, k % kw, torch.sparse_csr_tensor(
+                crow, col, _wide(self.values[here]), (out, c), check_invariants=False)))
+        return made
 
     def forward(self, x): # [B, C, H, W] -> [B, out, H', W']
-        "Channels go first, so that the product is one."
+        "Channels go first, so that the images of a batch lie one behind the other."
         (sh, sw), (ph, pw), (dh, dw), (kh, kw) = (
             self.stride, self.padding, self.dilation, self.shape[2:])
-        x = F.pad(x.transpose(0, 1), (pw, pw, ph, ph)).contiguous()
-        (c, b, h, w), (tc, tb, th, tw) = x.shape, x.stride()
+        if self._places is None: self._places = self.places()
+        given, x = x.dtype, F.pad(_wide(x.transpose(0, 1)), (pw, pw, ph, ph)).contiguous()
+        c, b, high, wide = x.shape
         h, w = ((n - d * (k - 1) - 1) // s + 1
-                for n, d, k, s in ((h, dh, kh, sh), (w, dw, kw, sw)))
-        patches = x.as_strided((c, kh, kw, b, h, w), (tc, dh * th, dw * tw, tb, sh * th, sw * tw))
-        y = self.times(patches.reshape(c * kh * kw, b * h * w))
-        if self.bias is not None: y = y + self.bias[:, None]
-        return y.view(-1, b, h, w).transpose(0, 1)
+                for n, d, k, s in ((high, dh, kh, sh), (wide, dw, kw, sw)))
+        flat, whole = x.view(c, -1), self.stride == (1, 1)
+        n = b * high * wide - (kh - 1) * dh * wide - (kw - 1) * dw if whole else b * h * w
+        y = flat.new_empty(self.shape[0], b * high * wide if whole else n)
+        seen = [flat[:, i * dh * wide + j * dw:] if whole else
+                x[:, :, i * dh:i * dh + sh * (h - 1) + 1:sh,
+                  j * dw:j * dw + sw * (w - 1) + 1:sw].reshape(c, -1)
+                for i, j, _ in self._places]
+        begin = flat.new_zeros(len(y)) if self.bias is None else _wide(self.bias)
+        for a in range(0, n, self.piece):
+            end = min(a + self.piece, n)
+            part = begin[:, None].repeat(1, end - a)
+            for images, (_, _, matrix) in zip(seen, self._places):
+                part.addmm_(matrix, images[:, a:end])
+            y[:, a:end] = part
+        y = y.view(-1, b, high, wide)[:, :, :h, :w] if whole else y.view(-1, b, h, w)
+        return y.transpose(0, 1).to(given)
 
     def to_dense(self)->nn.Conv2d: # a layer of PyTorch
         "The same convolution with its zeros."
