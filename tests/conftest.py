@@ -20,7 +20,7 @@ torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)   # a suite in the background
 
 
-CORE = {'test_core', 'test_connect', 'test_notebooks'}   # with `-m core` nothing else is even read
+CORE = {'test_core', 'test_connect', 'test_properties', 'test_notebooks'}   # with `-m core` nothing else is even read
 
 
 def pytest_ignore_collect(collection_path, config):
