@@ -23,7 +23,7 @@ vgg16      VGG16 at 3 % of its weights on the part of Tiny-ImageNet, ten epochs,
 Each result is written to benchmarks/gpu.json as soon as it exists; what the time does not allow is named as skipped.
 --out FOLDER writes everything there; --toy is the same at a size that a CPU does in a minute (tests/test_gpu_benchmark.py).
 """
-import argparse, base64, io, json, lzma, os, platform, shutil, signal, subprocess, sys, tempfile, time, zlib
+import argparse, base64, importlib.util, io, json, lzma, os, platform, shutil, signal, subprocess, sys, tempfile, time, zlib
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from hashlib import md5
@@ -37,7 +37,6 @@ import numpy as np, torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from sparse import NETS, Block, mlp
 from ggr_nb.methods import METHODS
 from ggr_nb.paper.sweep import Job, Results, run_job
 from ggr_nb.sparse import KERNELS, sparse_storage_
@@ -47,6 +46,10 @@ from ggr_nb.train.data import Data, digits, tiny_imagenet
 from ggr_nb.train.models import MODELS
 from ggr_nb.train.runs import RECIPES, commit
 from ggr_nb.train.training import Stopped, fit
+
+found = importlib.util.spec_from_file_location('benchmark_sparse', HERE/'sparse.py')   # not as `sparse`: SciPy looks for that
+storage = importlib.util.module_from_spec(found); found.loader.exec_module(storage)
+NETS, Block, mlp = storage.NETS, storage.Block, storage.mlp
 
 GOALS = dict(images_per_second=20_000, masked_over_dense=1.01, update_share=.005, batch_share=.03)
 EPOCH = 390                                      # steps of CIFAR-100 at batch 128
@@ -154,6 +157,7 @@ def five_updates(method, device):
     return masks, {n: p.detach().cpu() for n, p in net.named_parameters()}, sparsifier.updates
 
 
+STORED = 'static', 'set', 'rigl', 'dsr', 'ggr', 'ggr-dead-first', 'srigl'
 MEANS = 'snfs', 'rigl-sg', 'rigl-sm'             # their quotas are shares of a mean, whose last bit depends on the order
 
 
@@ -253,7 +257,7 @@ def agreement(book, size):
     for name, check in dict(pictures=agree_pictures, topk=agree_topk, gradient=agree_gradient, job=agree_job, resume=agree_resume).items():
         book.do(name, lambda: check(book.device, size))
     for method in METHODS: book.do(f'updates of {method}', lambda: agree_updates(method, book.device), need=2)
-    for method in ('static', 'set', 'rigl', 'dsr', 'ggr', 'ggr-dead-first', 'srigl'):
+    for method in STORED:
         book.do(f'storage of {method}', lambda: agree_storage(method, book.device), need=2)
     if book.device.type in ('cpu', 'cuda'): book.do('a scaler and a fused optimiser', lambda: agree_scaler(book.device))
     found = book.all['agreement']['results']
