@@ -14,8 +14,8 @@ import ggr_nb.beyond.connect, ggr_nb.masks as masks_module
 from ggr_nb import grow
 from ggr_nb.allocate import ALLOCATIONS, Allocation
 from ggr_nb.density import DENSITIES, budgets, largest_remainder
-from ggr_nb.drop import adjust, drop_local, lowest
-from ggr_nb.init import as_mask, effective_fan_in, fan_in, random_masks, rescale_, sparse_init_
+from ggr_nb.drop import adjust, drop_local, set_score
+from ggr_nb.init import as_mask, effective_fan_in, fan_in, random_masks, rescale_, sample, sparse_init_
 from ggr_nb.masks import Dense, Layer, generator, merged, remaining, snapshot
 from ggr_nb.methods import METHODS, new_masks, redistribute
 from ggr_nb.schedule import SCHEDULES, drop_fraction, step_lr
@@ -188,6 +188,88 @@ def test_streaming_topk_equals_a_sort_of_everything_for_any_split(layers, k, chu
     else: assert sorted((-abs(layers[i][j]), luck(i, j)) for i in best for j in best[i].tolist()) == [f[:2] for f in flat[:k]]
 
 
+# ---- the start, and the schedule ------------------------------------------------------------------------------
+
+@few(max_examples=60)
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 2), st.integers(0, 1), st.sampled_from([(), (3,), (2, 2)]), seeds)
+def test_a_units_inputs_are_those_that_reach_it(n_out, n_in, groups, axis, kernel, seed):
+    gen = generator(seed); groups = groups if axis else 1
+    size = (n_in * groups, n_out, *kernel) if axis else (n_out, n_in, *kernel)
+    mask = torch.rand(size, generator=gen) < .6
+    units = [mask[g * n_in:(g + 1) * n_in, o] for g in range(groups) for o in range(n_out)] if axis else list(mask)
+    want = [int(u.sum()) for u in units]; full = units[0].numel()
+    assert fan_in(mask, axis, groups).tolist() == want
+    ones = torch.ones(size); got = rescale_(ones.clone(), mask, 'unit', axis, groups)
+    for g in range(groups):
+        for o in range(n_out):
+            n = want[g * n_out + o]
+            mine, kept = (got[g * n_in:(g + 1) * n_in, o], mask[g * n_in:(g + 1) * n_in, o]) if axis else (got[o], mask[o])
+            torch.testing.assert_close(mine, kept * math.sqrt(full / max(1, n)))
+    assert torch.equal(rescale_(ones.clone(), mask, 'dense', axis, groups), mask.float())
+    mean = max(1, sum(want) / len(want))
+    torch.testing.assert_close(effective_fan_in(mask, 'layer', axis, groups), torch.full((len(want),), float(mean)))
+    torch.testing.assert_close(rescale_(ones.clone(), mask, 'layer', axis, groups), mask * math.sqrt(full / mean))
+
+
+@pytest.mark.parametrize('distribution', ['normal', 'uniform'])
+def test_first_weights_have_hes_variance_and_are_zero_elsewhere(distribution):
+    mask = torch.rand(4, 20000, generator=generator(0)) < torch.tensor([[.1], [.3], [.6], [1.]])
+    weight = sparse_init_(torch.full(mask.shape, 9.), mask, 'unit', distribution, generator(1))
+    assert not weight[~mask].any()
+    for row, on in zip(weight, mask): assert math.isclose(float(row[on].std()), (2 / int(on.sum()))**.5, rel_tol=.05) and abs(float(row[on].mean() / row[on].std())) < .1
+    if distribution == 'uniform': assert weight[0].abs().max() <= (6 / int(mask[0].sum()))**.5 < 1.1 * weight[0].abs().max()
+
+
+@few(max_examples=60)
+@given(st.integers(1, 50), st.integers(1, 60), st.floats(0, 1))
+def test_the_fraction_falls_from_its_start_to_the_end_of_its_curve(last, update, start):
+    t = Fraction(min(update, last) - 1, last - 1) if last > 1 else Fraction(0)
+    want = dict(constant=1., linear=float(1 - t), inverse=float((1 - t)**3), cosine=math.cos(math.pi * float(t) / 2)**2)
+    for name in SCHEDULES: assert math.isclose(drop_fraction(update, last, start, name), start * want[name], rel_tol=1e-9, abs_tol=1e-12)
+
+
+def test_the_learning_rate_warms_up_and_is_divided_at_its_milestones():
+    assert [step_lr(e) for e in (0, .25, 1, 59.9, 60, 119.9, 120, 160, 199)] == [0, .25, 1, 1, 1 / 5, 1 / 5, 1 / 25, 1 / 125, 1 / 125]
+    assert step_lr(0, warmup=0) == 1
+
+
+def test_the_threshold_of_dsr_moves_only_beyond_its_tolerance():
+    assert [adjust(8., k, 100) for k in (0, 89, 90, 91, 109, 110, 111, 500)] == [16., 16., 8., 8., 8., 8., 4., 4.]
+
+
+# ---- chance ---------------------------------------------------------------------------------------------------
+
+def test_every_draw_has_its_own_address():
+    shapes, n = {'a': (30, 30), 'b': (30, 30)}, {'a': 90, 'b': 90}
+    masks = random_masks(shapes, n, seed=1)
+    assert not torch.equal(*masks.values()) and not torch.equal(masks['a'], random_masks(shapes, n, seed=2)['a'])
+    assert torch.equal(masks['b'], random_masks({'b': (30, 30)}, n, seed=1)['b']), 'a layer depends on its neighbours'
+    flat = torch.ones(30, 30)
+    for method in ('set', 'rigl', 'ggr', 'deepr-global', 'gse'):      # equals everywhere: chance alone decides
+        seen = set()
+        for update in (1, 2):
+            snap = snapshot({k: flat * m for k, m in masks.items()}, dict.fromkeys(masks, flat), masks, fraction=.3, seed=1, update=update)
+            if METHODS[method].birth: snap = replace(snap, memory={'signs': {k: (l.places, -torch.ones(len(l.places), dtype=torch.int8)) for k, l in snap.layers.items()}})
+            seen |= {tuple(sorted(p.tolist())) for p in redistribute(METHODS[method], snap).grown.values()}
+        assert len(seen) == 4, f'{method}: two layers or two updates share their numbers'
+
+
+@pytest.mark.parametrize('k', [6, 36])
+def test_a_draw_prefers_no_place(k):
+    hits = torch.zeros(40)
+    for seed in range(300): hits[sample(40, k, generator(seed, 'fair'))] += 1
+    assert hits.sum() == 300 * k
+    assert (hits / 300 - k / 40).abs().max() < .12, 'some places are drawn more often than others'
+
+
+def test_equals_go_and_come_by_lot_wherever_they_lie():
+    mask = torch.zeros(60, 60, dtype=torch.bool); mask[::2] = True
+    for method in ('rigl', 'ggr', 'chase', 'srigl'):
+        made = redistribute(METHODS[method], snapshot({'l': mask * 1.}, {'l': torch.ones(60, 60)}, {'l': mask}, fraction=.2, update=1))
+        for places in (made.dropped['l'], made.grown['l']):
+            assert 26 < (places // 60).float().mean() < 34 and 26 < (places % 60).float().mean() < 34, f'{method} prefers some places'
+
+
 # ---- rules ----------------------------------------------------------------------------------------------------
 
 @few(max_examples=100)
@@ -204,6 +286,55 @@ def test_removal_takes_the_smallest_and_leaves_one(layers, fraction, seed):
     k = min(round(fraction * sum(len(l.places) for l in snap.layers.values())), len(spare))
     taken = [v for n, l in snap.layers.items() for p, v in zip(l.places.tolist(), l.values.abs().tolist()) if p in set(pool[n].tolist())]
     assert sorted(taken) == spare[:k] and all(len(pool[n]) < len(l.places) for n, l in snap.layers.items())
+
+
+@few(max_examples=60)
+@given(st.lists(st.integers(-9, 9).filter(bool), min_size=1, max_size=12), st.data())
+def test_signs_decide_where_a_method_says_so(values, data):
+    signed = {s: sorted(abs(v) for v in values if (v > 0) == s) for s in (True, False)}
+    for v, score in zip(values, set_score(torch.tensor(values, dtype=torch.float32)).tolist()):      # SET: each side by itself, the smallest first
+        side = signed[v > 0]; at = [i for i, x in enumerate(side) if x == abs(v)]
+        assert (at[0] + .5) / len(side) - 1e-6 <= score <= (at[-1] + .5) / len(side) + 1e-6
+    # DeepR: whose sign is not what it was goes; zeros and newcomers have not flipped; one stays
+    now = [v * data.draw(st.integers(0, 1)) for v in values]; old = data.draw(st.lists(st.sampled_from([-1, 0, 1]), min_size=len(now), max_size=len(now)))
+    places = torch.arange(len(now)) * 2; known = torch.tensor(data.draw(st.sets(st.sampled_from(range(len(now))), min_size=1).map(sorted)))
+    layer = Layer('l', (len(now), 2), places, torch.tensor(now, dtype=torch.float32))
+    snap = replace(snapshot({}, {}, {}), layers={'l': layer}, memory={'signs': {'l': (places[known], torch.tensor(old, dtype=torch.int8)[known])}})
+    gone, memory = METHODS['deepr'].drop(snap)
+    flipped = [i for i in known.tolist() if now[i] * old[i] < 0]
+    want = sorted(flipped, key=lambda i: abs(now[i]))[:len(now) - 1]
+    assert sorted(abs(now[i // 2]) for i in gone['l'].tolist()) == [abs(now[i]) for i in want] and {i // 2 for i in gone['l'].tolist()} <= set(flipped)
+    where, signs = memory['signs']['l']
+    assert dict(zip(where.tolist(), signs.tolist())) == {2 * i: (v > 0) - (v < 0) for i, v in enumerate(now) if 2 * i not in gone['l'].tolist()}
+
+
+@few(max_examples=60)
+@given(st.integers(2, 40), st.integers(0, 20), seeds, st.data())
+def test_pruning_follows_its_curve_and_dsr_its_threshold(size, tenths, seed, data):
+    gen = generator(seed); weights = {'l': torch.randn(size, 1, generator=gen)}
+    goal, t = data.draw(st.integers(1, size)), tenths / 20
+    snap = snapshot(weights, {}, {'l': torch.ones(size, 1, dtype=torch.bool)}, progress=t, targets={'l': goal}, fraction=.5, memory={'next_threshold': .7})
+    assert size - len(METHODS['gmp'].drop(snap)['l']) == goal + round((size - goal) * (1 - t)**3)
+    gone, memory = METHODS['dsr'].drop(snap); small = int((weights['l'].abs() < .7).sum())
+    assert len(gone['l']) == min(small, size - 1) and memory == {'threshold': .7, 'next_threshold': adjust(.7, len(gone['l']), size / 2)}
+
+
+@few(max_examples=60)
+@given(network, seeds)
+def test_shares_are_means_over_active_weights(layers, seed):
+    gen = generator(seed); masks = masks_of(layers, gen); snap = state_of(layers, masks, gen, fraction=.4, seed=seed)
+    for l in snap.layers.values(): l.sources['momenta'] = Dense(l.sources['grads'].tensor.flip(0) * 3)
+    dropped = drop_local(snap); r = {n: len(d) for n, d in dropped.items()}; free = {n: l.without(dropped[n], True) for n, l in snap.layers.items()}
+    mean = lambda x: float(x.abs().mean())
+    shares = dict(survivors={n: len(l.places) - r[n] for n, l in snap.layers.items()}, mean_weight={n: mean(l.values) for n, l in snap.layers.items()},
+                  mean_gradient={n: mean(l.sources['grads'].tensor.flatten()[l.places]) for n, l in snap.layers.items()},
+                  mean_momentum={n: mean(l.sources['momenta'].tensor.flatten()[l.places]) for n, l in snap.layers.items()})
+    for rule, share in shares.items():
+        assert ALLOCATIONS[rule](snap, r, free) == largest_remainder(share, sum(r.values()), {n: l.free for n, l in free.items()})
+    power = {n: sum(float(l.sources['grads'].tensor.flatten()[i])**2 for i in set(range(l.size)) - set(l.places.tolist())) for n, l in free.items()}
+    scaled = {n: replace(l, sources={'grads': Dense(l.sources['grads'].tensor.double() * ((l.free / power[n])**.5 if power[n] else 1.))}) for n, l in free.items()}
+    votes = ALLOCATIONS['global_topk_normalised'](snap, r, free).memory['threshold']
+    assert math.isclose(votes, ALLOCATIONS['global_topk'](snap, r, scaled).memory['threshold'], rel_tol=1e-5)
 
 
 @few(max_examples=100)
@@ -294,52 +425,3 @@ def test_the_order_of_layers_and_the_scale_of_the_loss_change_no_mask(method, la
     for other in (turned, scaled) if method not in ('dsr', 'snfs', 'rigl-sg', 'rigl-sm') else (scaled,):
         two = redistribute(METHODS[method], other)
         assert sets(one.dropped) == sets(two.dropped) and sets(one.grown) == sets(two.grown)
-
-
-# ---- the start, and the schedule ------------------------------------------------------------------------------
-
-@few(max_examples=60)
-@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 2), st.integers(0, 1), st.sampled_from([(), (3,), (2, 2)]), seeds)
-def test_a_units_inputs_are_those_that_reach_it(n_out, n_in, groups, axis, kernel, seed):
-    gen = generator(seed); groups = groups if axis else 1
-    size = (n_in * groups, n_out, *kernel) if axis else (n_out, n_in, *kernel)
-    mask = torch.rand(size, generator=gen) < .6
-    units = [mask[g * n_in:(g + 1) * n_in, o] for g in range(groups) for o in range(n_out)] if axis else list(mask)
-    want = [int(u.sum()) for u in units]; full = units[0].numel()
-    assert fan_in(mask, axis, groups).tolist() == want
-    ones = torch.ones(size); got = rescale_(ones.clone(), mask, 'unit', axis, groups)
-    for g in range(groups):
-        for o in range(n_out):
-            n = want[g * n_out + o]
-            mine, kept = (got[g * n_in:(g + 1) * n_in, o], mask[g * n_in:(g + 1) * n_in, o]) if axis else (got[o], mask[o])
-            torch.testing.assert_close(mine, kept * math.sqrt(full / max(1, n)))
-    assert torch.equal(rescale_(ones.clone(), mask, 'dense', axis, groups), mask.float())
-    mean = max(1, sum(want) / len(want))
-    torch.testing.assert_close(effective_fan_in(mask, 'layer', axis, groups), torch.full((len(want),), float(mean)))
-    torch.testing.assert_close(rescale_(ones.clone(), mask, 'layer', axis, groups), mask * math.sqrt(full / mean))
-
-
-@pytest.mark.parametrize('distribution', ['normal', 'uniform'])
-def test_first_weights_have_hes_variance_and_are_zero_elsewhere(distribution):
-    mask = torch.rand(4, 20000, generator=generator(0)) < torch.tensor([[.1], [.3], [.6], [1.]])
-    weight = sparse_init_(torch.full(mask.shape, 9.), mask, 'unit', distribution, generator(1))
-    assert not weight[~mask].any()
-    for row, on in zip(weight, mask): assert math.isclose(float(row[on].std()), (2 / int(on.sum()))**.5, rel_tol=.05) and abs(float(row[on].mean() / row[on].std())) < .1
-    if distribution == 'uniform': assert weight[0].abs().max() <= (6 / int(mask[0].sum()))**.5 < 1.1 * weight[0].abs().max()
-
-
-@few(max_examples=60)
-@given(st.integers(1, 50), st.integers(1, 60), st.floats(0, 1))
-def test_the_fraction_falls_from_its_start_to_the_end_of_its_curve(last, update, start):
-    t = Fraction(min(update, last) - 1, last - 1) if last > 1 else Fraction(0)
-    want = dict(constant=1., linear=float(1 - t), inverse=float((1 - t)**3), cosine=math.cos(math.pi * float(t) / 2)**2)
-    for name in SCHEDULES: assert math.isclose(drop_fraction(update, last, start, name), start * want[name], rel_tol=1e-9, abs_tol=1e-12)
-
-
-def test_the_learning_rate_warms_up_and_is_divided_at_its_milestones():
-    assert [step_lr(e) for e in (0, .25, 1, 59.9, 60, 119.9, 120, 160, 199)] == [0, .25, 1, 1, 1 / 5, 1 / 5, 1 / 25, 1 / 125, 1 / 125]
-    assert step_lr(0, warmup=0) == 1
-
-
-def test_the_threshold_of_dsr_moves_only_beyond_its_tolerance():
-    assert [adjust(8., k, 100) for k in (0, 89, 90, 91, 109, 110, 111, 500)] == [16., 16., 8., 8., 8., 8., 4., 4.]
