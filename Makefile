@@ -12,7 +12,7 @@ export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage docs slides lab export clean
+.PHONY: help demo test coverage mutants docs slides lab export clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -29,6 +29,9 @@ coverage: $(VENV)/.development ## Say which lines of the library notebooks and t
 	COVERAGE_CORE=ctrace python -m coverage run -m pytest -n 2 --dist loadfile $(ARGS)
 	python -m coverage combine --quiet
 	python -m coverage report
+
+mutants: $(VENV)/.development ## Put classic mistakes into a copy of the library, one at a time: a test must notice each (ARGS='grow' of one module)
+	python tests/mutants.py $(ARGS)
 
 docs: $(VENV)/.development ## Build the documentation site into _docs/
 	python site/build.py $(ARGS)

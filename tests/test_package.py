@@ -2,7 +2,7 @@
 
 The environments see the libraries of this one, so that nothing is downloaded, but not this checkout.
 """
-import os, re, shutil, subprocess, sys, sysconfig, tarfile, zipfile
+import json, os, re, shutil, subprocess, sys, sysconfig, tarfile, zipfile
 from pathlib import Path
 
 import pytest
@@ -87,3 +87,15 @@ def test_metadata(installed, tmp_path):
     code = 'from importlib.metadata import metadata as m; print(*m("ggr_nb").get_all("Classifier"), sep="\\n"); print(m("ggr_nb")["Requires-Python"])'
     *classifiers, python = run(installed / 'python', '-c', code, cwd=tmp_path).splitlines()
     assert 'Typing :: Typed' in classifiers and len(classifiers) >= 6 and python == '>=3.10'
+
+
+def test_every_mutant_still_fits_and_was_killed():
+    "The list of mistakes cannot rot, and the last result is of this list."
+    import importlib.util
+    spec = importlib.util.spec_from_file_location('mutants', ROOT / 'tests' / 'mutants.py')
+    mutants = importlib.util.module_from_spec(spec); spec.loader.exec_module(mutants)
+    assert len(mutants.MUTANTS) >= 60 and not mutants.not_once()
+    result = json.loads(mutants.RESULT.read_text(encoding='utf-8'))['mutants']
+    assert sorted((m['module'], m['mistake']) for m in result) == sorted((m, mistake) for m, _, _, mistake in mutants.MUTANTS)
+    assert len({(m['module'], m['mistake']) for m in result}) == len(result), 'two mutants have one name'
+    assert not [m for m in result if not m['killed by']]

@@ -319,6 +319,14 @@ def test_pruning_follows_its_curve_and_dsr_its_threshold(size, tenths, seed, dat
     assert len(gone['l']) == min(small, size - 1) and memory == {'threshold': .7, 'next_threshold': adjust(.7, len(gone['l']), size / 2)}
 
 
+@pytest.mark.parametrize('rule', ['random', 'global_topk'])
+def test_as_many_as_are_free_fill_every_layer(rule):
+    masks = {'a': torch.arange(10).view(5, 2) > 1, 'b': torch.arange(10).view(5, 2) > 2, 'c': torch.arange(4).view(2, 2) > 3}; masks['c'][0, 0] = True
+    snap = snapshot({}, dict.fromkeys(masks, torch.ones(5, 2)) | {'c': torch.ones(2, 2)}, masks)
+    found = ALLOCATIONS[rule](snap, {'a': 6, 'b': 2, 'c': 0}, snap.layers)
+    assert getattr(found, 'quotas', found) == {'a': 2, 'b': 3, 'c': 3}
+
+
 @few(max_examples=60)
 @given(network, seeds)
 def test_shares_are_means_over_active_weights(layers, seed):
@@ -359,7 +367,7 @@ def test_the_vote_counts_the_largest_gradients_of_the_whole_network(layers, frac
     found = ALLOCATIONS['global_topk'](snap, r, free)
     votes = {n: sum(v == n for _, v in flat[:k]) for n in free}
     if len(flat) >= k: assert found.quotas == votes
-    if k: assert found.memory['threshold'] == (-flat[k - 1][0] if len(flat) >= k else 0.)
+    assert found.memory['threshold'] == (math.inf if not k else -flat[k - 1][0] if len(flat) >= k else 0.)
     for n, l in free.items():
         order = sorted(set(range(l.size)) - blocked[n], key=lambda i: -abs(float(l.sources['grads'].tensor.flatten()[i])))
         assert found.best[n].tolist() == order[:votes[n]]
