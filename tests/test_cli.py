@@ -148,6 +148,24 @@ def test_help_explains_every_parameter_of_a_training(command):
         assert f'--{name}' in out and word in ' '.join(out.split()), name
 
 
+def test_a_run_of_the_papers_recipe_counts_in_the_table_like_the_sweeps(tmp_path, monkeypatch, capsys):
+    "Its line is the sweep's, to the last entry; what was trained otherwise is no job of the grid."
+    from ggr_nb.paper.sweep import Job, run_job, runs_in
+    from ggr_nb.train.runs import RECIPES
+    from ggr_nb.train.training import fit
+    monkeypatch.setitem(RECIPES, 'digits', RECIPES['digits'].scaled(4))
+    how = dict(recipe=None, progress=False, compile=False)
+    fit('digits_net', 'digits', 'ggr', .1, seed=3, out=tmp_path/'all'/'one', **how)
+    fit('digits_net', 'digits', 'dense', 1., out=tmp_path/'all'/'two', **how)
+    for n, other in enumerate((dict(width=.5), dict(val=.2), dict(batch_limit=3), dict(exclude='conv1*'), dict(weights='unit'))):
+        fit('digits_net', 'digits', 'ggr', .1, out=tmp_path/'all'/f'other{n}', **how | other)
+    found, want = runs_in(tmp_path/'all'), [run_job(Job('digits', 'digits_net', 'ggr', .1, 'erk', 3), compile=False)]
+    want += [run_job(Job('digits', 'digits_net', 'dense', 1., 'dense', 0), compile=False)]
+    assert found.keys() == {r['key'] for r in want}
+    timeless = lambda r: json.loads(json.dumps({k: v for k, v in r.items() if k != 'seconds' and not (k == 'config' and r['job']['method'] == 'dense')}))
+    for r in want: assert timeless(found[r['key']]) == timeless(r)
+
+
 def test_table_as_text_and_markdown(command, tmp_path):
     status, out, err = command('ggr_table', 3, '--results', '')
     assert status == 0 and 'SET+RigL' in out and '64.11' in out

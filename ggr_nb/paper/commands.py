@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from .demo import cores, demo
 from .published import grid, table
 from .sweep import Pool, RayPool, Results, complaints, load_data, real, run_job
-from .sweep import sweep, whole
+from .sweep import runs_in, sweep, whole
 from ..show.plots import curve_plot, short
 from ..train.compact import compact
 from ..train.files import write_atomically
@@ -316,7 +316,12 @@ def ggr_table(number:int,                        # 1, 2, 3 or 4
               recipe:str=None,                   # Compare runs of this recipe, e.g. full
               markdown:store_true=False,         # As Markdown
               propagated:store_true=False,       # Table 4: count only weights on a path through
+              runs:str=None,                     # Folder of ggr_train: the paper's recipe counts
               ):
     "Published, ours and the difference"
-    found = table(number, results or {}, recipe, propagated)
+    if runs and not Path(runs).is_dir(): raise FileNotFoundError(
+        f'runs: there is no folder {runs}. Give the one that ggr_train wrote, or one above several')
+    more = runs_in(runs) if runs else {}
+    if runs and results and Path(results).exists(): more = Results(results).load() | more
+    found = table(number, more if runs else results or {}, recipe, propagated)
     print(found.markdown() if markdown else found)
