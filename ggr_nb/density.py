@@ -141,8 +141,11 @@ def _refuse(shares, total, caps, floors):
     "Say why `total` cannot be dealt, before anything is."
     if bad := {n: s for n, s in shares.items() if not 0 <= s < math.inf}:
         raise ValueError(f'shares must be finite and ≥ 0, got {bad}')
+    for n in shares:
+        if not 0 <= floors[n] <= caps[n] or floors[n] % 1 or caps[n] % 1: raise ValueError(
+            f'{n}: floor {floors[n]} and cap {caps[n]} must be whole, 0 ≤ floor ≤ cap')
     low, high = sum(floors.values()), sum(caps.values())
-    if not low <= total <= high:
+    if not low <= total <= high or total % 1:
         raise ValueError(f'cannot deal {total} weights to {len(shares)} layers: together they take '
                          f'at least {low} and at most {high}')
 

@@ -80,10 +80,14 @@ class Results:
         if not self.path.exists(): return {}
         *lines, last = self.path.read_bytes().split(b'\n')
         if last and not torn(last): lines.append(last)
-        found = {}
+        found, seals = {}, False                 # files of old have none; a line gets one for good
         for n, line in enumerate(lines, 1):
             if not line: continue
             record = unsealed(line, f'{self.path}, line {n}')
+            if seals and not _SEAL.search(line): raise ValueError(
+                f'{self.path}, line {n} is damaged: it lacks the checksum of the lines before it; '
+                'delete it and the run will be repeated')
+            seals = seals or bool(_SEAL.search(line))
             found.setdefault(record['key'], record)
         return found
 
