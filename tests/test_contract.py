@@ -523,6 +523,23 @@ def test_transposed_convolutions_keep_their_signal(conv, groups):
     assert .8 < float(layer(x).std() / dense(x).std()) < 1.25
 
 
+@core
+@pytest.mark.parametrize('groups', [1, 2])
+def test_each_output_of_a_transposed_convolution_is_scaled_by_its_own_inputs(groups):
+    "Masks that leave the outputs different numbers of inputs: the other axis would give other factors."
+    layer = nn.ConvTranspose2d(8, 4, 3, groups=groups, bias=False); before = layer.weight.detach().clone()
+    mask = torch.zeros_like(before); per = 4 // groups; full = 8 // groups * 9
+    for unit in range(4):                                   # unit of all groups -> its weights [inputs of the group, 3, 3]
+        rows, column = slice(unit // per * (8 // groups), (unit // per + 1) * (8 // groups)), unit % per
+        mine = torch.zeros(full); mine[:(unit + 1) * full // 5] = 1
+        mask[rows, column] = mine.view(-1, 3, 3)
+    s = sparse(nn.Sequential(layer), method='static', density=.5, weights='unit', masks={'0.weight': mask})[2]
+    for unit in range(4):
+        rows, column = slice(unit // per * (8 // groups), (unit // per + 1) * (8 // groups)), unit % per
+        on, active = mask[rows, column] > 0, (unit + 1) * full // 5
+        torch.testing.assert_close(layer.weight[rows, column][on] / before[rows, column][on], torch.full((active,), (full / active)**.5))
+
+
 # ---- 6: frozen layers and layers absent from a batch ----------------------------------------------------------------
 
 @core
