@@ -7,7 +7,7 @@ from collections import Counter
 from unittest.mock import patch
 
 import pytest, torch
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from ggr_nb.allocate import largest_remainder
 from ggr_nb.paper import commands
@@ -165,7 +165,7 @@ def said_well(name, status, out, err):
     assert 'Traceback' not in err
     if status == 0: return
     if status == 2: assert f'{name}: error:' in err; return
-    assert status == 1 and re.fullmatch(rf'{name}: \S[^\n]*\n', err), err
+    assert status == 1 and re.fullmatch(rf'{name}: [^\n]*\S\n', err), err
 
 
 ODD = ['', ' ', '0', '-1', '1', '2', '1e400', 'nan', 'inf', '-inf', '1e-9', '99999999999999999999', '½', 'ä', '../..', '/dev/null', 'None', 'true', ',', '1,,2',
@@ -179,7 +179,8 @@ SWEEP = ('tables', 'data', 'models', 'methods', 'sparsities', 'inits', 'seeds', 
          'results', 'workers', 'per_gpu', 'threads', 'gpus', 'show')
 
 
-@settings(suppress_health_check=list(HealthCheck), max_examples=share(5))
+@settings(derandomize=True, suppress_health_check=list(HealthCheck), max_examples=share(5))
+@example([('root', ' ')])
 @given(options(*TRAIN))
 def test_any_words_to_ggr_train(tmp_path_factory, pairs):
     base = dict(model='mlp', data='digits', epochs='1', batch_limit='1', device='cpu')
@@ -187,19 +188,19 @@ def test_any_words_to_ggr_train(tmp_path_factory, pairs):
     said_well('ggr_train', *through_the_door(commands.ggr_train, line))
 
 
-@settings(suppress_health_check=list(HealthCheck), max_examples=share(8))
+@settings(derandomize=True, suppress_health_check=list(HealthCheck), max_examples=share(8))
 @given(options(*SWEEP))
 def test_any_words_to_ggr_sweep(tmp_path_factory, pairs):
     said_well('ggr_sweep', *through_the_door(commands.ggr_sweep, words(pairs) + ['--dry']))
 
 
-@settings(suppress_health_check=list(HealthCheck), max_examples=share(5))
+@settings(derandomize=True, suppress_health_check=list(HealthCheck), max_examples=share(5))
 @given(st.sampled_from(['1', '2', '3', '4', *ODD]), options('results', 'recipe'))
 def test_any_words_to_ggr_table(tmp_path_factory, number, pairs):
     said_well('ggr_table', *through_the_door(commands.ggr_table, [number, *words(pairs)]))
 
 
-@settings(suppress_health_check=list(HealthCheck), max_examples=share(8))
+@settings(derandomize=True, suppress_health_check=list(HealthCheck), max_examples=share(8))
 @given(st.binary(max_size=60) | st.sampled_from([b'[]\n', b'{}\n', b'null\n', b'{"epoch": 0}\n', b'{"epoch": "x", "counts": 3}\n', b'{"epoch": 0, "counts": {}}\n',
                                                b'{"epoch": 0, "counts": {"a": "b"}, "accuracy": null}\n', b'[' * 10_000]))
 def test_any_history_to_ggr_plot(tmp_path_factory, raw):
@@ -209,7 +210,7 @@ def test_any_history_to_ggr_plot(tmp_path_factory, raw):
 
 number = st.integers(-3, 50) | st.floats(allow_nan=True, allow_infinity=True)
 
-@settings(suppress_health_check=list(HealthCheck), max_examples=share(20))
+@settings(derandomize=True, suppress_health_check=list(HealthCheck), max_examples=share(20))
 @given(st.lists(st.tuples(number, number, number), max_size=5), number)
 def test_any_shares_are_allotted_exactly_or_refused(layers, total):
     shares, caps, floors = ({str(i): l[j] for i, l in enumerate(layers)} for j in range(3))

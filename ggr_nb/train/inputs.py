@@ -18,7 +18,7 @@ from torch.utils.data import (BatchSampler, DataLoader, Dataset, IterableDataset
 from ..init import generator
 from ..masks import pick, sparse_parameters
 from .models import MODELS
-from .data import DATASETS, Data, held_out
+from .data import DATASETS, Data, digits, held_out
 
 # %% ../../nbs/train/inputs.ipynb #b3524c05
 class _Addressed(Dataset):
@@ -179,6 +179,8 @@ def data_source(data, # name in `DATASETS`, `Data`, folder of images, or a pair 
     if isinstance(data, (str, Path)) and str(data) not in DATASETS and Path(data).is_dir():
         return lambda: image_folder(data)
     load = pick('data', data, DATASETS)
+    if root and load is digits: raise ValueError(
+        f'root={str(root)!r}: the digits come with scikit-learn and have no folder; leave root out')
     return lambda: load(root) if root else load()
 
 def image_shape(data, # `Data` or `Streamed`
