@@ -148,6 +148,16 @@ def test_help_explains_every_parameter_of_a_training(command):
         assert f'--{name}' in out and word in ' '.join(out.split()), name
 
 
+def test_a_line_that_is_just_being_written_is_left_out_of_the_plot(tmp_path):
+    "Whoever draws a run while it trains may read half of a line; half a line in the middle is damage, and named."
+    from ggr_nb.paper.commands import read_history
+    line = json.dumps(dict(epoch=0, accuracy=50., counts=dict(a=3)))
+    (tmp_path/'history.jsonl').write_text(f'{line}\n{line.replace(": 0", ": 1")[:30]}')
+    assert [h['epoch'] for h in read_history(tmp_path/'history.jsonl')] == [0]
+    (tmp_path/'history.jsonl').write_text(f'{line[:30]}\n{line}\n')
+    with pytest.raises(ValueError, match='line 1 is no record'): read_history(tmp_path/'history.jsonl')
+
+
 def test_a_run_of_the_papers_recipe_counts_in_the_table_like_the_sweeps(tmp_path, monkeypatch, capsys):
     "Its line is the sweep's, to the last entry; what was trained otherwise is no job of the grid."
     from ggr_nb.paper.sweep import Job, run_job, runs_in

@@ -199,8 +199,8 @@ def read_history(file:Path # history.jsonl of a run
                  )->list:  # one record per epoch
     "The records of the epochs; a ValueError names a line that is none"
     number = lambda v: type(v) in (int, float) and 0 <= v < 1e15
-    records = []
-    for n, line in enumerate(file.read_text(errors='replace').splitlines(), 1):
+    whole_lines, records = file.read_text(errors='replace').rpartition('\n')[0], []
+    for n, line in enumerate(whole_lines.splitlines(), 1):     # the last may just be written
         try: h = json.loads(line); counts = h['counts']
         except (ValueError, RecursionError, LookupError, TypeError): counts = None
         good = (isinstance(counts, dict) and counts and all(map(number, counts.values()))
