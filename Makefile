@@ -22,11 +22,11 @@ demo: $(VENV)/.library ## Train dense, static, SET, RigL, DSR and GGR on real ha
 	ggr_demo $(ARGS)
 
 test: $(VENV)/.development ## Check everything: notebooks, properties, faults, pages in a browser (ARGS='-m core': the method alone)
-	python -m pytest -n 2 --dist loadfile $(ARGS)
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 coverage: $(VENV)/.development ## Say which lines of the library notebooks and tests together leave out
 	python -m coverage erase
-	COVERAGE_CORE=ctrace python -m coverage run -m pytest -n 2 --dist loadfile $(ARGS)
+	COVERAGE_CORE=ctrace python -m coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 	python -m coverage combine --quiet
 	python -m coverage report
 

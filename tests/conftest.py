@@ -27,8 +27,13 @@ def pytest_ignore_collect(collection_path, config):
     if config.option.markexpr == 'core' and collection_path.name.startswith('test_') and collection_path.stem not in CORE | {'test_contract'}: return True
 
 
+# a worker takes a file at a time: the longest first, so that both end together
+LONGEST = 'test_notebooks', 'test_site', 'test_cli', 'test_train', 'test_sweep', 'test_gpu_benchmark', 'test_contract', 'test_core', 'test_faults'
+
+
 def pytest_collection_modifyitems(items):
-    "`-m core`: the method itself, its notebooks (those with a number, and what lies beyond) and their properties."
+    "The order; and `-m core`: the method itself, its notebooks (those with a number, and what lies beyond) and their properties."
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     for item in items:
         notebook = item.path.stem == 'test_notebooks' and not re.search(r'\[(\d\d_|beyond/)', item.name)
         if item.path.stem in CORE and not notebook: item.add_marker('core')
