@@ -7,7 +7,7 @@ __all__ = ['comma', 'Ended', 'door', 'answer', 'command', 'ggr_demo', 'ggr_train
            'run_plots', 'ggr_plot', 'places', 'run_sweep', 'ggr_sweep', 'ggr_table']
 
 # %% ../../nbs/paper/commands.ipynb #92005699
-import codecs, inspect, io, json, os, signal, sys, time, unicodedata
+import codecs, inspect, io, json, os, signal, sys, time, unicodedata, warnings
 from contextlib import contextmanager
 from functools import partial, wraps
 from pathlib import Path
@@ -67,7 +67,9 @@ def door(name:str # of the command
         try: print(text, file=sys.stderr, flush=True)
         except OSError: pass
     try:
-        yield
+        with warnings.catch_warnings():                 # in one line, without a place in the code
+            warnings.showwarning = lambda message, *_: _say(f'{name}: note: {message}')
+            yield
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)        # or Python complains when it ends

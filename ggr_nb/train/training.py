@@ -9,7 +9,7 @@ __all__ = ['AGREE', 'SWITCHES', 'POSITIONS', 'make_optimizer', 'batch_loss', 'me
            'build', 'switches']
 
 # %% ../../nbs/train/training.ipynb #5777653f
-import copy, inspect, json, math, operator, sys, time, warnings
+import copy, inspect, json, math, operator, sys, time
 from collections import deque
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -213,12 +213,10 @@ class Training:
         if storage == 'sparse': sparse_storage_(self.model, **{
             k: v for k, v in options.items() if k in inspect.signature(sparse_storage_).parameters})
         self.optimizer = make_optimizer(self.model, recipe, chosen.fused)
-        with warnings.catch_warnings():                # a trial of one epoch has no update
-            warnings.filterwarnings('ignore', message='.* will never move')
-            self.sparsifier = Sparsifier(
-                self.model, self.optimizer, every=recipe.every or self.steps,
-                until=max(1, round(recipe.update_until * self.steps)),
-                fraction=recipe.fraction, schedule=recipe.schedule, **options)
+        self.sparsifier = Sparsifier(
+            self.model, self.optimizer, every=recipe.every or self.steps,
+            until=max(1, round(recipe.update_until * self.steps)),
+            fraction=recipe.fraction, schedule=recipe.schedule, **options)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=chosen.amp == 'fp16')
         self.net = wrapped(self.model, self.world, chosen, recipe.accumulate)
         self.totals = torch.zeros(self.world, 3, dtype=torch.float64, device=self.device)
