@@ -510,6 +510,15 @@ def test_a_card_without_bf16_calculates_in_fp16(monkeypatch, card, amp):
     assert switches(MODELS['digits_net'](), 'cuda', amp=True).amp == ('bf16' if card >= (8, 0) else 'fp16')
 
 
+def test_grouped_convolutions_stay_in_float32_on_a_card(monkeypatch):
+    "Measured: an H100 trains MobileNetV2 half as fast with bf16 and channels-last (benchmarks/gpu.json)."
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (9, 0))
+    grouped, plain = (switches(MODELS[name](), 'cuda') for name in ('mobilenet_v2', 'resnet18'))
+    assert (grouped.amp, grouped.channels_last, plain.amp, plain.channels_last) == ('off', False, 'bf16', True)
+    asked = switches(MODELS['mobilenet_v2'](), 'cuda', amp='bf16', channels_last=True)
+    assert (asked.amp, asked.channels_last) == ('bf16', True)
+
+
 def test_layout_and_fusing_change_nothing_but_rounding():
     a = fit(*SET, **SHORT | dict(channels_last=False, batch_limit=3))
     b = fit(*SET, **SHORT | dict(channels_last=True, batch_limit=3))

@@ -62,9 +62,10 @@ def switches(model:nn.Module, # the bare model
     cuda = device.type == 'cuda'
     cores = cuda and torch.cuda.get_device_capability(device) >= (7, 0)   # tensor cores
     half = 'fp16' if cuda and not bf16_units(device) else 'bf16'
-    least = 2_000_000 if any(c.groups > 1 for c in convs) else 150_000
-    pays = cores or bf16_units(device) and size >= least
-    best = dict(amp=half if pays else 'off', channels_last=bool(convs),
+    grouped = any(c.groups > 1 for c in convs)
+    pays = (cores and not grouped if cuda else
+            bf16_units(device) and size >= (2_000_000 if grouped else 150_000))
+    best = dict(amp=half if pays else 'off', channels_last=bool(convs) and not (cuda and grouped),
                 compile=cuda and steps >= 10_000, fused=device.type in ('cpu', 'cuda'),
                 tf32=cuda, benchmark=cuda)
     asked = dict(amp={True: half, False: 'off'}.get(amp, amp), channels_last=channels_last,
