@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ggr_nb.paper import commands
 from ggr_nb.paper.commands import door
 from ggr_nb.paper.demo import demo_jobs, demo_table
 from ggr_nb.train.data import cifar100
@@ -123,17 +124,20 @@ def test_a_record_is_enough_to_run_it_again():
     (('ggr_train', '--model', 'digits_net', '--data', 'digits', '--amp', 'fast'), 'There are: auto, on, off, bf16, fp16'),
     (('ggr_train', '--model', 'digits_net', '--data', 'digits', '--batch_limit', 'few'), 'invalid int value'),
 ])
-def test_wrong_words_are_answered(command, line, says):
-    status, out, err = command(*line)
-    assert status != 0 and says in err and 'Traceback' not in err
+def test_wrong_words_are_answered(line, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    name, *words = line
+    with pytest.raises(SystemExit) as ended: commands.answer(getattr(commands, name), words)
+    err = capsys.readouterr().err
+    assert ended.value.code in (1, 2) and says in err and 'Traceback' not in err
 
 
 def test_every_switch_of_a_training_from_the_terminal(command, tmp_path):
-    "Words in, a run with these values out, and nothing on stderr: no warning of a library either."
+    "Words in, a run with these values out, and on stderr only what was asked for: three steps are too few for an update."
     status, out, err = command('ggr_train', '--model', 'digits_net', '--data', 'digits', '--epochs', 2, '--density', .2, '--amp', 'on', '--channels_last', 'off',
                                '--compile', 'off', '--fused', 'off', '--weights', 'unit', '--exclude', 'conv1*,fc2*', '--grad_batches', 2, '--batch_limit', 3, '--save_every', 5,
                                '--device', 'cpu', '--quiet', '--out', 'here')
-    assert (status, err) == (0, '') and 'Written to here' in out
+    assert (status, err) == (0, "ggr_train: note: until=3 ≤ every=3: the masks of 'ggr' will never move\n") and 'Written to here' in out
     config = json.loads((tmp_path/'here/run.json').read_text())['config']
     assert config['switches'] == dict(device='cpu', amp='bf16', channels_last=False, fused=False, compile=False, tf32=False, benchmark=False)
     assert (config['weights'], config['exclude'], config['grad_batches'], config['batch_limit']) == ('unit', ['conv1*', 'fc2*'], 2, 3)

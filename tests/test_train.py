@@ -669,6 +669,58 @@ def test_adamw_smoothing_and_cosine_reach_the_step():
     assert smooth.history[0]['loss'] > run.history[0]['loss'] and smooth.history[0]['test_loss'] != run.history[0]['test_loss']
 
 
+def test_a_running_average_is_scored_kept_and_sparse_at_every_step(tmp_path):
+    recipe, own = replace(RECIPE, ema=.9, every=5), {}
+    def follow(t):
+        now = {n: p.detach().clone() for n, p in t.model.named_parameters()}
+        keep, first = min(.9, t.position / (t.position + 9)), not own
+        for n, p in now.items():
+            held = own.setdefault(n, start[n])
+            own[n] = held + (1 - keep) * (p - held)
+            if n in t.sparsifier.masks: own[n] = own[n] * t.sparsifier.masks[n]
+        for n, p in t.average.named_parameters():
+            torch.testing.assert_close(p, own[n], rtol=1e-5, atol=1e-6)
+            if n in t.sparsifier.masks: assert not p[~t.sparsifier.masks[n]].any(), n
+    start = {}
+    def begin(x): start.update({n: p.detach().clone() for n, p in x.average.named_parameters()})
+    import ggr_nb.train.training as module
+    class Watched(module.Training):
+        def run(self, *a): begin(self); return super().run(*a)
+    kw = SHORT | dict(recipe=recipe)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, 'Training', Watched)
+        run = fit(*SET[:3], .2, each_step=follow, exclude='conv1*', **kw)
+    assert len(run.updates) > 3 and run.accuracy > 30
+    for n, p in own.items(): torch.testing.assert_close(run.state[n], p, rtol=1e-5, atol=1e-6)
+    for n, m in run.masks.items(): assert not run.state[n][~m].any()
+    kw |= dict(exclude='conv1*')
+    with pytest.raises(Boom): fit(*SET[:3], .2, out=tmp_path, save_every=0, each_step=at(30, boom), **kw)
+    assert same(run, fit(*SET[:3], .2, out=tmp_path, resume=True, **kw))
+    plain = fit(*SET[:3], .2, exclude='conv1*', **SHORT | dict(recipe=replace(recipe, ema=0.)))
+    assert not torch.equal(plain.state['fc2.weight'], run.state['fc2.weight'])
+    with pytest.raises(ValueError, match='ema=0.9 does not go with'): fit('mlp', 'digits', storage='sparse', **SHORT | dict(recipe=recipe))
+
+
+def test_mixed_images_reach_the_step_and_a_resumed_run(tmp_path):
+    kw, seen = SHORT | dict(recipe=replace(RECIPE, mixup=.4)), []
+    straight = fit(*SET[:3], .2, each_step=lambda t: seen.append(t.totals[0].clone()), **kw)
+    assert straight.accuracy > 40 and all(s[2] == 64 * (i % 22 + 1) for i, s in enumerate(seen))
+    with pytest.raises(Boom): fit(*SET[:3], .2, out=tmp_path, save_every=0, each_step=at(30, boom), **kw)
+    assert same(straight, fit(*SET[:3], .2, out=tmp_path, resume=True, **kw))
+    assert straight.history[-1]['loss'] > fit(*SET[:3], .2, **SHORT).history[-1]['loss']         # mixed labels are never sure
+
+
+def test_a_run_of_before_a_field_existed_goes_on(tmp_path):
+    "Recipes recorded by an older version lack the newer numbers; these had their defaults."
+    with pytest.raises(Boom): fit(*SET, out=tmp_path, save_every=0, each_step=at(30, boom), **SHORT)
+    file = tmp_path/'checkpoint.pt'
+    state = load_checkpoint(file)
+    for name in ('mixup', 'ema'): del state['config']['recipe'][name]
+    from ggr_nb.train.runs import CheckpointWriter
+    with_closing = CheckpointWriter(file); with_closing.save(state); with_closing.wait(); with_closing.close()
+    assert fit(*SET, out=tmp_path, resume=True, **SHORT).accuracy == fit(*SET, **SHORT).accuracy
+
+
 @pytest.mark.parametrize('parts', [2, 3, 64])
 def test_a_batch_in_parts_has_the_same_gradient(parts):
     grads = {}

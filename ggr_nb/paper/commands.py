@@ -139,6 +139,8 @@ def ggr_train(model:str='resnet18',    # resnet18, mobilenet_v2, …; timm:NAME,
               weight_decay:float=None, # On every parameter
               label_smoothing:float=None, # Share of the target given to all classes
               accumulate:int=None,     # Parts in which a batch goes through the network
+              mixup:float=None,        # Mix pairs of images, shares from Beta(mixup, mixup)
+              ema:float=None,          # Score a running average of the weights, e.g. 0.999
               augment:str=None,        # Training images: off, or e.g. pad=4,flip=1,rotate=15
               every:int=None,          # Steps between two updates of the masks (default: an epoch)
               until:float=None,        # Epoch at which masks stop moving

@@ -485,13 +485,13 @@ IMAGES = dict(cifar100=50_000, tiny_imagenet=100_000)   # of the whole training 
 def job_of(run # a finished `Run`
            )->Job: # None if it trained anything but a cell of the paper's grid
     "The job that would have made this run"
-    from ggr_nb.train.runs import RECIPES
+    from ggr_nb.train.runs import RECIPES, recorded
     c = run.config
     if c['data'] not in RECIPES or c['images'][0] < IMAGES.get(c['data'], 0): return None
-    paper = dict(recipe=as_json(asdict(RECIPES[c['data']]), 'the recipe'), width=1., val=0.,
-                 batch_limit=None, weights='keep')
+    paper = dict(width=1., val=0., batch_limit=None, weights='keep')
     more = {'include', 'exclude', 'masks', 'grad_batches'} & c.keys()
     if more or any(c.get(k) != v for k, v in paper.items()): return None
+    if recorded(c['recipe']) != recorded(asdict(RECIPES[c['data']])): return None
     init = 'dense' if c['method'] == 'dense' else c['init']
     try: return Job(c['data'], c['model'], c['method'], c['density'], init, c['seed'])
     except ValueError: return None                       # e.g. densities layer by layer
