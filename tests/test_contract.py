@@ -348,6 +348,35 @@ def test_weights_that_replace_the_parameters_are_noticed():
     with pytest.raises(RuntimeError, match='assign'): model.load_state_dict(net().state_dict(), assign=True)
 
 
+def new_parameter(model): model[2].weight = nn.Parameter(torch.randn_like(model[2].weight))
+def new_layer(model): model[2] = nn.Linear(model[2].in_features, model[2].out_features)
+
+
+@core
+@pytest.mark.parametrize('change', [new_parameter, new_layer])
+def test_weights_that_are_replaced_by_hand_are_noticed(change):
+    "Otherwise the new ones are dense, and `density` speaks of the old."
+    model, opt, s = sparse(net(), every=4); step(model, opt); change(model)
+    with pytest.raises(RuntimeError, match=r"other tensors in place of \['2\."): s.check()
+    with pytest.raises(RuntimeError, match=r"other tensors in place of \['2\."):
+        for i in range(4): step(model, opt, i)
+
+
+@core
+@pytest.mark.parametrize('norm', [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
+@pytest.mark.filterwarnings('ignore:.torch.nn.utils.weight_norm. is deprecated')
+def test_a_norm_of_no_weights_is_refused_before_anything_changes(norm):
+    torch.manual_seed(0); model = nn.Sequential(norm(nn.Linear(12, 12)), nn.Linear(12, 4)); opt = O.SGD(model.parameters(), .1)
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(ValueError, match='weight_norm divides by the norm of each output'): Sparsifier(model, opt, 'static', density=.05, init='uniform')
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
+    s = Sparsifier(model, opt, 'rigl', density=.5, every=1, until=99, seed=1)
+    name, = (n for n in s.masks if n.endswith(('weight_v', 'original1')))
+    gone = s.layers[name].mask.clone(); gone[3] = 0; s.layers[name].set_mask(gone); s._mask_weights()      # as an update may leave it
+    with pytest.raises(ValueError, match='outputs of'):
+        for i in range(3): step(model, opt, i)
+
+
 @core
 @pytest.mark.parametrize('name', ['SGD', 'Adam', 'Rprop', 'Adagrad'])
 def test_state_of_a_dense_run_loaded_later_is_masked_at_once(name):
