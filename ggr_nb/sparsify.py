@@ -505,14 +505,18 @@ class Sparsifier:
         wait = 0 if often else min(self.every, 50) if at_update else 50
         return self.steps < 2 or self.steps >= self._looked_at + wait
 
-    def _versions(self): return [layer.weight._version for layer in self.layers.values()]
+    def _versions(self):
+        "They change whenever somebody writes to the weights, or gives them other memory."
+        return [(l.weight._version, l.weight.data_ptr()) for l in self.layers.values()]
 
     def _before_forward(self, *_):
         "Before the first step, and where weights were written to outside a step, look at them."
-        if not (self._mask_before_forward or self._suspect or self.steps == 0): return
+        written = self._written not in (None, self._versions())
+        if not (self._mask_before_forward or self._suspect or written or self.steps == 0): return
         for layer in self.layers.values(): layer.follow()
         if self._mask_before_forward: self._mask_weights()
         else: self._find_leaks(after_step=False)
+        if written: self._written = self._versions()          # seen
 
     # ---- an update
 
@@ -681,7 +685,8 @@ class Sparsifier:
             self._mask_before_forward = True
             kind = type(self.optimizer).__name__
             waits = (f'. {kind}.step has not been called yet: a sparsifier needs the optimiser '
-                     'whose step is' if self.steps == 0 else '')
+                     'whose step is' if self.steps == 0 else '. If a new optimiser steps instead '
+                     f'of the {kind} given, masks move no more: make a new sparsifier for it')
             warnings.warn('something outside the optimiser\'s step has changed inactive weights '
                           f'({found[:3]}, …); they are masked before every forward pass '
                           f'from now on{waits}', stacklevel=4)

@@ -348,6 +348,21 @@ def test_weights_that_replace_the_parameters_are_noticed():
     with pytest.raises(RuntimeError, match='assign'): model.load_state_dict(net().state_dict(), assign=True)
 
 
+@core
+def test_another_optimiser_or_other_memory_is_noticed_at_the_next_forward_pass():
+    model, opt, s = sparse(net())
+    for i in range(5): step(model, opt, i)
+    other = O.Adam(model.parameters(), lr=.01)                             # a second stage of training, without a word to the sparsifier
+    with pytest.warns(UserWarning, match='make a new sparsifier for it'):
+        for i in range(3): step(model, other, i)
+    loss_of(model); assert astray(s) == []
+    model, opt, s = sparse(net(), method='static')
+    for i in range(5): step(model, opt, i)
+    model[2].weight.data = torch.randn_like(model[2].weight)
+    with pytest.warns(UserWarning, match='outside the optimiser'): step(model, opt)
+    assert astray(s) == []
+
+
 def new_parameter(model): model[2].weight = nn.Parameter(torch.randn_like(model[2].weight))
 def new_layer(model): model[2] = nn.Linear(model[2].in_features, model[2].out_features)
 

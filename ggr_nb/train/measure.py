@@ -175,7 +175,7 @@ RULES = {
 AS_IT_IS = set('''flatten view reshape permute transpose contiguous squeeze unsqueeze cat stack pad
     mean sum clone to float adaptive_avg_pool1d adaptive_avg_pool2d avg_pool1d avg_pool2d avg_pool3d
     dim size numel __get__ __getitem__ is_floating_point chunk split channel_shuffle identity
-    __len__ __hash__'''.split())
+    __len__ __hash__ data_ptr'''.split())
 
 class Reach(TorchFunctionMode):
     "Inside this context a model computes what depends on its input instead of values."
