@@ -1,4 +1,4 @@
-"The four commands, run as a terminal would run them: stopped, started again, asked for what does not exist."
+"The five commands, run as a terminal would run them: stopped, started again, asked for what does not exist."
 import json
 import os
 import signal
