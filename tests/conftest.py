@@ -18,6 +18,7 @@ BESIDE = ROOT.parent / 'shared' / 'data'           # data sets may lie beside a 
 if BESIDE.exists(): os.environ.setdefault('GGR_DATA', str(BESIDE))
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)   # a suite in the background
+if hasattr(signal, 'SIGHUP') and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN: signal.signal(signal.SIGHUP, signal.SIG_DFL)   # under nohup
 
 
 CORE = {'test_core', 'test_connect', 'test_properties', 'test_notebooks'}   # with `-m core` nothing else is even read

@@ -27,12 +27,12 @@ class _Addressed(Dataset):
     def __len__(self): return len(self.dataset)
     def __getitem__(self, at):
         item, seed = at
-        states = random.getstate(), np.random.get_state()
-        try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed); random.seed(seed); np.random.seed(seed % 2**32)
-                return self.dataset[item]
-        finally: random.setstate(states[0]); np.random.set_state(states[1])
+        own = torch.default_generator          # torch.manual_seed seeks every kind of device first
+        states = own.get_state(), random.getstate(), np.random.get_state()
+        own.manual_seed(seed); random.seed(seed); np.random.seed(seed % 2**32)
+        try: return self.dataset[item]
+        finally:
+            own.set_state(states[0]); random.setstate(states[1]); np.random.set_state(states[2])
 
 # %% ../../nbs/train/inputs.ipynb #1a9cd8e8
 class Streamed:

@@ -255,7 +255,8 @@ class Training:
                   )->None:
         "Forward, backward, step"
         seed = generator(self.config['seed'], 'step', self.position, self.rank).initial_seed()
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)     # torch.manual_seed seeks every kind of device
+        if self.device.type == 'cuda': torch.cuda.manual_seed(seed)
         rate = self.recipe.rate(self.epoch + self.step / self.steps)
         for group in self.optimizer.param_groups: group['lr'] = rate
         self.optimizer.zero_grad(set_to_none=True)
