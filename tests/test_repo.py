@@ -306,6 +306,12 @@ def test_imports_without_widgets_and_scikit_learn():
     assert run.stdout.split() == ['imported', *modules]
 
 
+def test_commands_and_the_trainer_start_without_what_they_may_not_need():
+    "torchvision brings the compiler with it, two seconds; a refused word or a table should not wait for that."
+    run = import_without('ipywidgets', 'sklearn', 'torchvision', 'matplotlib', 'sympy', modules=['paper.commands', 'train.training', 'paper.demo'])
+    assert run.returncode == 0, run.stderr
+
+
 def test_blocking_an_import_blocks_it():
     "The test above would fail if a module needed what it takes away."
     run = import_without('torch', modules=['masks'])

@@ -18,7 +18,6 @@ from .demo import cores, demo
 from .published import grid, table
 from .sweep import Pool, RayPool, Results, complaints, load_data, real, run_job
 from .sweep import runs_in, sweep, whole
-from ..show.plots import curve_plot, short
 from ..train.compact import compact
 from ..train.files import write_atomically
 from ..train.machine import Stopped
@@ -219,6 +218,7 @@ def read_history(file:Path # history.jsonl of a run
 def run_plots(history:list # records of the epochs, as in `Run.history`
               )->dict:     # {name: figure}
     "Accuracy, and the active weights of the layers that changed most"
+    from ggr_nb.show.plots import curve_plot, short      # no other command needs matplotlib
     epochs = [h['epoch'] + 1 for h in history]
     kinds = {'training': 'train_accuracy', 'held out': 'val_accuracy', 'test': 'accuracy'}
     curve = lambda key: ([e for e, h in zip(epochs, history) if key in h],

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
-from scipy import stats
+import scipy                      # `scipy.stats` is loaded when it is used
 from .sweep import Results
 
 # %% ../../nbs/paper/evidence.ipynb #fd3b240e
@@ -34,7 +34,7 @@ class Estimate(NamedTuple):
               )->float:      # half its width
         "How far to either side of the mean the true one may lie"
         if self.n < 2: return math.inf
-        return max(float(stats.t.ppf(1 - miss / 2, df)) * se for se, df in self.errors)
+        return max(float(scipy.stats.t.ppf(1 - miss / 2, df)) * se for se, df in self.errors)
 
     @property
     def half(self): return self.reach()   # half the width of the 95 % interval
@@ -47,13 +47,13 @@ class Estimate(NamedTuple):
                )->float:      # one-sided p
         "How likely a mean this high is if the true one is `bound`"
         if not self.se > 0: return math.nan if self.n < 2 else float(self.mean <= bound)
-        return max(float(stats.t.sf((self.mean - bound) / se, df)) for se, df in self.errors)
+        return max(float(scipy.stats.t.sf((self.mean - bound) / se, df)) for se, df in self.errors)
 
     @property
     def p(self):
         "Two-sided p of a true mean of zero"
         if not self.se > 0: return math.nan if self.n < 2 else float(self.mean == 0)
-        return max(2 * float(stats.t.sf(abs(self.mean) / se, df)) for se, df in self.errors)
+        return max(2 * float(scipy.stats.t.sf(abs(self.mean) / se, df)) for se, df in self.errors)
 
     def __format__(self, spec):
         sign = '+' if spec.startswith('+') else ''

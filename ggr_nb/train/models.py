@@ -10,9 +10,6 @@ from collections import OrderedDict
 from functools import partial
 from math import prod
 from torch import nn
-from torchvision.models import MobileNetV2
-from torchvision.models.resnet import BasicBlock, conv1x1
-from torchvision.models.vgg import cfgs, make_layers
 
 # %% ../../nbs/train/models.ipynb #5dc2a4c6
 WEIGHTS = dict(
@@ -115,6 +112,7 @@ def digits_net(
 def _deepest(config): return [c for c in config if c != 'M'][-1]
 def _features(config, width, channels, batch_norm):
     "torchvision's VGG convolutions in another width, and the channels that come out."
+    from torchvision.models.vgg import make_layers
     config = [c if c == 'M' else _channels(c, width) for c in config]
     layers = make_layers(config, batch_norm)
     if channels != 3: layers[0] = nn.Conv2d(channels, config[0], 3, padding=1)
@@ -142,6 +140,7 @@ def vgg16(
 )->nn.Sequential:
     "VGG16 as published, for large images."
     _checked(num_classes, width, input_size, 32)
+    from torchvision.models.vgg import cfgs
     features, last = _features(cfgs['D'], width, input_size[0], batch_norm)
     return _vgg(features, nn.AdaptiveAvgPool2d(7), last*49, width, num_classes, dropout, weights)
 
@@ -156,6 +155,7 @@ def vgg16_tiny(
 )->nn.Sequential:
     "The paper's VGG16 for Tiny-ImageNet: four convolution blocks and three linear layers."
     _checked(num_classes, width, input_size, 16)
+    from torchvision.models.vgg import cfgs
     features, last = _features(cfgs['D'][:14], width, input_size[0], batch_norm)
     flat = last * (input_size[1]//16) * (input_size[2]//16)        # four pools
     return _vgg(features, nn.Identity(), flat, width, num_classes, dropout, weights)
@@ -163,9 +163,10 @@ def vgg16_tiny(
 # %% ../../nbs/train/models.ipynb #7d26ef01
 def _shortcut(i, o, stride):
     if stride == 1 and i == o: return None
-    return nn.Sequential(conv1x1(i, o, stride), nn.BatchNorm2d(o))
+    return nn.Sequential(nn.Conv2d(i, o, 1, stride, bias=False), nn.BatchNorm2d(o))
 
 def _stage(i, o, stride):
+    from torchvision.models.resnet import BasicBlock
     return nn.Sequential(BasicBlock(i, o, stride, _shortcut(i, o, stride)), BasicBlock(o, o))
 
 def _stages(c):
@@ -201,6 +202,7 @@ def mobilenet_v2(
 )->nn.Module:
     "MobileNetV2 with strides for small images."
     _checked(num_classes, width, input_size, 1)
+    from torchvision.models import MobileNetV2
     rows = [[*row, s] for row, s in zip(_STAGES, _STRIDES[1:])]
     net = MobileNetV2(num_classes, width, rows, dropout=dropout)
     channels = net.features[0][0].out_channels

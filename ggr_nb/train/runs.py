@@ -12,9 +12,10 @@ from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np, torch, torchvision
+import numpy as np, torch
 
 # %% ../../nbs/train/runs.ipynb #4a1a3f9a
 import ggr_nb
@@ -292,7 +293,7 @@ def commit()->str|None: # hash, with '-dirty' for uncommitted changes
 def versions()->dict:
     "Of what the result may depend on."
     return dict(ggr_nb=ggr_nb.__version__, python=platform.python_version(),
-                torch=str(torch.__version__), torchvision=torchvision.__version__)
+                torch=str(torch.__version__), torchvision=version('torchvision'))
 
 def hardware(device, # torch device
              world:int=1, # processes
