@@ -52,7 +52,7 @@ def wait_for(condition, seconds=900):
 
 
 def test_demo_interrupted_and_started_again(start, command, tmp_path):
-    arguments = ('--seeds', 2, '--epochs', 3)
+    arguments = ('--seeds', 1, '--epochs', 2)
     file = tmp_path/'runs/demo/results.jsonl'
     first = start('ggr_demo', *arguments, '--workers', 1)
     wait_for(lambda: file.exists() and file.read_text().count('\n') >= 2)
@@ -61,12 +61,12 @@ def test_demo_interrupted_and_started_again(start, command, tmp_path):
     assert first.returncode == 130, f'not interrupted: {len(file.read_text().splitlines())} runs done; {err[-2000:]}'
     assert 'the same command goes on' in err and 'Traceback' not in err
     before = file.read_text().splitlines()
-    assert 2 <= len(before) < 24
+    assert 2 <= len(before) < 12
     status, out, err = command('ggr_demo', *arguments, '--workers', 2)
     assert status == 0, err
     after = file.read_text().splitlines()
     assert after[:len(before)] == before
-    assert Counter(json.loads(line)['key'] for line in after) == Counter(j.key for j in demo_jobs(seeds=2, epochs=3))
+    assert Counter(json.loads(line)['key'] for line in after) == Counter(j.key for j in demo_jobs(seeds=1, epochs=2))
     assert out.count(': GGR is ') == 2 and '98 % of 91,' in out
     for name in ('accuracy.png', 'density.png'): assert (file.parent/name).stat().st_size > 5000
 
