@@ -85,7 +85,7 @@ def browser():
 
 @pytest.fixture(scope='session')
 def axe(tmp_path_factory):
-    "axe(browser) -> the critical and serious violations that axe-core finds on the open page. It is fetched with npm; where that cannot be, tests skip and say so."
+    "axe(browser, *left_out) -> the critical and serious violations that axe-core finds on the open page, without these rules. It is fetched with npm; where that cannot be, tests skip and say so."
     folder, npm = tmp_path_factory.mktemp('axe'), shutil.which('npm')
     if not npm: pytest.skip('no npm here to fetch axe-core with: apt-get install npm')
     fetch = [npm, 'install', '--silent', '--no-audit', '--no-fund', '--prefix', folder, 'axe-core@4']
@@ -93,13 +93,14 @@ def axe(tmp_path_factory):
     except subprocess.TimeoutExpired: pytest.skip('npm found no registry within two minutes: axe-core was not fetched')
     script = folder / 'node_modules' / 'axe-core' / 'axe.min.js'
     if run.returncode or not script.exists(): pytest.skip(f'npm could not fetch axe-core: {run.stderr.strip()[-200:] or run.returncode}')
-    script, ask = script.read_text(encoding='utf-8'), """const done = arguments[arguments.length - 1];
-        axe.run(document, {resultTypes: ['violations']}).then(r => done(r.violations.filter(v => ['critical', 'serious'].includes(v.impact))
+    script, ask = script.read_text(encoding='utf-8'), """const [done, rules] = [arguments[arguments.length - 1], {}];
+        for (const rule of arguments[0]) rules[rule] = {enabled: false};
+        axe.run(document, {resultTypes: ['violations'], rules}).then(r => done(r.violations.filter(v => ['critical', 'serious'].includes(v.impact))
           .flatMap(v => v.nodes.map(n => `${v.impact} ${v.id}: ${n.html.slice(0, 140)}`))), e => done(['axe failed: ' + e]))"""
-    def violations(browser):
+    def violations(browser, *left_out):
         browser.set_script_timeout(120)
-        browser.execute_script(script)
-        return browser.execute_async_script(ask)
+        if not browser.execute_script('return !!window.axe'): browser.execute_script(script)
+        return browser.execute_async_script(ask, left_out)
     return violations
 
 
