@@ -56,12 +56,12 @@ def interval_plot(
     fmt:str='+.1f', # how a difference is written
     alt:str=None, # the picture in words
 )->Card:
-    "A difference and its interval per row, a panel per group; filled where it is clear of zero."
+    "A difference and its interval per row, a panel per group; filled where zero is outside of it."
     one_quantity('interval_plot', (), xlabel=xlabel)
     rows, panels = (list(dict.fromkeys(k[i] for k in intervals)) for i in (0, 1))
-    verdict = {k: 'clear' if abs(mean) > half else 'not clear'
-               for k, (mean, half) in intervals.items()}
-    said = [f'{" ".join(filter(None, k))} {float(mean):{fmt}} ± {float(half):.2g}, {verdict[k]}'
+    zero = {k: f'zero {"out" if abs(mean) > half else "in"}side'
+            for k, (mean, half) in intervals.items()}
+    said = [f'{" ".join(filter(None, k))} {float(mean):{fmt}} ± {float(half):.2g}, {zero[k]}'
             .replace('-', '−') for k, (mean, half) in intervals.items()]
     fig = make_card(title, alt, xlabel, said, height=.75 + .3 * len(rows))
     axes, c = fig.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0], SERIES[0]
