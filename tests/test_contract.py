@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from ggr_nb.beyond.snip import snip_masks
 from ggr_nb.init import rescale_
-from ggr_nb.masks import matrices
+from ggr_nb.masks import matrices, sparse_parameters
 from ggr_nb.methods import METHODS
 from ggr_nb.sparsify import Sparsifier, unit_axis
 
@@ -524,6 +524,14 @@ def test_what_is_left_out_is_named():
     s.remove()
     with warnings.catch_warnings(): warnings.simplefilter('error'); s = Sparsifier(model, opt, 'static', include=['experts', 'head.*'])
     assert s.dense_share == 0
+
+
+@core
+def test_include_and_exclude_are_what_they_say():
+    model = net(); every = list(sparse_parameters(model))
+    assert list(sparse_parameters(model, exclude=every[0])) == every[1:] and list(sparse_parameters(model, include=every[:2], exclude=every[1])) == every[:1]
+    s = quiet(Sparsifier, model, O.SGD(model.parameters(), .1), 'static', density=.5, exclude=every[0])
+    assert list(s.layers) == every[1:] and list(s.stays_dense) == every[:1] and (model.get_parameter(every[0]) != 0).all()
 
 
 @core
