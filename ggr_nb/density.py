@@ -43,7 +43,7 @@ def saturation_rounds(ratios, # {name: r_l}
     while rest := [n for n in sizes if n not in full]:
         eps = _epsilon(ratios, sizes, budget, full)
         top = max(ratios[n] for n in rest)
-        joins = {n for n in rest if ratios[n] == top} if eps * top > 1 else set()
+        joins = {n for n in rest if ratios[n] == top} if eps * top > 1 - 1e-12 else set()
         yield eps, joins
         if not joins: return
         full |= joins
@@ -174,9 +174,11 @@ def largest_remainder(shares:dict, # {name: share ≥ 0}, need not sum to anythi
 def budgets(shapes:dict, # {name: weight shape}
             densities:dict, # {name: d_l}, e.g. from `erk`
             total:int=None, # Σ n_l; default: Σ d_l·N_l rounded once
+            dense=(), # names that stay whole, whatever the others' last weights cost
             )->dict: # {name: n_l}, 1 ≤ n_l ≤ N_l
     "Integer budgets whose sum is exact."
     sizes = _sizes(shapes)
     ideal = {n: densities[n] * sizes[n] for n in shapes}
     total = round(math.fsum(ideal.values())) if total is None else total
-    return largest_remainder(ideal, total, caps=sizes, floors=dict.fromkeys(shapes, 1))
+    return largest_remainder(ideal, total, caps=sizes,
+                             floors={n: sizes[n] if n in dense else 1 for n in shapes})

@@ -48,9 +48,10 @@ def plan(model, # nn.Module
     stored = sparse_modules(model)
     shapes = {n: stored[id(p)].sparse_shape if id(p) in stored else tuple(p.shape)
               for n, p in counted.items()}
-    wanted = _rule(init)(shapes, density, [n for n in counted if n not in sparse])
-    size = sum(map(math.prod, shapes.values()))
-    n = budgets(shapes, wanted, None if isinstance(init, dict) else round(density * size))
+    dense = [n for n in counted if n not in sparse]
+    wanted, size = _rule(init)(shapes, density, dense), sum(map(math.prod, shapes.values()))
+    total = None if isinstance(init, dict) else round(density * size)
+    n = budgets(shapes, wanted, total, dense)
     return sparse, {k: n[k] for k in sparse}
 
 # %% ../nbs/09_sparsify.ipynb #a9f604af

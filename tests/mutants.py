@@ -41,13 +41,13 @@ MUTANTS = [(module, *lines) for module, group in {
 ], 'density': [
     ('return sum(shape) / math.prod(shape)', 'return sum(shape[:2]) / math.prod(shape[:2])', 'ER called ERK'),
     ('return sum(shape[:2]) / math.prod(shape[:2])', 'return sum(shape) / math.prod(shape)', 'ERK called ER'),
-    ('if eps * top > 1 else set()', 'if False else set()', 'clipped ERK: the budget of full layers is lost'),
+    ('if eps * top > 1 - 1e-12 else set()', 'if False else set()', 'clipped ERK: the budget of full layers is lost'),
     ('left = budget - sum(sizes[n] for n in full)', 'left = budget', 'full layers are not paid for'),
     ('return low if missing >= excess else high', 'return low | high', 'floors and caps fixed at once'),
     ('high = {n: caps[n] for n in ideal if ideal[n] > caps[n]}', 'high = {}', 'forgotten caps'),
     ('whole = {n: math.floor(x)', 'whole = {n: round(x)', 'each layer rounded by itself: the sum drifts'),
     ('key=lambda n: whole[n] - ideal[n])', 'key=lambda n: ideal[n] - whole[n])', 'smallest remainder for largest'),
-    ('caps=sizes, floors=dict.fromkeys(shapes, 1))', 'caps=sizes)', 'a layer may end up empty'),
+    ('sizes[n] if n in dense else 1 for n in shapes}', 'sizes[n] if n in dense else 0 for n in shapes}', 'a layer may end up empty'),
     ('if round(density * total) < least:', 'if round(density * total) <= least:', '<= for <: a density that can be reached is refused'),
     ('return sum(N if n in dense else 1 for n, N in sizes.items())', 'return sum(N if n in dense else 0 for n, N in sizes.items())', 'one weight per layer forgotten in the least density'),
 ], 'init': [
