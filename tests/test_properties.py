@@ -107,6 +107,10 @@ def test_the_budgets_keep_dense_layers_whole_and_deal_what_is_left(drawn, data):
     assert sum(got.values()) == active and all(got[n] == size[n] for n in dense) and all(1 <= got[n] <= size[n] for n in got)
 
 
+def test_no_layer_ends_up_empty_however_small_its_share():
+    assert budgets({'wide': (50, 50), 'tiny': (1, 2)}, {'wide': .1, 'tiny': .01}) == {'wide': 249, 'tiny': 1}
+
+
 @few(max_examples=200)
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 4), st.integers(0, 30)), min_size=1, max_size=6), st.data())
 def test_dealing_keeps_order_and_a_larger_share_never_gets_less(rows, data):
