@@ -187,3 +187,29 @@ def test_onnx(tmp_path):
     session = onnxruntime.InferenceSession(tmp_path / 'net.onnx')
     got = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
     assert (got - small(x)).abs().max() <= 1e-4 * small(x).abs().max()
+
+
+class Block(nn.Module):
+    "Like timm's: it answers for its convolution, and cannot be told."
+    def __init__(self, i, o, size):
+        super().__init__(); self.conv = nn.Conv2d(i, o, size, padding=size // 2, bias=False); self.norm = nn.BatchNorm2d(o)
+    @property
+    def in_channels(self): return self.conv.in_channels
+    def forward(self, x): return nn.functional.silu(self.norm(self.conv(x)))
+
+
+FOLDED = dict(linear=(lambda: nn.Sequential(nn.Linear(20, 40), nn.Sigmoid(), nn.Linear(40, 5, bias=False)), (4, 20)),
+              convolutions=(lambda: nn.Sequential(Block(3, 16, 3), Block(16, 8, 1), nn.Conv2d(8, 8, 3, groups=8, bias=False), nn.Flatten(), nn.Linear(288, 5)), (2, 3, 8, 8)))
+
+
+@pytest.mark.parametrize('kind', FOLDED)
+def test_a_bias_that_folding_made_and_every_layout_come_back_to_the_bit(kind, tmp_path):
+    make, shape = FOLDED[kind]; torch.manual_seed(0); net = make().eval()
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d): nn.init.normal_(m.bias, 0, .3)                  # as after training; fresh ones are zero
+    masks = {n: torch.rand(p.shape) < .5 for n, p in net.named_parameters() if p.ndim > 1}
+    for m in masks.values(): m[:len(m) // 3] = False                                      # dead units, which leave a constant behind
+    x = torch.randn(shape); small, _ = deploy(net, masks, x)
+    save_deployed(tmp_path/'net', small); again = load_deployed(tmp_path/'net', net)
+    assert torch.equal(again(x), small(x)) and small(x).std() > 0
+    assert all(a.stride() == b.stride() for a, b in zip(again.state_dict().values(), small.state_dict().values()))

@@ -261,10 +261,10 @@ def _kind(m):
     if isinstance(m, SparseRows): return dict(
         form=type(m).__name__, **{k: getattr(m, k) for k in
                                   ('shape', 'stride', 'padding', 'dilation') if hasattr(m, k)})
-    sizes = {k: getattr(m, k) for k in SIZES if isinstance(getattr(m, k, None), int)}
+    sizes = {k: v for k, v in vars(m).items() if k in SIZES and isinstance(v, int)}
     w = getattr(m, 'weight', None)
-    if isinstance(m, nn.Conv2d) and w.is_contiguous(memory_format=torch.channels_last):
-        sizes['channels_last'] = not w.is_contiguous()
+    if isinstance(m, nn.Conv2d) and w.stride() != torch.empty(w.shape, device='meta').stride():
+        sizes['strides'] = list(w.stride())         # another layout may mean another kernel
     return sizes
 
 def save_deployed(
@@ -326,7 +326,18 @@ def _restore(model, head, raw): # in place
         else:
             for k in SIZES:
                 if k in kind: setattr(m, k, kind[k])
-            if kind.get('channels_last'): m.to(memory_format=torch.channels_last)
+            if 'strides' in kind: m.weight.data = _laid_out(m.weight.data, kind['strides'])
+
+def _laid_out(t, strides): # the tensor in this layout
+    reach = sum((n - 1) * s for n, s in zip(t.shape, strides, strict=True))    # the last place
+    if min(strides) < 0 or reach >= t.numel(): raise ValueError('its strides fit no weight')
+    return torch.empty_strided(t.shape, strides, dtype=t.dtype).copy_(t)
+
+def _takes_bias(model, path):
+    "Does a layer without a bias stand there?"
+    try: m = model.get_submodule(path)
+    except AttributeError: return False
+    return m._parameters.get('bias', 0) is None and m._parameters.get('weight') is not None
 
 def load_deployed(
     path, # of the file
@@ -350,6 +361,9 @@ def load_deployed(
     except DAMAGE as e: refuse(f'is damaged ({e})')
     for name, size in sizes.items():
         full = there.get(name.replace('.values', '.weight'), -1)
+        path_, _, leaf = name.rpartition('.')
+        if full < 0 and leaf == 'bias' and _takes_bias(model, path_):    # folding gave it one
+            full = there[f'{path_}.weight']
         if not 0 <= size <= full: raise ValueError(
             f'{path} holds {name} with {size:,} numbers, the model has '
             f'{"no such tensor" if full < 0 else f"{full:,} there"}: give the architecture that '
