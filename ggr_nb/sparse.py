@@ -195,7 +195,11 @@ class SparseLinear(nn.Module):
         "The saved pattern may have another number of weights than the present one."
         if f'{prefix}crow' in state:
             crow, col = (state[f'{prefix}{n}'].to(self.values.device) for n in ('crow', 'col'))
-            if len(crow) == self.out_features + 1:
+            fits = len(crow) == self.out_features + 1 and crow[-1] == len(col) and (
+                not len(col) or 0 <= col.min() and col.max() < self.in_features)
+            if not fits: raise ValueError(
+                f'{prefix[:-1]}: a pattern of another layer, it does not fit {self.sparse_shape}')
+            if fits:
                 resize_(self.values, self.values.data.new_zeros(len(col)))
                 self.crow, self.col = crow, col
                 self.set_pattern(self.places)
@@ -249,7 +253,7 @@ class SparseWeight:
             f'{name} stores {len(module.col)} weights, the sparsifier plans '
             f'{sparsifier.targets[name]}: give both the same density, init, include and exclude')
         self.name, self.module, self.shape = name, module, module.sparse_shape
-        self._now = None
+        self._now = self.factor = None
 
     @property
     def weight(self): return self.module.values
@@ -288,10 +292,16 @@ class SparseWeight:
         row = torch.searchsorted(self.module.crow, most, right=True) - 1
         mine = whole.at(row * self.shape[1] + self.module.col[most])  # not scaled, not clipped
         power = (mine * mine).sum()
-        factor = float((self.weight.grad[most] * mine).sum() / power) if power else 1.
+        self._now, self.factor = whole, None
+        if not power: return whole                                    # no weight tells the unit
+        factor = float((self.weight.grad[most] * mine).sum() / power)
         nearest = 2.**round(math.log2(factor)) if factor > 0 else 1.
-        if abs(factor / nearest - 1) < 1e-4: factor = nearest
-        self._now = whole if factor == 1 else whole.over(1 / factor)
+        return self.scaled(nearest if abs(factor / nearest - 1) < 1e-4 else factor)
+
+    def scaled(self, factor): # of what a batch shows to what the optimiser sees
+        "The gradient in the units of `values.grad`."
+        self.factor = factor
+        if factor != 1: self._now = self._now.over(1 / factor)
         return self._now
 
     def view(self, sources): # {'grads': Outer}
@@ -318,6 +328,9 @@ class SparseWeight:
         if saved.dtype != torch.int64 or saved.ndim != 1: raise ValueError(
             f'{self.name}: the state holds a mask, this layer stores places; load it into a masked '
             'model')
+        if not len(saved) or saved[0] < 0 or saved[-1] >= self.size or (saved.diff() <= 0).any():
+            raise ValueError(f'{self.name}: the state is of another layer, its places do not fit '
+                             f'{self.shape}')
 
     def restore(self, saved): # [n] int64 places
         "Take a saved pattern; values that both have stay."

@@ -15,7 +15,7 @@ from torch import nn
 from .density import DENSITIES, budgets
 from .init import random_masks, rescale_
 from .masks import Dense, Layer, Snapshot, apply_masks_, as_bool, counts, generator, matrices
-from .masks import sparse_modules, sparse_parameters
+from .masks import pick, sparse_modules, sparse_parameters
 from .methods import change_, get_method, redistribute
 from .schedule import drop_fraction
 
@@ -58,9 +58,10 @@ def plan(model, # nn.Module
 def hookable(optimizer, # as the user has it
              ): # the optimiser whose steps can be listened to
     "The optimiser itself, or the one inside a wrapper without step hooks (as Accelerate's)."
+    hooks = ('step_pre', 'step_post', 'load_state_dict_post')
     for candidate in (optimizer, getattr(optimizer, 'optimizer', None)):
-        if isinstance(candidate, torch.optim.Optimizer) and hasattr(
-                candidate, '_optimizer_step_pre_hooks'): return candidate
+        if isinstance(candidate, torch.optim.Optimizer) and all(
+                hasattr(candidate, f'_optimizer_{hook}_hooks') for hook in hooks): return candidate
     raise ValueError(f'{type(optimizer).__name__} has no step hooks to listen to; give the '
                      'torch optimiser inside it, or one that calls Optimizer.__init__')
 
@@ -295,6 +296,11 @@ def _finite(grads):
     return (bool(torch.stack([s.to(sums[0].device) for s in sums]).isfinite().all())
             or all(g.finite() for g in grads.values()))
 
+def _mark(weight):
+    "Two numbers that change when somebody writes to it."
+    w = weight.detach()
+    return float(w.sum()), float(torch.linalg.vector_norm(w))
+
 def _fingerprint(places):
     "Two numbers that change when a place moves."
     return torch.stack([places.sum(), (places * places % 1000003).sum()])
@@ -356,6 +362,7 @@ class Sparsifier:
         self.grad_batches, self.skip_update = 1 if self.method.every else grad_batches, skip_update
         self.process_group = process_group
         check_settings(self.method, self.every, until, fraction, schedule, self.grad_batches)
+        pick('weights', weights, dict.fromkeys(('keep', 'unit', 'layer')))
         self.model, self.optimizer = model, hookable(optimizer)
         wanted = (1., 'uniform') if self.method.masks_nothing else (density, init)
         planned, self.targets = plan(model, *wanted, include, exclude, count_excluded)
@@ -364,6 +371,9 @@ class Sparsifier:
         if _owner_of(self.optimizer): raise ValueError(
             'this optimiser has a Sparsifier already; call its .remove() before making another')
         stored = sparse_modules(model)
+        if weights != 'keep' and any(id(p) in stored for p in planned.values()): raise ValueError(
+            f'weights={weights!r} rescales dense weights, and these are stored sparsely: '
+            f'{[n for n, p in planned.items() if id(p) in stored][:3]}')
         self.layers = {n: stored[id(p)].store(n, self) if id(p) in stored else None
                        for n, p in planned.items()}
         shapes = {n: tuple(p.shape) for n, p in planned.items() if self.layers[n] is None}
@@ -385,16 +395,15 @@ class Sparsifier:
         self._mixed = set()                         # states that are not still at inactive places
         self._looked_at, self._written = 0, None    # when leaks were looked for; weights' versions
         self._aside, self._loaded = {}, set()       # what masking has hidden, until the first step
+        self._marks = {}                            # of the weights that it left behind
         self._listen()
         self._expect()
         self._hide(self._masked)
-        if weights != 'keep' and stored: raise ValueError(
-            f'weights={weights!r} rescales dense weights, and these are stored sparsely: '
-            f'{[n for n in planned if n not in shapes][:3]}')
         if weights != 'keep':
             axis = unit_axis(model)
             for layer in self._masked.values():
                 rescale_(layer.weight, layer.mask, weights, *axis.get(id(layer.weight), (0, 1)))
+            self._marks = {n: _mark(layer.weight) for n, layer in self._masked.items()}
         share = self.dense_share
         if share > .1 and not (exclude or include): warnings.warn(
             f'{share:.0%} of the matrix weights stay dense: {", ".join(self.stays_dense)}. Name '
@@ -530,6 +539,10 @@ class Sparsifier:
         "{name: dense gradient}, unscaled; without the layers that took no part."
         scale = getattr(self.optimizer, 'grad_scale', None)   # of fused optimisers under GradScaler
         grads = {n: g for n, l in self.layers.items() if (g := l.gradient()) is not None}
+        stored = {n: l for n, l in self.layers.items() if n in grads and n not in self._masked}
+        known = [l.factor for l in stored.values() if l.factor is not None]
+        for n, l in stored.items():                # no active gradient tells its unit: another does
+            if l.factor is None and known: grads[n] = l.scaled(known[0])
         if scale is not None:
             grads = {n: g.over(scale.to(g.tensors[0].device)) for n, g in grads.items()}
         return grads
@@ -719,9 +732,12 @@ class Sparsifier:
         for n in names:
             layer = self.layers[n]
             states = {k: s.clone() for k, s in self._states(layer).items()}
-            weight, held = self._aside.get(n, (layer.weight.detach().clone(), {}))
+            weight, held = self._aside.get(n, (None, {}))
+            if weight is None or _mark(layer.weight) != self._marks.get(n):      # written by hand
+                weight = layer.weight.detach().clone()
             self._aside[n] = weight, states | held
         self._clean(names)
+        self._marks |= {n: _mark(self.layers[n].weight) for n in names}
 
     def _clean(self, names):
         "Inactive weights are zero, and so is their state (or what the optimiser begins with)."
@@ -802,7 +818,9 @@ class Sparsifier:
 
     def _settings(self):
         schedule = self.schedule if isinstance(self.schedule, str) else 'a function'
-        return dict(every=self.every, until=self.until, fraction=self.fraction, schedule=schedule,
+        stored = {n: list(l.shape) for n, l in self.layers.items() if n not in self._masked}
+        more = dict(stored=str(stored)) if stored else {}      # places do not tell the shape
+        return more | dict(every=self.every, until=self.until, fraction=self.fraction, schedule=schedule,
                     grad_batches=self.grad_batches, skip_update=self.skip_update,
                     new_value=self.new_value, active=sum(self.targets.values()))
 
@@ -815,6 +833,9 @@ class Sparsifier:
             f"the state was saved by {state['method']!r}, "
             f'this sparsifier runs {self.method.name!r}')
         mine, saved = self._settings(), state['settings']
+        if 'stored' in saved and saved['stored'] != mine.get('stored'): raise ValueError(
+            f'the state is of another model: it stores {saved["stored"]}, this one '
+            f'{mine.get("stored", "masks")}')
         if strict and mine != saved:
             apart = (f'{k} was {saved.get(k)!r}, is {v!r}' for k, v in mine.items()
                      if saved.get(k) != v)
@@ -832,11 +853,12 @@ class Sparsifier:
         self._mixed = set(_from_text(mixed))
         self._updated_at = None if state['updated_at'] < 0 else state['updated_at']
         self._collected_at = self._written = None
+        marks = {n: _mark(layer.weight) for n, layer in self._masked.items()}   # written by hand?
         with torch.no_grad():
             for n, layer in self.layers.items(): layer.restore(state['masks'][n])
             for n, layer in self._masked.items():
                 weight, states = self._aside.get(n, (None, {}))
-                if weight is not None: layer.weight.copy_(weight)
+                if weight is not None and marks[n] == self._marks.get(n): layer.weight.copy_(weight)
                 for k, s in self._states(layer).items():
                     if k in states: s.copy_(states[k])
         self._loaded = set()

@@ -932,3 +932,30 @@ def test_models_of_transformers(kind):
     pytest.importorskip('transformers'); model = language(kind); ids = torch.randint(50, (2, 8))
     s = one_update(model, lambda: model(input_ids=ids, labels=ids).loss)
     assert any('embed' in n or 'wte' in n or 'shared' in n for n in s.stays_dense)
+
+
+# ---- what a breaker found ---------------------------------------------------------------------------------------
+
+@core
+@pytest.mark.parametrize('order', [(1, 2), (2, 1)])
+def test_weights_written_by_hand_before_the_sparsifier_is_loaded_stay(order):
+    model, opt, s = sparse(net())
+    for i in range(9): step(model, opt, i)
+    state = copy.deepcopy([model.state_dict(), opt.state_dict(), s.state_dict()])
+    fresh = sparse(net())
+    with torch.no_grad():
+        for n, p in fresh[0].named_parameters(): p.copy_(state[0][n])
+    for k in order: fresh[k].load_state_dict(state[k])
+    for i in range(9, 14): step(model, opt, i); step(*fresh[:2], i)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), fresh[0].state_dict().values()))
+
+
+@core
+@pytest.mark.parametrize('wrong', [dict(weights='units'), dict(density=2.), dict(fraction=3.), dict(init='erkk'), dict(exclude='nothing')])
+def test_what_is_refused_leaves_model_and_optimiser_as_they_were(wrong):
+    model = net(); opt = O.SGD(model.parameters(), .1); before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError): Sparsifier(model, opt, 'rigl', **dict(density=.3, every=2, until=99) | wrong)
+    assert all(torch.equal(before[n], p) for n, p in model.state_dict().items())
+    for i in range(3): step(model, opt, i)
+    assert all(bool((p != 0).all()) for p in model.parameters()) and not opt._optimizer_step_pre_hooks
+    quiet(Sparsifier, model, opt, 'rigl', density=.3, every=2, until=99)                 # and a second attempt is no other's business

@@ -266,3 +266,34 @@ def test_the_benchmark_runs(monkeypatch):
     found = bench.main(['--quick', 'steps', 'shares', 'update', 'blocks'])
     assert found['steps'][0]['faster'] > 0 and abs(sum(found['shares']['shares'].values()) - 1) < 1e-9
     assert len(found['blocks']) == 4 and found['update'][0]['ratio'] > 0
+
+
+def test_a_layer_whose_active_weights_have_no_gradient_takes_its_unit_from_the_others():
+    "Under a GradScaler the batch shows gradients × 65,536; without an active gradient the layer cannot tell."
+    def trained(stored, scaled):
+        torch.manual_seed(0); net = nn.Sequential(nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 4)).double()
+        masks = {n: torch.rand(p.shape) < .3 for n, p in net.named_parameters() if p.ndim == 2}
+        masks['0.weight'][:] = False; masks['0.weight'][0] = True; masks['2.weight'][:, 0] = False       # into a unit that nobody reads
+        counts = {n: int(m.sum()) for n, m in masks.items()}
+        if stored: sparse_storage_(net, masks=masks)
+        opt = torch.optim.SGD(net.parameters(), .01)
+        how = dict(init={n: float(m.double().mean()) for n, m in masks.items()}) if stored else dict(masks=masks)
+        s = Sparsifier(net, opt, 'ggr', density=sum(counts.values()) / sum(m.numel() for m in masks.values()), every=2, until=99, fraction=.5, **how)
+        scaler = torch.amp.GradScaler('cpu', init_scale=2.**16, enabled=scaled)
+        for i in range(3):
+            opt.zero_grad(); scaler.scale(cross_entropy(net(X[:, :12].double() + i), Y)).backward(); scaler.step(opt); scaler.update()
+        return places(s)
+    want = trained(False, False)
+    for found in (trained(True, False), trained(True, True)): assert all(torch.equal(want[n], found[n]) for n in want)
+
+
+def test_the_state_of_a_layer_of_another_shape_is_refused():
+    def made(i, h, o):
+        model = nn.Sequential(nn.Linear(i, h), nn.ReLU(), nn.Linear(h, o)); sparse_storage_(model, density=.1, init='uniform')
+        return model, Sparsifier(model, torch.optim.SGD(model.parameters(), .1), 'ggr', density=.1, init='uniform', every=2, until=9)
+    (a, s), (b, t) = made(20, 40, 10), made(40, 20, 20)
+    for n, l in s.layers.items(): assert l.count == t.layers[n].count                      # the counts alone would not tell
+    with pytest.raises(ValueError, match='of another model'): t.load_state_dict(s.state_dict())
+    wide, narrow = (sparse_storage_(nn.Sequential(nn.Linear(n, 30)), density=.1) for n in (2000, 20)); before = copy.deepcopy(narrow.state_dict())
+    with pytest.raises(ValueError, match='a pattern of another layer'): narrow.load_state_dict(wide.state_dict())
+    assert all(torch.equal(before[n], v) for n, v in narrow.state_dict().items())
