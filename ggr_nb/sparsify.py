@@ -820,9 +820,10 @@ class Sparsifier:
         schedule = self.schedule if isinstance(self.schedule, str) else 'a function'
         stored = {n: list(l.shape) for n, l in self.layers.items() if n not in self._masked}
         more = dict(stored=str(stored)) if stored else {}      # places do not tell the shape
-        return more | dict(every=self.every, until=self.until, fraction=self.fraction, schedule=schedule,
-                    grad_batches=self.grad_batches, skip_update=self.skip_update,
-                    new_value=self.new_value, active=sum(self.targets.values()))
+        return more | dict(
+            every=self.every, until=self.until, fraction=self.fraction, schedule=schedule,
+            grad_batches=self.grad_batches, skip_update=self.skip_update,
+            new_value=self.new_value, active=sum(self.targets.values()))
 
     def load_state_dict(self,
                         state:dict, # what `state_dict` returned
