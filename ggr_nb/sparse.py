@@ -369,6 +369,12 @@ def sparse_storage_(model:nn.Module, # its linear layers are replaced, in place
     if layers is not None and (unknown := set(layers) - set(linear)): raise ValueError(
         f'{sorted(unknown)} are not linear layers with a mask; there are {list(linear)}')
     if not chosen: raise ValueError('the model has no linear layer to store sparsely')
+    used = {}                                        # {id of a weight: where it stands}
+    for path, m in model.named_modules(remove_duplicate=False):
+        for leaf, p in m._parameters.items(): used.setdefault(id(p), []).append(f'{path}.{leaf}')
+    if shared := [used[id(m.weight)] for m in chosen.values() if len(used[id(m.weight)]) > 1]:
+        raise ValueError(f'{" and ".join(shared[0])} are one weight, and sparse storage would take '
+                         'them apart: keep a mask on it, and name the other layers in layers=')
     for path, m in chosen.items():
         if (kind := m.weight.device.type) not in (*KERNELS, 'meta'): raise ValueError(
             f'{path} is on {kind!r}, and PyTorch has products of compressed rows only on '

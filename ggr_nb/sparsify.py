@@ -289,6 +289,13 @@ def _within_step(optimizer):
         if frame.f_code is code and frame.f_locals.get('self') is optimizer: return True
     return False
 
+def _idle(optimizer):
+    "Only to make its state, as torch's checkpoints do: no rate, and no gradient anywhere?"
+    rates = [g.get('lr', 1) for g in optimizer.param_groups]
+    if any(torch.is_tensor(r) and r.device.type != 'cpu' or r for r in rates): return False
+    grads = [p.grad for g in optimizer.param_groups for p in g['params'] if p.grad is not None]
+    return bool(grads) and not any(bool(g.any()) for g in grads)
+
 def _finite(grads):
     "Is no gradient NaN or infinite? The sums are a cheap first look."
     if not grads: return True
@@ -466,7 +473,7 @@ class Sparsifier:
         "A closure is wrapped, since it makes the gradients; without one they are there."
         if _within_step(optimizer): return None
         overflow = getattr(optimizer, 'found_inf', None)   # set by GradScaler for fused optimisers
-        self._real = overflow is None or not bool(overflow)
+        self._real = (overflow is None or not bool(overflow)) and not _idle(optimizer)
         closure = args[1] if len(args) > 1 else kwargs.get('closure')
         if closure is None: return self._prepare() if self._real else None
         def wrapped():

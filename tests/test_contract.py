@@ -959,3 +959,21 @@ def test_what_is_refused_leaves_model_and_optimiser_as_they_were(wrong):
     for i in range(3): step(model, opt, i)
     assert all(bool((p != 0).all()) for p in model.parameters()) and not opt._optimizer_step_pre_hooks
     quiet(Sparsifier, model, opt, 'rigl', density=.3, every=2, until=99)                 # and a second attempt is no other's business
+
+
+@core
+@pytest.mark.parametrize('order', ['mos', 'mso', 'oms', 'osm', 'smo', 'som'])
+def test_torchs_own_checkpoints_load_in_any_order(order):
+    "They make an optimiser's state by a step without a rate and without a gradient: no step of the training."
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+    def adam(): model = net(); return sparse(model, O.AdamW(model.parameters(), lr=.01))
+    model, opt, s = adam(); get_optimizer_state_dict(model, opt); assert s.steps == 0
+    for i in range(9): step(model, opt, i)
+    state = copy.deepcopy(dict(m=model.state_dict(), o=get_optimizer_state_dict(model, opt), s=s.state_dict()))
+    fresh = adam()
+    for part in order:
+        if part == 'o': set_optimizer_state_dict(fresh[0], fresh[1], state['o'])
+        else: fresh['mos'.index(part)].load_state_dict(state[part])
+    assert fresh[2].steps == s.steps == 9
+    for i in range(9, 14): step(model, opt, i); step(*fresh[:2], i)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), fresh[0].state_dict().values())) and astray(fresh[2]) == []

@@ -297,3 +297,19 @@ def test_the_state_of_a_layer_of_another_shape_is_refused():
     wide, narrow = (sparse_storage_(nn.Sequential(nn.Linear(n, 30)), density=.1) for n in (2000, 20)); before = copy.deepcopy(narrow.state_dict())
     with pytest.raises(ValueError, match='a pattern of another layer'): narrow.load_state_dict(wide.state_dict())
     assert all(torch.equal(before[n], v) for n, v in narrow.state_dict().items())
+
+
+class Tied(nn.Module):
+    def __init__(self): super().__init__(); self.a, self.b, self.c = (nn.Linear(12, 12) for _ in range(3)); self.b.weight = self.a.weight
+    def forward(self, x): return self.c(self.b(self.a(x).relu()))
+
+class Twice(Tied):
+    def __init__(self): super().__init__(); self.b = self.a
+
+
+@pytest.mark.parametrize('make', [Tied, Twice])
+def test_one_weight_in_two_places_is_refused_before_anything_changes(make):
+    model = make(); before = dict(model.named_modules())
+    with pytest.raises(ValueError, match='a.weight and b.weight are one weight'): sparse_storage_(model, density=.2)
+    assert dict(model.named_modules()) == before
+    sparse_storage_(model, density=.2, layers=['c']); assert type(model.c) is SparseLinear and model.a.weight is model.b.weight
