@@ -61,6 +61,7 @@ if __name__ == '__main__':
         except ValueError as e: print('refused:', e)
         try: fit(net(), 'digits', **settings() | dict(seed=5 + dist.get_rank()))
         except RuntimeError as e: print('apart:', e)
+        dist.barrier()          # a process that ends while the other still sums can abort it
     else:
         hook = killer(how, int(step))
         fit(net(), 'digits', out=f'{folder}/{how}', save_every=0 if how == 'kill' else 1e9, each_step=hook, **settings())
