@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from .density import DENSITIES, budgets
-from .init import random_masks, rescale_
+from .init import SCALINGS, random_masks, rescale_
 from .masks import Dense, Layer, Snapshot, apply_masks_, as_bool, counts, generator, matrices
 from .masks import pick, sparse_modules, sparse_parameters
 from .methods import change_, get_method, redistribute
@@ -357,7 +357,7 @@ class Sparsifier:
                  exclude=None, # globs: which of them stay dense
                  count_excluded:bool=True, # do these count in `density`?
                  masks:dict=None, # {layer: mask}: start from these, not from the method's own
-                 weights:str='keep', # 'keep' the values, or rescale them by 'unit' or 'layer'
+                 weights:str='keep', # 'keep' the values ('dense' too), or rescale them by 'unit' or 'layer'
                  grad_batches:int=1, # gradients of so many batches are averaged for growth
                  new_value:float=0.0, # value of new weights (the GGR paper uses 1e-10)
                  skip_update:bool=False, # an update replaces the optimiser's step (as in RigL)
@@ -369,7 +369,7 @@ class Sparsifier:
         self.grad_batches, self.skip_update = 1 if self.method.every else grad_batches, skip_update
         self.process_group = process_group
         check_settings(self.method, self.every, until, fraction, schedule, self.grad_batches)
-        pick('weights', weights, dict.fromkeys(('keep', 'unit', 'layer')))
+        pick('weights', weights, dict.fromkeys(('keep', *SCALINGS)))
         self.model, self.optimizer = model, hookable(optimizer)
         wanted = (1., 'uniform') if self.method.masks_nothing else (density, init)
         planned, self.targets = plan(model, *wanted, include, exclude, count_excluded)
@@ -378,7 +378,8 @@ class Sparsifier:
         if _owner_of(self.optimizer): raise ValueError(
             'this optimiser has a Sparsifier already; call its .remove() before making another')
         stored = sparse_modules(model)
-        if weights != 'keep' and any(id(p) in stored for p in planned.values()): raise ValueError(
+        rescaled = weights in ('unit', 'layer')
+        if rescaled and any(id(p) in stored for p in planned.values()): raise ValueError(
             f'weights={weights!r} rescales dense weights, and these are stored sparsely: '
             f'{[n for n, p in planned.items() if id(p) in stored][:3]}')
         self.layers = {n: stored[id(p)].store(n, self) if id(p) in stored else None
@@ -406,7 +407,7 @@ class Sparsifier:
         self._listen()
         self._expect()
         self._hide(self._masked)
-        if weights != 'keep':
+        if rescaled:
             axis = unit_axis(model)
             for layer in self._masked.values():
                 rescale_(layer.weight, layer.mask, weights, *axis.get(id(layer.weight), (0, 1)))

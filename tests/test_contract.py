@@ -11,7 +11,7 @@ from torch.nn.utils import prune
 from torch.nn.functional import cross_entropy
 
 from ggr_nb.beyond.snip import snip_masks
-from ggr_nb.init import rescale_
+from ggr_nb.init import SCALINGS, rescale_
 from ggr_nb.masks import matrices, sparse_parameters
 from ggr_nb.methods import METHODS
 from ggr_nb.sparsify import Sparsifier, unit_axis
@@ -959,6 +959,15 @@ def test_what_is_refused_leaves_model_and_optimiser_as_they_were(wrong):
     for i in range(3): step(model, opt, i)
     assert all(bool((p != 0).all()) for p in model.parameters()) and not opt._optimizer_step_pre_hooks
     quiet(Sparsifier, model, opt, 'rigl', density=.3, every=2, until=99)                 # and a second attempt is no other's business
+
+
+@core
+@pytest.mark.parametrize('weights', ['keep', *SCALINGS])
+def test_every_name_of_a_scaling_is_taken(weights):
+    model = net(); before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    s = sparse(model, method='static', weights=weights)[2]
+    same = all(torch.equal(w.detach(), before[n] * s.masks[n]) for n, w in s.weights.items())
+    assert same == (weights in ('keep', 'dense'))
 
 
 @core

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 # %% ../../nbs/train/training.ipynb #7a98c0d1
 from ..density import DENSITIES
-from ..init import generator
+from ..init import SCALINGS, generator
 from ..masks import apply_masks_, pick, sparse_parameters
 from ..methods import Method, full_masks, get_method
 from ..schedule import drop_fraction
@@ -554,7 +554,7 @@ def fit(model, # a name (see `build`), or a module, trained in place
     if storage == 'sparse':
         check_storage(method, weights, compile, recipe.ema if recipe else 0., options)
     if log is not None: pick('log', log, dict(tensorboard=None))
-    pick('weights', weights, dict.fromkeys(('keep', 'unit', 'layer')))
+    pick('weights', weights, dict.fromkeys(('keep', *SCALINGS)))
     for name, value in dict(seed=seed, batch_limit=batch_limit).items():
         try: value is None and name != 'seed' or operator.index(value)
         except TypeError: raise ValueError(f'{name}={value!r}: give an integer') from None
