@@ -357,7 +357,7 @@ class Sparsifier:
                  exclude=None, # globs: which of them stay dense
                  count_excluded:bool=True, # do these count in `density`?
                  masks:dict=None, # {layer: mask}: start from these, not from the method's own
-                 weights:str='keep', # 'keep' the values ('dense' too), or rescale them by 'unit' or 'layer'
+                 weights:str='keep', # 'keep' (or 'dense'), or rescale by 'unit' or 'layer'
                  grad_batches:int=1, # gradients of so many batches are averaged for growth
                  new_value:float=0.0, # value of new weights (the GGR paper uses 1e-10)
                  skip_update:bool=False, # an update replaces the optimiser's step (as in RigL)
