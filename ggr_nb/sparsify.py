@@ -7,7 +7,7 @@ __all__ = ['plan', 'hookable', 'check_optimizer', 'check_norms', 'check_weights'
            'unit_axis', 'MaskedWeight', 'Sparsifier']
 
 # %% ../nbs/09_sparsify.ipynb #5181887a
-import base64, inspect, json, math, operator, sys, warnings, weakref
+import base64, copy, inspect, json, math, operator, sys, warnings, weakref
 
 import torch
 from torch import nn
@@ -169,7 +169,8 @@ def _first_state(optimizer, weight):
     "{name: value}: the state of a weight that has had one step without any gradient."
     group = next(g for g in optimizer.param_groups if any(p is weight for p in g['params']))
     probe = nn.Parameter(torch.zeros(2, 2, dtype=weight.dtype, device=weight.device))
-    settings = {k: v for k, v in group.items() if k not in ('params', 'param_names')}
+    settings = copy.deepcopy({k: v for k, v in group.items()     # a counter may stand among them
+                              if k not in ('params', 'param_names')})
     taken = inspect.signature(type(optimizer)).parameters     # some settings count only from here
     try:
         trial = type(optimizer)([dict(params=[probe], **settings)],
@@ -754,9 +755,11 @@ class Sparsifier:
             for layer in (self.layers[n] for n in names):
                 layer.weight.mul_(layer.mask)
                 if 'momenta' in self.method.needs: continue      # its momentum is dense
-                states = self._states(layer)
-                begins = _first_state(self.optimizer, layer.weight) if states else {}
-                for k, s in states.items(): s.masked_fill_(layer.mask == 0, begins.get(k, 0.))
+                off = layer.mask == 0        # one value everywhere: what the optimiser holds there
+                uneven = {k: s for k, s in self._states(layer).items()
+                          if k not in self._mixed and bool(_uneven(s, off))}
+                begins = _first_state(self.optimizer, layer.weight) if uneven else {}
+                for k, s in uneven.items(): s.masked_fill_(off, begins.get(k, 0.))
 
     def _weights_loaded(self, names):
         "After a `load_state_dict` of a module: its weights are masked at once."

@@ -961,6 +961,42 @@ def test_what_is_refused_leaves_model_and_optimiser_as_they_were(wrong):
     quiet(Sparsifier, model, opt, 'rigl', density=.3, every=2, until=99)                 # and a second attempt is no other's business
 
 
+class Counting(O.Optimizer):
+    "Adam as others write it: one counter for a group, a tensor; a state that begins with 1 and decays; one that mixes places."
+    def __init__(self, params, lr=.01): super().__init__(params, dict(lr=lr, count=torch.zeros(())))
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            group['count'] += 1
+            for p in group['params']:
+                if p.grad is None: continue
+                state = self.state[p]
+                if not state: state |= dict(square=torch.ones_like(p), turned=torch.zeros_like(p))
+                state['square'].mul_(.9).addcmul_(p.grad, p.grad, value=.1)
+                state['turned'].mul_(.9).add_(p.grad.roll(1, 0), alpha=.1)
+                p.sub_(group['lr'] * (1 - .5**float(group['count'])) * p.grad / state['square'].sqrt() * (1 + state['turned'].roll(-1, 0)))
+
+
+def made_by_timm(name):
+    return lambda params: pytest.importorskip('timm.optim').create_optimizer_v2(list(params), opt=name, lr=.01)
+
+
+@core
+@pytest.mark.parametrize('order', ['mos', 'mso', 'oms', 'osm', 'smo', 'som'])
+@pytest.mark.parametrize('make', [Counting, *map(made_by_timm, ('lamb', 'rmsproptf', 'adabelief', 'adamuon'))],
+                         ids=['counting', 'lamb', 'rmsproptf', 'adabelief', 'adamuon'])
+def test_optimisers_of_others_resume_to_the_bit(make, order):
+    "Whatever an inactive place holds by their own rule stays, and looking at that rule counts no step."
+    def parts(): model = net(bias=False); return sparse(model, make(model.parameters()), 'ggr')
+    run, fresh = parts(), parts()
+    for i in range(5): quiet(step, *run[:2], i)
+    state = copy.deepcopy([part.state_dict() for part in run])
+    for k in order: fresh['mos'.index(k)].load_state_dict(copy.deepcopy(state['mos'.index(k)]))
+    for i in range(5, 11): quiet(step, *run[:2], i); quiet(step, *fresh[:2], i)
+    assert same(*(everything(*parts) for parts in (run, fresh)))
+
+
 @core
 @pytest.mark.parametrize('weights', ['keep', *SCALINGS])
 def test_every_name_of_a_scaling_is_taken(weights):
