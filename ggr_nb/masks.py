@@ -8,7 +8,7 @@ __all__ = ['SPARSE_LAYERS', 'CHUNK', 'apply_masks_', 'counts', 'densities', 'den
            'remaining', 'merged', 'Layer', 'generator', 'scramble', 'Snapshot', 'snapshot']
 
 # %% ../nbs/00_masks.ipynb #51a7ba29
-import hashlib, math
+import copy, hashlib, math
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatch
@@ -16,6 +16,7 @@ from fnmatch import fnmatch
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.overrides import TorchFunctionMode
 
 # %% ../nbs/00_masks.ipynb #da203022
 def apply_masks_(tensors:dict, # {name: tensor}, changed in place; `None` entries are skipped
@@ -82,9 +83,39 @@ SPARSE_LAYERS = (nn.Linear, nn.Bilinear, nn.Conv1d, nn.Conv2d, nn.Conv3d,
                  nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _TRANSPARENT = {'_WeightNorm': 'original1', '_SpectralNorm': 'original'}   # zeros stay zeros
 
+class _Weights(TorchFunctionMode):
+    "Collects the weights that products are made with."
+    def __init__(self): super().__init__(); self.found = []
+
+    def __torch_function__(self, product, types, args=(), kwargs=None):
+        if getattr(product, '__name__', '').startswith(('conv', 'linear')) and len(args) > 1:
+            self.found.append(args[1])
+        return product(*args, **(kwargs or {}))
+
+_KEEPS_ZEROS = {}    # class of a layer that is not torch's own -> as found when it was tried
+
+def _keeps_zeros(layer):
+    "Does it multiply by its weight as it is? Weight standardisation would fill the zeros again."
+    kind = type(layer)
+    if kind.__module__.startswith('torch.') or layer.weight.is_meta: return True
+    if kind not in _KEEPS_ZEROS:
+        try:
+            trial, weights = copy.deepcopy(layer).cpu().float().eval(), _Weights()
+            if hasattr(layer, 'in_features'): x = torch.zeros(1, layer.in_features)
+            else: x = torch.zeros(1, layer.in_channels, *(
+                2 + k * d for k, d in zip(layer.kernel_size, layer.dilation)))
+            with torch.no_grad(), weights:
+                trial.weight.zero_().view(-1)[0] = 1       # one weight, and zeros
+                trial(x)
+            used = [w for w in weights.found if w.shape == trial.weight.shape]
+            _KEEPS_ZEROS[kind] = all(int(w.count_nonzero()) < 2 for w in used)
+        except Exception: _KEEPS_ZEROS[kind] = True        # nothing is known of it
+    return _KEEPS_ZEROS[kind]
+
 def _own_weights(module):
     "The names of a module's tensors that are sets of connections, zeros of which stay zeros."
     if isinstance(module, SPARSE_LAYERS) or type(module).__name__ == 'Conv1D':
+        if hasattr(module, 'weight') and not _keeps_zeros(module): return
         yield from ('weight', 'weight_v', 'weight_orig')   # of older normalisation, pruning
     elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
         yield from (n for n in module._parameters if n.startswith('weight_'))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['plan', 'hookable', 'check_optimizer', 'check_norms', 'check_weights', 'check_settings', 'fitting', 'stays_dense',
-           'unit_axis', 'MaskedWeight', 'Sparsifier']
+           'unit_axis', 'MaskedWeight', 'agreed', 'Sparsifier']
 
 # %% ../nbs/09_sparsify.ipynb #5181887a
 import base64, copy, inspect, json, math, operator, sys, warnings, weakref
@@ -309,9 +309,16 @@ def _mark(weight):
     w = weight.detach()
     return float(w.sum()), float(torch.linalg.vector_norm(w))
 
-def _fingerprint(places):
-    "Two numbers that change when a place moves."
-    return torch.stack([places.sum(), (places * places % 1000003).sum()])
+def agreed(places:list, # of tensors of positions, one for each layer
+           group, # of processes
+           )->bool:
+    "Do all processes hold the same places? One small all-reduce."
+    dist = torch.distributed
+    marks = torch.stack([m for p in places
+                         for m in (p.new_tensor(len(p)), p.sum(), (p * p % 1000003).sum())])
+    both = torch.cat([marks, -marks])          # the maximum and, behind it, minus the minimum
+    dist.all_reduce(both, op=dist.ReduceOp.MAX, group=group)
+    return torch.equal(both[:len(marks)], -both[len(marks):])
 
 def _plain(value):
     "Numbers, texts, tensors, lists, tuples and dicts of them as JSON can say them."
@@ -394,7 +401,6 @@ class Sparsifier:
         check_norms(first)
         self.layers |= {n: MaskedWeight(n, planned[n], first[n]) for n in shapes}
         self._masked = {n: self.layers[n] for n in shapes}
-        self.stays_dense = stays_dense(model, planned)
         self.steps, self.history, self.memory = 0, [], {}
         self._sums, self._batches = {}, 0           # gradients kept for the next update
         self._updated_at = self._collected_at = None
@@ -443,6 +449,11 @@ class Sparsifier:
         return sum(self.counts().values()) / sum(l.size for l in self.layers.values())
 
     @property
+    def stays_dense(self):
+        "{name: number of weights} of the matrices without a mask, as the model is now."
+        return stays_dense(self.model, self.weights)
+
+    @property
     def dense_share(self):
         "Share of all matrix weights of the model that have no mask."
         dense = sum(self.stays_dense.values())
@@ -453,8 +464,8 @@ class Sparsifier:
 
     def __repr__(self):
         active, size = sum(self.counts().values()), sum(l.size for l in self.layers.values())
-        dense = ''
-        if self.stays_dense: dense = f', {self.dense_share:.1%} of all matrix weights stay dense'
+        share = self.dense_share
+        dense = f', {share:.1%} of all matrix weights stay dense' if share else ''
         return (f'Sparsifier({self.method.name}: {active:,} of {size:,} weights active in '
                 f'{len(self.layers)} layers, density {self.density:.4g}{dense}, '
                 f'{self.updates} updates in {self.steps} steps)')
@@ -533,6 +544,7 @@ class Sparsifier:
         written = self._written not in (None, self._versions())
         if not (self._mask_before_forward or self._suspect or written or self.steps == 0): return
         for layer in self.layers.values(): layer.follow()
+        if self._absent(self.layers): return              # functional_call lends other tensors
         if self._mask_before_forward: self._mask_weights()
         else: self._find_leaks(after_step=False)
         if written: self._written = self._versions()          # seen
@@ -565,6 +577,7 @@ class Sparsifier:
     def _collect(self):
         "Keep the dense gradient if it belongs to the average of the coming update."
         to_go = -self.steps % self.every
+        if not self.method.dynamic: return
         if not 0 < to_go < self.grad_batches or self.steps + to_go >= (self.until or 0): return
         if self._collected_at == self.steps or not _finite(grads := self._gradients()): return
         self._sums = {n: g.plus(self._sums[n]) if n in self._sums else g.over(1)     # a copy
@@ -652,14 +665,19 @@ class Sparsifier:
 
     def _masks(self): return {n: layer.mask for n, layer in self._masked.items()}
 
-    def _mask_weights(self):
-        "Set inactive weights to zero."
-        apply_masks_({n: layer.weight for n, layer in self._masked.items()}, self._masks())
+    def _mask_weights(self, names=None):
+        "Set inactive weights to zero, of all layers or of some."
+        names = names or self._masked
+        apply_masks_({n: self._masked[n].weight for n in names}, self._masks())
+
+    def _absent(self, names):
+        "Which of these weights the model does not have now."
+        there = {id(p) for p in self.model.parameters()}
+        return [n for n in names if id(self.layers[n].weight) not in there]
 
     def _need(self, names):
         "Refuse to go on with weights that the model has no longer."
-        there = {id(p) for p in self.model.parameters()}
-        if gone := [n for n in names if id(self.layers[n].weight) not in there]: raise RuntimeError(
+        if gone := self._absent(names): raise RuntimeError(
             f'the model has other tensors in place of {gone[:5]}: a new parameter, a new layer, or '
             'load_state_dict(assign=True) has replaced them, and optimiser and sparsifier hold the '
             'old ones. Make both after that, or write into the old tensors')
@@ -706,6 +724,7 @@ class Sparsifier:
                           stacklevel=4)
         elif not after_step and not self._mask_before_forward:
             self._mask_before_forward = True
+            self._watch_forward()
             kind = type(self.optimizer).__name__
             waits = (f'. {kind}.step has not been called yet: a sparsifier needs the optimiser '
                      'whose step is' if self.steps == 0 else '. If a new optimiser steps instead '
@@ -723,13 +742,9 @@ class Sparsifier:
         return group if dist.get_world_size(group) > 1 else None
 
     def _agree(self):
-        "All processes of the group must have the same masks. One small all-reduce."
-        dist, group = torch.distributed, self.group()
-        if group is None: return
-        marks = torch.cat([_fingerprint(layer.places) for layer in self.layers.values()])
-        both = torch.cat([marks, -marks])      # the maximum and, behind it, minus the minimum
-        dist.all_reduce(both, op=dist.ReduceOp.MAX, group=group)
-        if not torch.equal(both[:len(marks)], -both[len(marks):]): raise RuntimeError(
+        "All processes of the group must have the same masks."
+        if (group := self.group()) is None: return
+        if not agreed([layer.places for layer in self.layers.values()], group): raise RuntimeError(
             f'step {self.steps}: the masks of the processes differ. Do all use the same seed and '
             'order of batches, and does DDP average the gradients before the optimiser steps? If '
             'each process trains a network of its own: process_group=None')
@@ -787,20 +802,28 @@ class Sparsifier:
 
     def _listen(self):
         "Hooks on the optimiser, on the model, and on the modules that own a sparse weight."
-        ids, owners = {id(l.weight): n for n, l in self._masked.items()}, {}
-        for module in self.model.modules():
-            own = [p for p in module._parameters.values() if p is not None]
-            names = [ids[id(p)] for p in own if id(p) in ids]
-            if names: owners[module] = names
         self._handles = [
             self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(self._after_step),
             self.optimizer.register_load_state_dict_post_hook(self._state_loaded),
             self.model.register_forward_pre_hook(_Call(self, '_before_forward')),
             *(m.register_load_state_dict_post_hook(_Call(self, '_weights_loaded', names))
-              for m, names in owners.items())]
+              for m, names in self._owners())]
+        if self._mask_before_forward: self._watch_forward()
         for layer in self.layers.values(): layer.join(self.group())
         _OWNERS[self.optimizer] = weakref.ref(self)
+
+    def _owners(self): # yields (module, names of its sparse weights)
+        "The modules that own a masked weight."
+        ids = {id(l.weight): n for n, l in self._masked.items()}
+        for module in self.model.modules():
+            names = [ids[id(p)] for p in module._parameters.values() if id(p) in ids]
+            if names: yield module, names
+
+    def _watch_forward(self):
+        "From now on each layer is masked before its own forward pass, whoever calls it."
+        self._handles += [m.register_forward_pre_hook(_Call(self, '_mask_weights', names))
+                          for m, names in self._owners() if m is not self.model]
 
     def remove(self)->None:
         "Stop listening. Weights stay as they are."
@@ -861,7 +884,9 @@ class Sparsifier:
         self.memory, self.history = _from_text(state['memory']), _from_text(state['history'])
         sums = _from_text(state['sums'])
         self._sums = {n: self.layers[n].source(t) for n, t in sums.items()}
+        watched = self._mask_before_forward
         self._mask_after_step, self._mask_before_forward, mixed, self._looked_at = state['leaks']
+        if self._mask_before_forward and not watched: self._watch_forward()
         self._mixed = set(_from_text(mixed))
         self._updated_at = None if state['updated_at'] < 0 else state['updated_at']
         self._collected_at = self._written = None

@@ -526,6 +526,54 @@ def test_what_is_left_out_is_named():
     assert s.dense_share == 0
 
 
+class Standardised(nn.Conv2d):
+    "As in NFNets and BiT: the weight that is used is made of all entries, so zeros are filled again."
+    def forward(self, x):
+        w = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return torch.conv2d(x, w / w.std((1, 2, 3), keepdim=True), self.bias)
+
+
+class Padded(nn.Conv2d):
+    "Somebody's own layer that uses its weight as it is."
+    def forward(self, x): return super().forward(nn.functional.pad(x, (1, 1, 1, 1)))
+
+
+@core
+@pytest.mark.parametrize('kind,sparse', [(Standardised, False), (Padded, True)])
+def test_a_layer_that_fills_its_zeros_again_stays_dense_and_is_named(kind, sparse):
+    model = nn.Sequential(kind(3, 8, 3), nn.Flatten(), nn.LazyLinear(4)); model(torch.randn(1, 3, 6, 6)); before = model[0].weight.detach().clone()
+    s = quiet(Sparsifier, model, O.SGD(model.parameters(), .1), 'static')
+    assert ('0.weight' in s.layers) == sparse and ('0.weight' in s.stays_dense) != sparse and torch.equal(before, model[0].weight) != sparse
+
+
+@core
+def test_a_layer_that_came_later_is_named():
+    model, opt, s = sparse(net()); assert s.dense_share == 0
+    model.append(nn.Linear(4, 4)); assert '5.weight' in s.stays_dense and 'stay dense' in repr(s)
+
+
+@core
+def test_after_writes_from_outside_each_layer_is_masked_whoever_calls_it():
+    model, opt, s = sparse(net())
+    for i in range(3):
+        step(model, opt, i)
+        with torch.no_grad(): model[0].weight.add_(.1)
+    assert quiet(step, model, opt, 3) is None and s._mask_before_forward
+    with torch.no_grad(): model[0].weight.add_(.1)
+    layer = model[0]; y = layer(X)                                   # not through the model
+    assert not layer.weight.detach()[~s.masks['0.weight']].any() and torch.equal(y, nn.functional.linear(X, layer.weight, layer.bias))
+    other = copy.deepcopy((model, opt, s)); other[0][0].weight.data.add_(.1); other[0][0](X)
+    assert not other[0][0].weight.detach()[~other[2].masks['0.weight']].any()
+
+
+@core
+def test_functional_calls_borrow_the_model():
+    model, opt, s = sparse(net()); lent = {n: torch.randn_like(p) for n, p in model.named_parameters()}
+    torch.func.functional_call(model, lent, (X,))
+    for i in range(5): step(model, opt, i); torch.func.functional_call(model, lent, (X,))
+    assert s.updates == 2 and astray(s) == []
+
+
 @core
 def test_include_and_exclude_are_what_they_say():
     model = net(); every = list(sparse_parameters(model))

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from ggr_nb.init import as_mask
 from ggr_nb.methods import METHODS
-from ggr_nb.sparse import Outer, SparseLinear, csr, dense_storage_, sparse_storage_
+from ggr_nb.sparse import Outer, SparseLinear, csr, dense_storage_, sparse_storage_, unit_of, unit_of
 from ggr_nb.sparsify import Sparsifier
 
 pytestmark = [pytest.mark.core, pytest.mark.filterwarnings('ignore:.* of these weights are active')]
@@ -59,6 +59,10 @@ def step(model, opt, sparsifier, i, parts=1, clip=None):
         loss.backward(); alive.append((out, loss))
     if clip: nn.utils.clip_grad_norm_(model.parameters(), clip)
     opt.step(); ALIVE[id(model)] = alive
+
+
+def quiet(make, *args, **kw):
+    with warnings.catch_warnings(): warnings.simplefilter('ignore'); return make(*args, **kw)
 
 
 def places(sparsifier): return {n: l.places for n, l in sparsifier.layers.items()}
@@ -200,7 +204,15 @@ def _rank(rank, folder, port):
     for i in range(9):
         opt.zero_grad(); cross_entropy(net(X[rank * 8:rank * 8 + 8] + .1 * (i % 7)), Y[rank * 8:rank * 8 + 8]).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1e3); opt.step()
-    torch.save([places(s), dense(model)], f'{folder}/{rank}.pt')
+    torch.manual_seed(rank); alone = sparse_storage_(mlp(), **HOW)       # no sparsifier, and other values in each process
+    net, opt = nn.parallel.DistributedDataParallel(alone), torch.optim.SGD(alone.parameters(), .1)
+    for i in range(3): opt.zero_grad(); cross_entropy(net(X[rank * 8:rank * 8 + 8] + i), Y[rank * 8:rank * 8 + 8]).backward(); opt.step()
+    said = []
+    for make, more in ((lambda: sparse_storage_(mlp(), density=.3, init='erk', seed=rank), {}), (lambda: sparse_storage_(mlp(), **HOW), dict(find_unused_parameters=True)),
+                       (lambda: nn.Sequential(sparse_storage_(mlp(), **HOW)), {})):
+        try: nn.parallel.DistributedDataParallel(make(), **more)(X); said.append('')
+        except RuntimeError as e: said.append(str(e))
+    torch.save([places(s), dense(model), dense(alone), said], f'{folder}/{rank}.pt')
     torch.distributed.destroy_process_group()
 
 
@@ -210,8 +222,12 @@ def test_two_processes_train_the_network_of_one(tmp_path):
     torch.multiprocessing.spawn(_rank, (str(tmp_path), port), nprocs=2)
     one = built(mixed, 'ggr', True)
     for i in range(9): step(*one, i, clip=1e3)
+    torch.manual_seed(0); alone = sparse_storage_(mlp(), **HOW); opt = torch.optim.SGD(alone.parameters(), .1)
+    for i in range(3): opt.zero_grad(); cross_entropy(alone(X + i), Y).backward(); opt.step()
     for rank in (0, 1):
-        where, weights = torch.load(tmp_path / f'{rank}.pt', weights_only=True)
+        where, weights, without, said = torch.load(tmp_path / f'{rank}.pt', weights_only=True)
+        for k, v in dense(alone).items(): torch.testing.assert_close(without[k], v)
+        for text, why in zip(said, ('differ from process to process', 'find_unused_parameters', 'give DDP the very model')): assert why in text
         assert all(torch.equal(p, where[n]) for n, p in places(one[2]).items())
         for k, v in dense(one[0]).items(): torch.testing.assert_close(weights[k], v)
 
@@ -313,3 +329,107 @@ def test_one_weight_in_two_places_is_refused_before_anything_changes(make):
     with pytest.raises(ValueError, match='a.weight and b.weight are one weight'): sparse_storage_(model, density=.2)
     assert dict(model.named_modules()) == before
     sparse_storage_(model, density=.2, layers=['c']); assert type(model.c) is SparseLinear and model.a.weight is model.b.weight
+
+
+class Twice(nn.Module):
+    "One layer used twice in a forward pass."
+    def __init__(self): super().__init__(); self.inner, self.head = nn.Linear(12, 12), nn.Linear(12, 4); self.double()
+    def forward(self, x): return self.head(self.inner(self.inner(x).relu()).relu())
+
+
+@pytest.mark.parametrize('method', ['rigl', 'ggr'])
+def test_a_layer_used_twice_shows_growth_both_uses(method): same_run(Twice, method, steps=12)
+
+
+@pytest.mark.parametrize('set_to_none', [True, False])
+def test_a_batch_that_is_thrown_away_is_not_seen_by_growth(set_to_none):
+    runs = built(mlp, 'ggr', True), built(mlp, 'ggr', False)
+    for i in range(12):
+        for model, opt, _ in runs:
+            model(X.flip(1) * (math.nan if i % 4 == 2 else 3)).sum().backward(); opt.zero_grad(set_to_none)
+            for x, y in zip(X.chunk(2), Y.chunk(2)): cross_entropy(model(x + i), y).backward()
+            opt.step()
+    p, q = (places(run[2]) for run in runs)
+    assert all(torch.equal(p[n], q[n]) for n in p) and runs[0][2].updates == 5
+
+
+@pytest.mark.parametrize('penalty', ['l2', 'l1', 'both'])
+def test_a_penalty_in_the_loss_changes_no_unit_of_the_vote(penalty):
+    "What it adds at active places is none of the batches' gradient; free places hold zeros and get nothing of it."
+    runs = built(mlp, 'ggr', True), built(mlp, 'ggr', False); shown = []
+    for model, opt, s in runs:
+        for i in range(2): step(model, opt, s, i)
+        weights = [l.weight for l in s.layers.values()]
+        more = sum((w * w).sum() for w in weights) * (penalty != 'l1') + sum(w.abs().sum() for w in weights) * (penalty != 'l2')
+        opt.zero_grad(); (cross_entropy(model(X), Y) + .05 * more).backward()
+        shown.append({n: g.at((~s.masks[n]).flatten().nonzero().flatten()) for n, g in quiet(s._gradients).items()})
+    for n in shown[0]: torch.testing.assert_close(shown[0][n], shown[1][n])
+    model, opt, s = runs[0]
+    with pytest.warns(UserWarning, match='is not a multiple of what the batches gave'): s.layers['0.weight']._told = False; opt.step()
+
+
+@pytest.mark.parametrize('l2,l1', [(0, 0), (.3, 0), (0, .3), (.3, .3)])
+def test_the_unit_of_a_gradient_is_found_beside_penalties(l2, l1):
+    mine, w = torch.randn(2, 40, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    factor, exact = unit_of(.37 * mine + l2 * w + l1 * w.sign(), mine, w)
+    assert exact == (not l1 and not l2) and abs(factor - .37) < 1e-9 and not unit_of(mine.clamp(-.1, .1), mine, w)[1]
+
+
+def test_another_gradient_than_that_of_the_batches_is_said():
+    model, opt, sparsifier = built(mlp, 'ggr', True)
+    with pytest.warns(UserWarning, match='is not a multiple of what the batches gave'):
+        for i in range(6):
+            opt.zero_grad(); cross_entropy(model(X), Y).backward()
+            nn.utils.clip_grad_value_(model.parameters(), 1e-3); opt.step()
+
+
+def averages(model):
+    yield torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(.9))
+    copied = copy.deepcopy(model)
+    def update():
+        with torch.no_grad():
+            for a, b in zip(copied.parameters(), model.parameters()): a.lerp_(b, .1)
+    copied.update_parameters = lambda _: update(); yield copied
+
+
+@pytest.mark.parametrize('method', ['static', 'rigl'])                  # rigl: the number of weights stays, the places move
+@pytest.mark.parametrize('kind', [0, 1], ids=['buffers-too', 'parameters'])
+def test_an_average_of_places_that_moved_is_refused(method, kind):
+    model, opt, sparsifier = built(mlp, method, True); average = list(averages(model))[kind]
+    for i in range(5): step(model, opt, sparsifier, i); average.update_parameters(model)
+    if method == 'rigl':
+        with pytest.raises(RuntimeError, match='values of different weights are mixed'): average(X)
+        late = list(averages(model))[kind]; model = model.eval(); late.update_parameters(model); late(X)    # made after the updates
+        twin = copy.deepcopy((model, opt, sparsifier))
+        for i in range(4): step(*twin, i)                                # a copy that is trained is none
+        twin[0](X)
+    else: assert average(X).isfinite().all()
+
+
+def test_evaluation_of_torchs_encoder_takes_the_way_of_training():
+    torch.manual_seed(0)
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(12, 2, 24, dropout=0., batch_first=True), 1).eval()
+    sparse_storage_(model, density=.1); twin = dense_storage_(copy.deepcopy(model))
+    x, pad = torch.randn(2, 5, 12), torch.arange(5).expand(2, 5) > 3
+    with torch.no_grad(): torch.testing.assert_close(model(x, src_key_padding_mask=pad)[:, :4], twin(x, src_key_padding_mask=pad)[:, :4])
+    assert model.layers[0].linear1.weight.shape == (24, 12) and model.layers[0].linear1.weight.dtype == torch.float32
+
+
+def test_compiling_is_done_once_however_the_counts_move():
+    import torch._dynamo.utils as seen
+    seen.counters.clear(); model, opt, sparsifier = built(mlp, 'ggr', True); compiled = torch.compile(model, backend='eager')
+    for i in range(5): step(compiled, opt, sparsifier, i)
+    once = dict(seen.counters['frames']); before = sparsifier.counts()
+    for i in range(5, 16): step(compiled, opt, sparsifier, i)
+    assert sparsifier.counts() != before and dict(seen.counters['frames']) == once
+
+
+def test_static_masks_need_no_batches():
+    model, opt, sparsifier = built(mlp, 'static', True, every=4, grad_batches=3)
+    for i in range(9): step(model, opt, sparsifier, i)
+    assert sparsifier.updates == 0
+
+
+def test_a_second_derivative_is_refused():
+    model = sparse_storage_(mlp(), density=.1); (g,) = torch.autograd.grad(model(X).square().sum(), model[0].values, create_graph=True)
+    with pytest.raises(RuntimeError, match='once_differentiable'): g.sum().backward()
