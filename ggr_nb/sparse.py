@@ -219,16 +219,16 @@ class SparseLinear(nn.Module):
                 'the last update; or keep masks: their average is multiplied by them')
 
     @torch._disable_dynamo                   # its size moves: a compiled graph goes around it
-    def forward(self, x): # [..., in] -> [..., out]
+    def forward(self, input): # [..., in] -> [..., out]
         "The product with the active weights, in their own precision, also under autocast."
         if self._copied: self._refuse_mixed()
         ddp = DistributedDataParallel._get_active_ddp_module()
         if ddp is not None and (self._ddp is None or self._ddp() is not ddp): self._meet(ddp)
-        with torch.autocast(x.device.type, enabled=False):
-            flat = x.reshape(-1, self.in_features).to(self.values.dtype)
+        with torch.autocast(input.device.type, enabled=False):
+            flat = input.reshape(-1, self.in_features).to(self.values.dtype)
             y = _Product.apply(flat, self.values, self)
             if self.bias is not None: y = y + self.bias
-        return y.reshape(*x.shape[:-1], self.out_features)
+        return y.reshape(*input.shape[:-1], self.out_features)
 
     def to_dense(self)->nn.Linear:
         "The same layer with a dense weight."

@@ -271,6 +271,8 @@ ODDER = {                                                          # what ended 
     'channels last': lambda: Net2(lambda s, x: s.b(F.gelu(s.a(x.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2), a=L(3, 8), b=L(8, 4)),
     'channels last, flattened': lambda: Net2(lambda s, x: s.d(F.relu(s.a(x)).permute(0, 2, 3, 1).flatten(1)), a=C(3, 8, 3), d=L(8*36, 3)),
     'channels last, pooled over channels': lambda: Net2(lambda s, x: s.d(F.max_pool2d(F.relu(s.a(x)).permute(0, 2, 3, 1), 2).flatten(1)), a=C(3, 6, 3), d=L(6*3*3, 3)),
+    'features, pooled': lambda: Net2(lambda s, x: s.d(F.avg_pool1d(F.relu(s.a(x.flatten(1))), 2)), a=L(192, 8), d=L(4, 2)),
+    'tokens, features pooled': lambda: Net2(lambda s, x: s.d(F.max_pool2d(F.relu(s.a(x.flatten(2))), 3, 1, 1).flatten(1)), a=L(64, 8), d=L(24, 2)),
     'tokens': lambda: Net2(lambda s, x: s.b(F.gelu(s.c(s.n(s.a(x).flatten(2).transpose(1, 2))))).mean(1), a=C(3, 8, 3), n=nn.LayerNorm(8), c=L(8, 16), b=L(16, 4)),
     'attention': lambda: Net2(lambda s, x: s.b(F.relu(s.m(*[s.a(x).flatten(2).transpose(1, 2)] * 3)[0])), a=C(3, 8, 3), m=nn.MultiheadAttention(8, 2, batch_first=True), b=L(8, 4)),
     'a part that branches on values': lambda: Net2(lambda s, x: s.d(F.relu(s.c(s.m(F.relu(s.a(x)))))), a=C(3, 8, 3), m=Branches(), c=C(8, 8, 3), d=C(8, 2, 1)),

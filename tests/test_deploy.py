@@ -213,3 +213,27 @@ def test_a_bias_that_folding_made_and_every_layout_come_back_to_the_bit(kind, tm
     save_deployed(tmp_path/'net', small); again = load_deployed(tmp_path/'net', net)
     assert torch.equal(again(x), small(x)) and small(x).std() > 0
     assert all(a.stride() == b.stride() for a, b in zip(again.state_dict().values(), small.state_dict().values()))
+
+
+class Named(nn.Module):
+    "A layer that is called `values`, and calls by keyword."
+    def __init__(self): super().__init__(); self.values, self.conv, self.head = nn.Linear(16, 32), nn.Conv2d(2, 4, 3), nn.Linear(16, 5)
+    def forward(self, x): return self.head(input=self.conv(input=self.values(input=x).relu().view(-1, 2, 4, 4)).relu().flatten(1))
+
+
+@pytest.mark.parametrize('make', [Named, lambda: nn.Linear(16, 5), lambda: nn.Sequential(nn.Linear(16, 5))], ids=['named', 'a layer', 'sequence'])
+def test_any_name_any_call_and_a_model_that_is_one_layer(make, tmp_path):
+    torch.manual_seed(0); model, x = make(), torch.randn(6, 16)
+    masks = {n: torch.rand(p.shape) < .3 for n, p in sparse_parameters(model).items()}
+    net, table = deploy(model, masks, x, choose=all_sparse(model))
+    assert {r['chosen'] for r in table} == {'sparse'} and not any(isinstance(m, (nn.Linear, nn.Conv2d)) for m in net.modules())
+    save_deployed(tmp_path / 'net', net); again = load_deployed(tmp_path / 'net', model)
+    assert torch.equal(net(x), again(x)); torch.testing.assert_close(dense_layers(net)(x), net(x))
+    for few in (x[:0], x[:1]): assert net(few).shape == (len(few), 5)
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+def test_batches_of_none_and_images_alone(stride):
+    conv = nn.Conv2d(3, 4, 3, stride, padding=1); rows = Conv2dRows(conv)
+    for x in (torch.randn(0, 3, 7, 8), torch.randn(3, 7, 8)):
+        torch.testing.assert_close(rows(x), conv(x)); assert rows(x).shape == conv(x).shape

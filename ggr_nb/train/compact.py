@@ -10,6 +10,7 @@ __all__ = ['STAYS', 'BIAS', 'CARRIER', 'FUNCTIONS', 'MODULES', 'constants', 'Cha
 import operator
 from collections import Counter
 from copy import deepcopy
+from functools import partial
 from typing import NamedTuple
 import torch, torch.nn.functional as F
 from torch import Tensor, fx, nn
@@ -48,10 +49,10 @@ def _pointwise(run, node, out):
     "Number by number, as an activation."
     return run.only(node)
 
-def _pooled(run, node, out):
+def _pooled(run, node, out, over=None): # number of dimensions; None: all but images and channels
     "Map by map: images × channels × places."
-    x = run.only(node)
-    return x if x and x.dim == 1 and out.ndim == len(run.shape(node)) else None
+    x, maps = run.only(node), out.ndim - (over or out.ndim - 2)
+    return x if x and x.dim < maps and out.ndim == len(run.shape(node)) else None
 
 def _reduced(run, node, out):
     "A mean or a sum over other dimensions than that of the channels."
@@ -168,9 +169,8 @@ for _rule, _names in {
         gelu silu mish tanh tanh_ sigmoid sigmoid_ hardswish hardsigmoid softplus softsign
         logsigmoid clamp clamp_ abs neg exp log sqrt rsqrt square pow contiguous clone detach float to
         dropout''',
-    _pooled: '''max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d interpolate
-        adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
-        adaptive_max_pool2d adaptive_max_pool3d''',
+    **{partial(_pooled, over=d): f'''max_pool{d}d avg_pool{d}d adaptive_avg_pool{d}d
+        adaptive_max_pool{d}d''' for d in (1, 2, 3)}, _pooled: 'interpolate',
     _reduced: 'mean sum amax amin', _permuted: 'permute', _transposed: 'transpose',
     _flattened: 'flatten', _viewed: 'view reshape', _concatenated: 'cat', _normed: 'batch_norm',
     _combined: '''add add_ iadd sub sub_ isub mul mul_ imul div div_ truediv itruediv maximum
@@ -183,9 +183,9 @@ for _rule, _names in {
     _pointwise: '''ReLU ReLU6 Hardtanh LeakyReLU ELU CELU SELU GELU SiLU Mish Tanh Sigmoid Hardswish
         Hardsigmoid Softplus Softsign LogSigmoid Identity Dropout Dropout1d Dropout2d
         Dropout3d''',
-    _pooled: '''MaxPool1d MaxPool2d MaxPool3d AvgPool1d AvgPool2d AvgPool3d AdaptiveAvgPool1d
-        AdaptiveAvgPool2d AdaptiveAvgPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d
-        AdaptiveMaxPool3d Upsample UpsamplingNearest2d UpsamplingBilinear2d''',
+    **{partial(_pooled, over=d): f'''MaxPool{d}d AvgPool{d}d AdaptiveAvgPool{d}d
+        AdaptiveMaxPool{d}d''' for d in (1, 2, 3)},
+    _pooled: 'Upsample UpsamplingNearest2d UpsamplingBilinear2d',
     _flattened: 'Flatten', _along: 'BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm',
     _read: 'Linear Conv1d Conv2d Conv3d',
 }.items(): MODULES |= {getattr(nn, _n): _rule for _n in _names.split()}

@@ -50,12 +50,12 @@ class SparseRows(nn.Module):
 
 class LinearRows(SparseRows):
     "A linear layer that is only asked."
-    def forward(self, x): # [..., in] -> [..., out]
+    def forward(self, input): # [..., in] -> [..., out]
         "One input is a vector, many are a matrix."
-        flat = x.reshape(-1, self.shape[1])
+        flat = input.reshape(-1, self.shape[1])
         y = self.times(flat[0])[None] if len(flat) == 1 else self.times(flat.t()).t()
         if self.bias is not None: y = y + self.bias
-        return y.reshape(*x.shape[:-1], self.shape[0])
+        return y.reshape(*input.shape[:-1], self.shape[0])
 
     def to_dense(self)->nn.Linear: # a layer of PyTorch
         "The same layer with its zeros."
@@ -96,8 +96,9 @@ class Conv2dRows(SparseRows):
                 crow, col, _wide(self.values[here]), (out, c), check_invariants=False)))
         return made
 
-    def forward(self, x): # [B, C, H, W] -> [B, out, H', W']
+    def forward(self, input): # [B, C, H, W] -> [B, out, H', W']; or without B
         "Channels go first, so that the images of a batch lie one behind the other."
+        x = input if input.ndim == 4 else input[None]
         (sh, sw), (ph, pw), (dh, dw), (kh, kw) = (
             self.stride, self.padding, self.dilation, self.shape[2:])
         if self._places is None: self._places = self.places()
@@ -105,12 +106,12 @@ class Conv2dRows(SparseRows):
         c, b, high, wide = x.shape
         h, w = ((n - d * (k - 1) - 1) // s + 1
                 for n, d, k, s in ((high, dh, kh, sh), (wide, dw, kw, sw)))
-        flat, whole = x.view(c, -1), self.stride == (1, 1)
+        flat, whole = x.view(c, b * high * wide), self.stride == (1, 1)
         n = b * high * wide - (kh - 1) * dh * wide - (kw - 1) * dw if whole else b * h * w
         y = flat.new_empty(self.shape[0], b * high * wide if whole else n)
         seen = [flat[:, i * dh * wide + j * dw:] if whole else
                 x[:, :, i * dh:i * dh + sh * (h - 1) + 1:sh,
-                  j * dw:j * dw + sw * (w - 1) + 1:sw].reshape(c, -1)
+                  j * dw:j * dw + sw * (w - 1) + 1:sw].reshape(c, n)
                 for i, j, _ in self._places]
         begin = flat.new_zeros(len(y)) if self.bias is None else _wide(self.bias)
         for a in range(0, n, self.piece):
@@ -119,8 +120,9 @@ class Conv2dRows(SparseRows):
             for images, (_, _, matrix) in zip(seen, self._places):
                 part.addmm_(matrix, images[:, a:end])
             y[:, a:end] = part
-        y = y.view(-1, b, high, wide)[:, :, :h, :w] if whole else y.view(-1, b, h, w)
-        return y.transpose(0, 1).to(given)
+        y = y.view(len(y), b, high, wide)[:, :, :h, :w] if whole else y.view(len(y), b, h, w)
+        y = y.transpose(0, 1).to(given)
+        return y if input.ndim == 4 else y[0]
 
     def to_dense(self)->nn.Conv2d: # a layer of PyTorch
         "The same convolution with its zeros."
@@ -159,17 +161,19 @@ def seconds(
 
 def _read(model, example): # -> {layer: what it reads}
     seen = {}
-    hooks = [m.register_forward_pre_hook(lambda m, args, n=n: seen.setdefault(n, args[0]))
+    def note(name, args, kwargs): seen.setdefault(name, (*args, *kwargs.values())[0])
+    hooks = [m.register_forward_pre_hook(lambda m, *given, n=n: note(n, *given), with_kwargs=True)
              for n, m in model.named_modules() if forms(m)]
     model(example)
     for h in hooks: h.remove()
     return seen
 
-def _put(model, old, new):
+def _put(model, old, new): # -> the model, which may be the layer itself
     "A layer in the place of another, wherever it stands."
     for path, m in list(model.named_modules(remove_duplicate=False)):
         for leaf, child in list(m._modules.items()):
             if child is old: m._modules[leaf] = new
+    return new if model is old else model
 
 def deploy(
     model:nn.Module, # a trained model; it is not changed
@@ -202,10 +206,10 @@ def deploy(
             if best not in can: raise ValueError(
                 f'{name} as {best!r}: it can be {", ".join(can)}')
             if best != 'dense':
-                new = can[best](); _put(small, m, new)
+                new = can[best](); small = _put(small, m, new)
                 try: same = _difference(small(example), expected, name) <= 300 * eps
                 except (RuntimeError, AttributeError, TypeError): same = False
-                if not same: _put(small, new, m); best = 'dense'
+                if not same: small, best = _put(small, new, m), 'dense'
             table.append(dict(layer=name, seconds=took, chosen=best))
     return small.eval(), table
 
@@ -308,25 +312,32 @@ def _tensor(note, raw): # -> tensor
     out[... if note['code'] == 'all' else unpack_places(note['code'], raw[:a], len(out))] = values
     return torch.from_numpy(out.reshape(-1)).view(dtype).view(size)
 
-def _restore(model, head, raw): # in place
+def _stands_for(head, name): # of a tensor -> bool
+    "Are these the values of a sparse layer, which stand for its weight?"
+    path, _, leaf = name.rpartition('.')
+    return leaf == 'values' and 'form' in head['modules'].get(path, {})
+
+def _restore(model, head, raw): # -> the model, in place where it is not the layer itself
     "Tensors first, then the layers that are made of them."
     for name, note in head['tensors'].items():
         n = sum(note['bytes']); t = _tensor(note, raw[:n]); raw = raw[n:]
         path, _, leaf = name.rpartition('.')
         owner = model.get_submodule(path)
-        if leaf == 'values': leaf = 'weight'
+        if _stands_for(head, name): leaf = 'weight'
         if leaf in owner._buffers: owner._buffers[leaf] = t
         else: owner._parameters[leaf] = nn.Parameter(t, t.is_floating_point())
     for name, kind in head['modules'].items():
         m = model.get_submodule(name)
-        if kind.get('form') == 'LinearRows': _put(model, m, LinearRows(m.weight, m.bias).eval())
+        if kind.get('form') == 'LinearRows':
+            model = _put(model, m, LinearRows(m.weight, m.bias).eval())
         elif kind.get('form') == 'Conv2dRows':
             for k in ('stride', 'padding', 'dilation'): setattr(m, k, tuple(kind[k]))
-            _put(model, m, Conv2dRows(m).eval())
+            model = _put(model, m, Conv2dRows(m).eval())
         else:
             for k in SIZES:
                 if k in kind: setattr(m, k, kind[k])
             if 'strides' in kind: m.weight.data = _laid_out(m.weight.data, kind['strides'])
+    return model
 
 def _laid_out(t, strides): # the tensor in this layout
     reach = sum((n - 1) * s for n, s in zip(t.shape, strides, strict=True))    # the last place
@@ -360,17 +371,17 @@ def load_deployed(
             raise ValueError('its sizes do not add up')
     except DAMAGE as e: refuse(f'is damaged ({e})')
     for name, size in sizes.items():
-        full = there.get(name.replace('.values', '.weight'), -1)
-        path_, _, leaf = name.rpartition('.')
+        path_, dot, leaf = name.rpartition('.')
+        weight = f'{path_}{dot}weight'
+        full = there.get(weight if _stands_for(head, name) else name, -1)
         if full < 0 and leaf == 'bias' and _takes_bias(model, path_):    # folding gave it one
-            full = there[f'{path_}.weight']
+            full = there[weight]
         if not 0 <= size <= full: raise ValueError(
             f'{path} holds {name} with {size:,} numbers, the model has '
             f'{"no such tensor" if full < 0 else f"{full:,} there"}: give the architecture that '
             'was deployed, as it was before')
-    try: _restore(model, head, raw[end:-4])
+    try: return _restore(model, head, raw[end:-4])
     except DAMAGE as e: refuse(f'is damaged ({e})')
-    return model
 
 # %% ../../nbs/train/deploy.ipynb #c708e4c0
 def dense_layers(
@@ -379,5 +390,5 @@ def dense_layers(
     "A deployed network for `torch.export` and ONNX."
     model = deepcopy(model)
     for m in list(model.modules()):
-        if isinstance(m, SparseRows): _put(model, m, m.to_dense())
+        if isinstance(m, SparseRows): model = _put(model, m, m.to_dense())
     return model
