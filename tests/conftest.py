@@ -1,5 +1,5 @@
 """What every test shares: the project's root, one thread, no window, a still generator, a browser, a server."""
-import os, re, shutil, signal, subprocess, threading
+import multiprocessing, os, re, shutil, signal, subprocess, threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -44,6 +44,17 @@ def pytest_collection_modifyitems(items):
 def root() -> Path:
     "The folder that holds settings.ini."
     return ROOT
+
+
+# Processes of one that has imported everything already: each starts at once, where a new interpreter would import for seconds.
+forked = multiprocessing.get_context('forkserver')
+forked.set_forkserver_preload(['hypothesis', 'pytest', 'torchvision', 'ggr_nb.paper.commands', 'ggr_nb.train.deploy'])
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    "The library's workers are `forked`. (As it starts them itself, test_cli and the drivers of test_sweep have them.)"
+    monkeypatch.setattr(multiprocessing, 'get_context', lambda kind=None: forked)
 
 
 @pytest.fixture(autouse=True)

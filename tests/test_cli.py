@@ -84,7 +84,7 @@ def hold(folder, training):
         while not (folder/'gate').exists(): time.sleep(.02)
 
 
-def test_training_with_a_killed_worker_ends_as_without(tmp_path):
+def test_training_with_a_killed_worker_ends_as_without(tmp_path, quick):
     "The worker is killed in the middle of its second epoch: it cannot be through before the gate opens."
     jobs = [j for j in demo_jobs(seeds=1, epochs=2) if j.method in ('rigl', 'ggr') and j.init == 'erk']
     threads = torch.get_num_threads()

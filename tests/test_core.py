@@ -1,6 +1,7 @@
 """Properties of the core: exact counts, exact zeros, exact resumption, for every method and any input."""
 import copy
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -156,6 +157,47 @@ def test_streaming_topk_equals_the_stable_global_sort(layers, k, dtype, chunk):
     finally: masks_module.CHUNK = old
     flat = sorted(((-x, i, j) for i, xs in enumerate(layers) for j, x in enumerate(xs)))[:k]
     assert got == {i: sum(f[1] == i for f in flat) for i in range(len(layers))}
+
+
+# ---- what an update sees ----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('init', ['uniform', 'er', 'erk', lambda shapes, density, dense: dict.fromkeys(shapes, density / 2)])
+def test_a_density_is_met_to_the_last_weight(init):
+    "Also by a rule whose own densities say another number."
+    for percent in range(6, 60, 7):
+        model = small(); s = Sparsifier(model, OPTIMIZERS['sgd'](model.parameters()), 'static', density=percent / 100, init=init)
+        assert sum(s.counts().values()) == round(percent / 100 * sum(l.size for l in s.layers.values()))
+
+
+@pytest.mark.parametrize('to_none', [True, False])
+def test_an_average_of_gradients_is_their_mean(to_none):
+    "Kept as it was, whatever becomes of `p.grad`; a layer that missed a batch among them."
+    model = small(); opt = torch.optim.SGD(model.parameters(), lr=0.); s = Sparsifier(model, opt, 'ggr', density=.2, every=4, until=99, grad_batches=3)
+    seen = []
+    for i in range(4):
+        opt.zero_grad(set_to_none=to_none); cross_entropy(model(X + i), Y).backward(); seen.append(model[2].weight.grad.clone()); opt.step()
+    opt.zero_grad(set_to_none=to_none); cross_entropy(model(X + 4), Y).backward(); seen.append(model[2].weight.grad.clone())
+    torch.testing.assert_close(s._averaged()['2.weight'].tensor, sum(seen[2:]) / 3)
+
+
+def quiet_step(model, opt):
+    "A step of a network whose loss has no slope: what moves is the method's own doing."
+    for p in model.parameters(): p.grad = torch.zeros_like(p)
+    opt.step()
+
+
+def test_deepr_pulls_towards_zero_and_draws_new_noise_in_every_step():
+    method, moved = METHODS['deepr'], {}
+    for name, change in dict(pull=dict(l1=.1, temperature=0.), noise=dict(l1=0., temperature=.02)).items():
+        torch.manual_seed(0); model = nn.Sequential(nn.Linear(60, 60)); opt = torch.optim.SGD(model.parameters(), lr=.01)
+        s = Sparsifier(model, opt, replace(method, every=9, **change), density=.5, until=10, weights='keep'); on, w = s.masks['0.weight'], model[0].weight
+        with torch.no_grad(): w += w.sign() * on                              # far from zero: none flips
+        places = [w.detach().clone()]
+        for _ in range(2): quiet_step(model, opt); places.append(w.detach().clone())
+        moved[name] = [(b - a)[on] for a, b in zip(places, places[1:])]
+    torch.testing.assert_close(moved['pull'], [-.001 * torch.ones(int(on.sum())) * places[0].sign()[on]] * 2, rtol=0, atol=1e-6)
+    one, two = moved['noise']
+    assert abs(float(torch.corrcoef(torch.stack([one, two]))[0, 1])) < .1 and float(one.std()) == pytest.approx((2 * .02 * .01)**.5, rel=.1)
 
 
 # ---- in other people's loops ----------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 Every trial has a seed; FAULTS=1000 makes a night of what is half a minute in the suite. A trial waits for
 what it needs to see, never for a clock."""
-import contextlib, io, json, multiprocessing, os, random, re, signal, warnings
+import contextlib, io, json, os, random, re, signal, warnings
 from collections import Counter
 from unittest.mock import patch
 
@@ -16,13 +16,12 @@ from ggr_nb.paper.sweep import Results
 from ggr_nb.train.files import cached
 from ggr_nb.train.runs import Run, load_checkpoint, previous, save_checkpoint
 from ggr_nb.train.training import fit
+from conftest import forked
 from test_train import SET, SHORT, same, whole
 
 pytestmark = pytest.mark.faults
 FAULTS = int(os.environ.get('FAULTS', 12))
 share = lambda part: max(2, int(FAULTS * part))
-spawn = multiprocessing.get_context('forkserver')
-spawn.set_forkserver_preload(['hypothesis', 'pytest', 'torchvision', 'ggr_nb.paper.commands', 'ggr_nb.train.deploy'])
 
 
 # --- ended at any moment
@@ -50,8 +49,8 @@ def until(pipe, enough):
 
 
 def begin(target, *arguments):
-    here, there = spawn.Pipe()
-    process = spawn.Process(target=target, args=(*arguments, there)); process.start(); there.close()
+    here, there = forked.Pipe()
+    process = forked.Process(target=target, args=(*arguments, there)); process.start(); there.close()
     return process, here
 
 

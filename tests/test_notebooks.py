@@ -156,7 +156,7 @@ def test_there_are_notebooks():
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.relative_to(ROOT / 'nbs').with_suffix('').as_posix())
-def test_notebook(path, monkeypatch, capfd):
+def test_notebook(path, monkeypatch, capfd, quick):
     "The notebook runs, and what it stores is what it shows."
     for name in sorted(set(re.findall(r'^\s*(?:import|from) (lightning|transformers|accelerate|timm|ray)\b', notebook_code(path), re.M))):
         pytest.importorskip(name, reason=f'{name} is not installed, which this guide is about: pip install {name}')

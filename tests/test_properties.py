@@ -16,7 +16,7 @@ from ggr_nb.allocate import ALLOCATIONS, Allocation
 from ggr_nb.density import DENSITIES, budgets, largest_remainder
 from ggr_nb.drop import adjust, drop_local, set_score
 from ggr_nb.init import as_mask, effective_fan_in, fan_in, random_masks, rescale_, sample, sparse_init_
-from ggr_nb.masks import Dense, Layer, generator, merged, remaining, snapshot
+from ggr_nb.masks import Dense, Layer, as_bool, generator, merged, remaining, snapshot
 from ggr_nb.methods import METHODS, new_masks, redistribute
 from ggr_nb.schedule import SCHEDULES, drop_fraction, step_lr
 from ggr_nb.topk import StreamingTopK
@@ -191,6 +191,12 @@ def test_streaming_topk_equals_a_sort_of_everything_for_any_split(layers, k, chu
     assert sorted(kept) == [f[0] for f in flat[:k]]
     if not lot: assert {i: b.tolist() for i, b in best.items()} == {i: [f[3] for f in flat[:k] if f[2] == i] for i in range(len(layers))}
     else: assert sorted((-abs(layers[i][j]), luck(i, j)) for i in best for j in best[i].tolist()) == [f[:2] for f in flat[:k]]
+
+
+def test_masks_that_are_shown_are_copies():
+    for held in (torch.ones(2, 3, dtype=torch.bool), torch.ones(2, 3)):
+        shown = as_bool({'a': held})['a']; shown[0] = False
+        assert shown.dtype == torch.bool and held.all()
 
 
 # ---- the start, and the schedule ------------------------------------------------------------------------------
@@ -393,8 +399,10 @@ def test_growth_never_collides(layers, rule, blocked, voted, share, seed):
         if voted: layer = replace(layer, best=torch.tensor(sorted((i for i in open_ if grad[i]), key=lambda i: -grad[i]), dtype=torch.int64))
         q = round(share * len(open_)); got = RULES[rule](snap, layer, q).tolist()
         assert len(got) == len(set(got)) == q and not set(got) & taken and all(0 <= i < layer.size for i in got)
-        first = {'gradient': q, 'all': q, 'half': math.ceil(q / 2)}.get(rule, 0)
-        assert [grad[i] for i in got[:first]] == sorted((grad[i] for i in open_), reverse=True)[:first]
+        first = {'gradient': q, 'all': q, 'momentum': q, 'half': math.ceil(q / 2)}.get(rule, 0)
+        size = layer.sources['momenta'].tensor.flatten().abs().tolist() if rule == 'momentum' else grad
+        assert [size[i] for i in got[:first]] == sorted((size[i] for i in open_), reverse=True)[:first]
+        if rule == 'sampled' and 2 * q >= len(open_): assert sorted((grad[i] for i in got), reverse=True) == sorted((grad[i] for i in open_), reverse=True)[:q]
 
 
 # ---- whole updates --------------------------------------------------------------------------------------------
@@ -414,7 +422,7 @@ def test_every_method_conserves_the_count_over_updates_of_anything(method, layer
             gone, born, was = set(made.dropped[n].tolist()), set(made.grown[n].tolist()), set(old[n].flatten().nonzero().flatten().tolist())
             assert len(gone) == len(made.dropped[n]) and gone <= was and len(gone) < len(was)
             assert len(born) == len(made.grown[n]) == made.quotas[n] and not born & (was - gone)
-            if not rule.regrow_dropped and born & gone: assert (was | born) >= set(range(old[n].numel())), 'a dropped place came back too early'
+            if method == 'dsr' and born & gone: assert (was | born) >= set(range(old[n].numel())), 'a dropped place came back too early'
             assert set(new[n].flatten().nonzero().flatten().tolist()) == (was - gone) | born
         count = {n: int(m.sum()) for n, m in new.items()}
         assert all(c >= 1 for c in count.values())
@@ -423,6 +431,37 @@ def test_every_method_conserves_the_count_over_updates_of_anything(method, layer
         else: assert sum(count.values()) == sum(before.values())
         masks = new
     if method == 'gmp': assert all(c == 1 for c in count.values())
+
+
+@few(max_examples=60)
+@given(network, st.floats(0, 1), seeds)
+def test_named_methods_take_the_places_that_their_papers_say(layers, fraction, seed):
+    "Where all values differ nothing is left to chance: which go, how many each layer gets, which come; dropped places may come back."
+    gen = generator(seed); masks = masks_of(layers, gen); snap = state_of(layers, masks, gen, distinct=True, fraction=fraction, seed=seed)
+    for l in snap.layers.values(): l.sources['momenta'] = Dense(l.sources['grads'].tensor.flip(0) * 3)
+    def made(name): m = redistribute(METHODS[name], snap); return m.dropped, m.quotas, m.grown
+    size = lambda l, of: l.sources[of].tensor.flatten().abs().tolist()
+    for name, of, share in (('rigl', 'grads', 1), ('ggr-rigl', 'grads', 1), ('chase', 'grads', 1), ('rigl-sg', 'grads', 1), ('snfs', 'momenta', 1), ('ggr', 'grads', .5)):
+        dropped, quotas, grown = made(name)
+        for n, l in snap.layers.items():
+            value = dict(zip(l.places.tolist(), l.values.abs().tolist())); gone = set(dropped[n].tolist())
+            assert gone == set(sorted(value, key=value.get)[:len(gone)]), f'{name} drops others than the smallest'
+            if name != 'chase': assert len(gone) == min(round(fraction * len(value)), len(value) - 1)
+            free = sorted(set(range(l.size)) - (set(value) - gone), key=lambda i: -size(l, of)[i]); first = math.ceil(share * quotas[n])
+            assert grown[n].tolist()[:first] == free[:first], f'{name} grows others than the largest'
+
+
+@few(max_examples=30)
+@given(st.integers(2, 30), seeds)
+def test_newborn_weights_of_deepr_are_tiny_of_either_sign_and_remembered(size, seed):
+    gen = generator(seed); on = torch.randperm(size, generator=gen)[:max(1, size // 3)].sort().values
+    values, known = torch.randn(len(on), generator=gen), torch.randint(0, 2, (len(on),), generator=gen).to(torch.int8) * 2 - 1
+    snap = replace(snapshot({}, {}, {}, seed=seed), layers={'l': Layer('l', (size, 1), on, values)}, memory={'signs': {'l': (on, known)}})
+    made = redistribute(METHODS['deepr'], snap)
+    assert all(math.isclose(abs(v), 1e-12, rel_tol=1e-6) for v in made.values['l'].tolist())
+    where, signs = made.memory['signs']['l']; old = dict(zip(on.tolist(), values.sign().tolist()))
+    want = {i: s for i, s in old.items() if i not in made.dropped['l'].tolist()} | dict(zip(made.grown['l'].tolist(), made.values['l'].sign().tolist()))
+    assert where.tolist() == sorted(want) and dict(zip(where.tolist(), signs.tolist())) == want
 
 
 @pytest.mark.parametrize('method', sorted({*DYNAMIC} - {'deepr-global'}))   # its draw is over all places, one behind the other

@@ -119,7 +119,22 @@ def test_the_streamed_gradient_is_the_dense_one(rows, columns, batch, seed):
     x, dy = torch.randn(batch, columns, generator=gen).double(), torch.randn(batch, rows, generator=gen).double()
     whole, outer = dy.t() @ x, Outer(x, dy)
     some = torch.randperm(rows * columns, generator=gen)[:5]
-    torch.testing.assert_close(outer.at(some), whole.view(-1)[some]); torch.testing.assert_close(outer.magnitudes(0, rows), whole.view(-1).abs())
+    torch.testing.assert_close(outer.at(some), whole.view(-1)[some])
+    for first in range(rows): torch.testing.assert_close(outer.magnitudes(first, rows), whole[first:].reshape(-1).abs())
+
+
+def test_a_layer_that_was_never_dense_has_hes_variance_for_the_inputs_of_each_unit():
+    where = torch.cat([torch.arange(100), 20000 + torch.arange(10000)])
+    layer = SparseLinear.drawn(nn.Linear(20000, 2, device='meta'), where, torch.Generator().manual_seed(0))
+    for unit, n in enumerate((100, 10000)): assert math.isclose(float(layer.values.detach()[layer.rows == unit].std()), (2 / n)**.5, rel_tol=.2)
+
+
+def test_another_pattern_keeps_the_values_that_both_have():
+    model, _, s = built(mlp, 'set', True); layer, module = s.layers['0.weight'], model[0]
+    old, values = layer.places, module.values.detach().clone(); free = torch.tensor(sorted({*range(layer.size)} - {*old.tolist()}))
+    new = torch.cat([old[::2], free[:5]]).sort().values
+    layer.restore(new); weight = dict(zip(old.tolist(), values.tolist()))
+    assert torch.equal(module.places, new) and module.values.tolist() == [weight.get(i, 0.) for i in new.tolist()]
 
 
 @pytest.mark.parametrize('order', [(0, 1, 2), (2, 1, 0), (1, 2, 0)])

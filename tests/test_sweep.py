@@ -2,7 +2,6 @@
 import errno
 import json
 import math
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
+from conftest import forked
 from ggr_nb.paper.sweep import Pool, RayPool, Results, report, sweep
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -63,13 +63,13 @@ def write_for_ever(path, name):
     while True: Results(path).append(dict(key=f'{name}/{i}', text='x' * 200_000)); i += 1
 
 
-spawn = multiprocessing.get_context('spawn')
+pytestmark = pytest.mark.usefixtures('quick')
 
 
 # --- the file
 def test_processes_append_at_the_same_time(tmp_path):
     path = tmp_path/'r.jsonl'
-    team = [spawn.Process(target=write_many, args=(path, name, 60)) for name in 'abc']
+    team = [forked.Process(target=write_many, args=(path, name, 60)) for name in 'abc']
     for p in team: p.start()
     for p in team: p.join()
     assert [p.exitcode for p in team] == [0, 0, 0]
@@ -80,7 +80,7 @@ def test_processes_append_at_the_same_time(tmp_path):
 def test_a_writer_killed_while_it_writes(tmp_path):
     path = tmp_path/'r.jsonl'
     for attempt in range(3):
-        p = spawn.Process(target=write_for_ever, args=(path, str(attempt)))
+        p = forked.Process(target=write_for_ever, args=(path, str(attempt)))
         p.start()
         wait_for(lambda: path.exists() and f'"{attempt}/5"' in path.read_text())
         os.kill(p.pid, signal.SIGKILL); p.join()
@@ -212,7 +212,7 @@ def stubborn(task, **place):
 # --- two at once, and a full disk
 def test_two_sweeps_on_one_file(tmp_path):
     results, gate = Results(tmp_path/'r.jsonl'), tmp_path/'gate'
-    first = spawn.Process(target=hold_for, args=(results.path, gate)); first.start()
+    first = forked.Process(target=hold_for, args=(results.path, gate)); first.start()
     wait_for(lambda: (tmp_path/'held').exists())
     with pytest.raises(BlockingIOError, match=f'in use by process {first.pid} since'): sweep([], results, Pool(work), progress=False)
     results.append(dict(key='x'))                                                     # one line more is no sweep
@@ -245,8 +245,8 @@ def fill_up(path, said):
 
 def test_a_full_disk_costs_one_result(tmp_path):
     path = tmp_path/'r.jsonl'
-    here, there = spawn.Pipe()
-    p = spawn.Process(target=fill_up, args=(path, there)); p.start(); there.close()
+    here, there = forked.Pipe()
+    p = forked.Process(target=fill_up, args=(path, there)); p.start(); there.close()
     number, text = here.recv(); p.join()
     assert number == errno.EFBIG and 'task/4 was not written' in text and 'all others are untouched' in text
     assert path.read_bytes().endswith(b'}\n') and list(Results(path).load()) == [f'task/{n}' for n in range(4)]
