@@ -740,7 +740,10 @@ def test_nothing_is_kept_alive(way):
 
 @core
 def test_memory_stays_and_a_model_outlives_its_sparsifier():
-    model, opt, s = sparse(net()); s.remove(); ref = weakref.ref(s); del s; gc.collect()
+    model, opt, s = sparse(net()); before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match='has a Sparsifier already'): sparse(model, opt, density=.1)
+    assert same(before, model.state_dict())
+    s.remove(); ref = weakref.ref(s); del s; gc.collect()
     assert ref() is None
     step(model, opt); assert sparse(model, opt)[2].steps == 0           # another one may follow
 
