@@ -52,7 +52,7 @@ def wait_for(condition, seconds=900):
 
 
 def test_demo_interrupted_and_started_again(start, command, tmp_path):
-    arguments = ('--seeds', 1, '--epochs', 2)
+    arguments = ('--seeds', 1, '--epochs', 2, '--inits', 'erk')
     file = tmp_path/'runs/demo/results.jsonl'
     first = start('ggr_demo', *arguments, '--workers', 1)
     wait_for(lambda: file.exists() and file.read_text().count('\n') >= 2)
@@ -61,13 +61,13 @@ def test_demo_interrupted_and_started_again(start, command, tmp_path):
     assert first.returncode == 130, f'not interrupted: {len(file.read_text().splitlines())} runs done; {err[-2000:]}'
     assert 'the same command goes on' in err and 'Traceback' not in err
     before = file.read_text().splitlines()
-    assert 2 <= len(before) < 12
-    status, out, err = command('ggr_demo', *arguments, '--workers', 2)
+    assert 2 <= len(before) < 6
+    status, out, err = command('ggr_demo', *arguments, '--workers', 1)
     assert status == 0, err
     after = file.read_text().splitlines()
     assert after[:len(before)] == before
-    assert Counter(json.loads(line)['key'] for line in after) == Counter(j.key for j in demo_jobs(seeds=1, epochs=2))
-    assert out.count(': GGR is ') == 2 and '98 % of 91,' in out
+    assert Counter(json.loads(line)['key'] for line in after) == Counter(j.key for j in demo_jobs(seeds=1, epochs=2, inits=['erk']))
+    assert out.count(': GGR is ') == 1 and '98 % of 91,' in out
     for name in ('accuracy.png', 'density.png'): assert (file.parent/name).stat().st_size > 5000
 
 
@@ -187,19 +187,19 @@ def test_table_as_text_and_markdown(command, tmp_path):
     assert status == 0 and out.count('| SET | published |') == 4
 
 
-def test_sweep_over_real_images_resumes(command, tmp_path):
+def test_sweep_over_real_images_resumes(tmp_path, monkeypatch, capsys, quick):
+    monkeypatch.chdir(tmp_path)
+    def said(name, *words): commands.answer(getattr(commands, name), words); return capsys.readouterr().out
     try: cifar100()
     except (FileNotFoundError, OSError) as e: pytest.skip(f'CIFAR-100 is not here: {e}')
     small = ('--data', 'cifar100', '--models', 'resnet18', '--inits', 'uniform', '--sparsities', '0.99', '--seeds', 0, '--epochs', 2,
              '--width', .0625, '--images', 256, '--stem', 4, '--batch', 64, '--updates', 2, '--plain', '--workers', 1)
-    status, out, err = command('ggr_sweep', '--methods', 'ggr', *small)
-    assert status == 0 and 'REDUCED' in out, err
-    status, out, err = command('ggr_sweep', '--methods', 'dense,ggr', *small)
-    assert status == 0 and '2 runs, 1 of them in results/paper.jsonl' in out, err
+    assert 'REDUCED' in said('ggr_sweep', '--methods', 'ggr', *small)
+    assert '2 runs, 1 of them in results/paper.jsonl' in said('ggr_sweep', '--methods', 'dense,ggr', *small)
     records = Results(tmp_path/'results/paper.jsonl').load()
     assert len(records) == 2 and all(r['reduced'] for r in records.values())
     assert len((tmp_path/'results/paper.jsonl').read_text().splitlines()) == 2
-    status, out, err = command('ggr_table', 1)
+    out = said('ggr_table', 1)
     assert 'REDUCED (epochs=2' in out and out.count(' (1)') == 2
 
 

@@ -903,14 +903,14 @@ def real(load):
 
 
 def test_cifar100_learns_and_bf16_is_as_good():
-    "160 steps of a narrow ResNet on ten of the hundred classes; bf16 within the noise of float32."
-    data = subset(real(cifar100), 10)
-    recipe = Recipe(epochs=4, batch=50, lr=.1, milestones=(3,), update_until=3, fraction=.3, every=30)
-    kw = dict(recipe=recipe, width=.125, progress=False, device='cpu', batch_limit=40)
+    "90 steps of a narrow ResNet on five of the hundred classes; bf16 within the noise of float32."
+    data = subset(real(cifar100), 5).part(test=250)
+    recipe = Recipe(epochs=3, batch=50, lr=.1, milestones=(2,), update_until=2, fraction=.3, every=20)
+    kw = dict(recipe=recipe, width=.125, progress=False, device='cpu', batch_limit=30)
     plain, half = (fit('resnet18', data, 'ggr', .2, amp=amp, **kw) for amp in (False, True))
     print(f'float32 {plain.accuracy:.1f} %, bf16 {half.accuracy:.1f} %')
-    assert plain.accuracy > 30 and half.accuracy > 30 and abs(plain.accuracy - half.accuracy) < 8
-    assert len(plain.updates) == 3 and sum(plain.history[-1]['counts'].values()) == sum(half.history[-1]['counts'].values())
+    assert plain.accuracy > 40 and half.accuracy > 40 and abs(plain.accuracy - half.accuracy) < 12
+    assert len(plain.updates) == 2 and sum(plain.history[-1]['counts'].values()) == sum(half.history[-1]['counts'].values())
 
 
 def subset(data, classes):
