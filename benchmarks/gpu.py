@@ -198,11 +198,12 @@ def agree_resume(device, size):
     stop = lambda t: t.asked.append(2) if t.position == 30 else None
     before, torch.backends.cudnn.deterministic = torch.backends.cudnn.deterministic, True
     try:
-        a, b = digits_run(device), digits_run(device)
+        width = .25 if size['toy'] else 1
+        a, b = digits_run(device, width=width), digits_run(device, width=width)
         with tempfile.TemporaryDirectory() as folder:
-            try: digits_run(device, out=Path(folder)/'run', each_step=stop)
+            try: digits_run(device, width=width, out=Path(folder)/'run', each_step=stop)
             except Stopped: pass
-            c = digits_run(device, out=Path(folder)/'run', resume=True)
+            c = digits_run(device, width=width, out=Path(folder)/'run', resume=True)
     finally: torch.backends.cudnn.deterministic = before
     far = lambda r: max(float((r.state[n].double() - t.double()).abs().max()) for n, t in a.state.items())
     repeats = not far(b)
@@ -211,7 +212,7 @@ def agree_resume(device, size):
 
 def agree_job(device, size):
     "A job of a sweep runs to its last line."
-    job = Job('digits', 'digits_net', 'ggr', .1, 'erk', 0, epochs=2, batch=64, updates=4)
+    job = Job('digits', 'digits_net', 'ggr', .1, 'erk', 0, epochs=2, width=.25 if size['toy'] else None, batch=64, updates=4)
     there, here = run_job(job, device=str(device)), run_job(job, device='cpu')
     equal = there.keys() == here.keys() and sum(there['counts'].values()) == sum(here['counts'].values()) and there['counts_start'] == here['counts_start']
     return dict(promised=True, equal=equal, accuracy=dict(device=there['accuracy'], cpu=here['accuracy']))

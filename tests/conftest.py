@@ -29,7 +29,8 @@ def pytest_ignore_collect(collection_path, config):
 
 
 # a worker takes a file at a time: the longest first, so that both end together
-LONGEST = 'test_notebooks', 'test_site', 'test_cli', 'test_train', 'test_sweep', 'test_gpu_benchmark', 'test_contract', 'test_core', 'test_faults'
+LONGEST = ('test_notebooks', 'test_site', 'test_train', 'test_gpu_benchmark', 'test_cli', 'test_contract', 'test_core', 'test_distributed', 'test_device',
+           'test_sweep', 'test_faults', 'test_package')
 
 
 def pytest_collection_modifyitems(items):

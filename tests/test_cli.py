@@ -45,6 +45,14 @@ def command(start):
     return run
 
 
+@pytest.fixture
+def said(tmp_path, monkeypatch, capsys):
+    "What a command says, in this process and a folder of its own; how it is started from a terminal is tried with `command`."
+    monkeypatch.chdir(tmp_path)
+    def run(name, *words): commands.answer(getattr(commands, name), words); return capsys.readouterr().out
+    return run
+
+
 def wait_for(condition, seconds=900):
     limit = time.monotonic() + seconds
     while not condition() and time.monotonic() < limit: time.sleep(.05)
@@ -71,10 +79,11 @@ def test_demo_interrupted_and_started_again(start, command, tmp_path):
     for name in ('accuracy.png', 'density.png'): assert (file.parent/name).stat().st_size > 5000
 
 
-def test_demo_refuses_before_the_first_run(command, tmp_path):
+def test_demo_refuses_before_the_first_run(said, tmp_path, capsys):
     "(What else is refused is tried in the notebook.)"
-    status, out, err = command('ggr_demo', '--inits', 'erk,unifrom')
-    assert status == 1 and "'uniform'" in err and 'Traceback' not in err and not (tmp_path/'runs').exists()
+    with pytest.raises(SystemExit) as ended: said('ggr_demo', '--inits', 'erk,unifrom')
+    err = capsys.readouterr().err
+    assert ended.value.code == 1 and "'uniform'" in err and 'Traceback' not in err and not (tmp_path/'runs').exists()
 
 
 def hold(folder, training):
@@ -144,9 +153,10 @@ def test_every_switch_of_a_training_from_the_terminal(command, tmp_path):
     assert config['recipe']['epochs'] == 2 and config['density'] == .2
 
 
-def test_help_explains_every_parameter_of_a_training(command):
-    status, out, _ = command('ggr_train', '--help')
-    assert status == 0
+def test_help_explains_every_parameter_of_a_training(said, capsys):
+    with pytest.raises(SystemExit) as ended: said('ggr_train', '--help')
+    out = capsys.readouterr().out
+    assert not ended.value.code
     for name, word in dict(amp='bf16, fp16', channels_last='on, off, auto', compile='torch.compile', fused='one kernel', weights='layer, unit', exclude='dense',
                            grad_batches='averaged', batch_limit='trial', save_every='checkpoints').items():
         assert f'--{name}' in out and word in ' '.join(out.split()), name
@@ -180,16 +190,13 @@ def test_a_run_of_the_papers_recipe_counts_in_the_table_like_the_sweeps(tmp_path
     for r in want: assert timeless(found[r['key']]) == timeless(r)
 
 
-def test_table_as_text_and_markdown(command, tmp_path):
-    status, out, err = command('ggr_table', 3, '--results', '')
-    assert status == 0 and 'SET+RigL' in out and '64.11' in out
-    status, out, err = command('ggr_table', 1, '--markdown', '--results', '')
-    assert status == 0 and out.count('| SET | published |') == 4
+def test_table_as_text_and_markdown(said):
+    out = said('ggr_table', 3, '--results', '')
+    assert 'SET+RigL' in out and '64.11' in out
+    assert said('ggr_table', 1, '--markdown', '--results', '').count('| SET | published |') == 4
 
 
-def test_sweep_over_real_images_resumes(tmp_path, monkeypatch, capsys, quick):
-    monkeypatch.chdir(tmp_path)
-    def said(name, *words): commands.answer(getattr(commands, name), words); return capsys.readouterr().out
+def test_sweep_over_real_images_resumes(said, tmp_path, quick):
     try: cifar100()
     except (FileNotFoundError, OSError) as e: pytest.skip(f'CIFAR-100 is not here: {e}')
     small = ('--data', 'cifar100', '--models', 'resnet18', '--inits', 'uniform', '--sparsities', '0.99', '--seeds', 0, '--epochs', 2,
@@ -229,9 +236,9 @@ def test_a_reader_that_leaves(tmp_path):
     assert status in (0, 141) and out.startswith('Table 1') and err == ''
 
 
-@pytest.mark.parametrize('encoding, sign', [('ascii', '+-'), ('cp1252', '±')])
-def test_screens_that_lack_characters(tmp_path, encoding, sign):
-    status, out, err = shell("ggr_table 1 --results ''; ggr_table --help", tmp_path, PYTHONIOENCODING=encoding)
+@pytest.mark.parametrize('encoding, sign, more', [('ascii', '+-', '; ggr_table --help'), ('cp1252', '±', '')])
+def test_screens_that_lack_characters(tmp_path, encoding, sign, more):
+    status, out, err = shell("ggr_table 1 --results ''" + more, tmp_path, PYTHONIOENCODING=encoding)
     assert status == 0 and err == '' and 'dense' in out and (sign in out or encoding != 'ascii')
 
 

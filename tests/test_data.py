@@ -1,6 +1,7 @@
 """Data: augmentation against a picture-by-picture reference, repeatability, and files that are missing, cut off or wrong."""
-import json, math, os, pickle, signal, subprocess, sys, tarfile, textwrap, time, zipfile
+import json, math, os, pickle, subprocess, sys, tarfile, textwrap, time, zipfile
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import md5
 from functools import partial
@@ -18,6 +19,7 @@ from PIL import Image
 from torchvision import datasets
 from torchvision.transforms import functional as TF
 
+from conftest import forked
 from ggr_nb.train import data as data_module, files as files_module
 from ggr_nb.train.data import (DATASETS, Data, cifar10, cifar100, digits, draws, mnist, moments, normalised, picked, sources,
                                tiny_imagenet)
@@ -652,40 +654,48 @@ def test_it_is_mapped_and_private(tmp_path):
     assert (tmp_path / 'c.u8').read_bytes() == before and numbers_cache(tmp_path)[1].unique().tolist() == [1]
 
 
-SLOW = '''
-    import sys, time, torch
-    from pathlib import Path
-    from ggr_nb.train.files import cached
+def building(folder, said, room=None):
+    "In a process of its own, on a disk with so much room: what is decoded is said, and how it ended."
+    if room: import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
     def make():
-        for i in range(100): print(i, flush=True); time.sleep(.01); yield torch.full((3, 64, 64), i, dtype=torch.uint8)
-    x = cached(Path(sys.argv[1]) / 'c', 'a', (100, 3, 64, 64), make)
-    print('sum', x.sum(dtype=torch.int64).item())
-'''
+        for i in range(100): said.send(i); time.sleep(.01); yield torch.full((3, 64, 64), i, dtype=torch.uint8)
+    try: said.send(f"sum {cached(folder / 'c', 'a', (100, 3, 64, 64), make).sum(dtype=torch.int64).item()}")
+    except OSError as e: said.send(str(e))
 
 
-def slow(folder): return subprocess.Popen([sys.executable, '-c', textwrap.dedent(SLOW), str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def begun(folder, **how):
+    here, there = forked.Pipe()
+    p = forked.Process(target=building, args=(folder, there), kwargs=how); p.start(); there.close()
+    return p, here
+
+
+def heard(pipe):
+    "All that is said, to the end of the process."
+    said = []
+    with suppress(EOFError, ConnectionResetError):
+        while True: said.append(pipe.recv())
+    return said
 
 
 def test_a_writer_killed_half_way_leaves_nothing_that_counts(tmp_path):
-    p = slow(tmp_path)
-    while p.stdout.readline().strip() != '60': pass
-    p.send_signal(signal.SIGKILL); p.wait()
+    p, said = begun(tmp_path)
+    while said.recv() != 60: pass
+    p.kill(); p.join()
     assert sorted(f.suffix for f in tmp_path.iterdir()) == ['.lock', '.part']
     x = cached(tmp_path / 'c', 'a', (2, 1), lambda: iter(torch.tensor([[3], [4]], dtype=torch.uint8)))
     assert x.tolist() == [[3], [4]] and not list(tmp_path.glob('*.part'))      # what was left behind is gone
 
 
 def test_of_three_processes_at_once_one_decodes_and_all_get_the_whole(tmp_path):
-    ends = [p.communicate()[0].splitlines() for p in [slow(tmp_path) for _ in range(3)]]
+    ends = [heard(said) for _, said in [begun(tmp_path) for _ in range(3)]]
     assert [e[-1] for e in ends] == [f'sum {sum(range(100)) * 3 * 64 * 64}'] * 3
     assert sorted(len(e) for e in ends) == [1, 1, 101]
     assert sorted(f.name for f in tmp_path.iterdir()) == ['c.json', 'c.u8']
 
 
 def test_a_full_disk_is_reported_and_cleaned_up(tmp_path):
-    code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n" + textwrap.dedent(SLOW)
-    out = subprocess.run([sys.executable, '-c', code, str(tmp_path)], capture_output=True, text=True)
-    assert out.returncode and 'cannot be written' in out.stderr and 'cache=' in out.stderr and '1 MB' in out.stderr
+    *_, said = heard(begun(tmp_path, room=300_000)[1])
+    assert 'cannot be written' in said and 'cache=' in said and '1 MB' in said
     assert not list(tmp_path.iterdir())
 
 

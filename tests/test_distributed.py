@@ -1,5 +1,6 @@
 """Two real processes under torchrun: they follow one process, agree on every mask, die and go on."""
 import os, subprocess, sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest, torch
@@ -27,8 +28,10 @@ def folder(tmp_path_factory): return tmp_path_factory.mktemp('ddp')
 @pytest.fixture(scope='module')
 def ended(folder):
     "Two trainings that did not reach their end: one process killed, and the launcher asked to stop."
-    return {how: (torchrun(folder, f'{how}:{step}'), sorted(p.name for p in (folder/how).iterdir()))
-            for how, step in (('kill', 29), ('term', 17))}
+    def end(how, step): return torchrun(folder, f'{how}:{step}'), sorted(p.name for p in (folder/how).iterdir())
+    with ThreadPoolExecutor() as both:         # launchers wait most of the time
+        begun = {how: both.submit(end, how, step) for how, step in (('kill', 29), ('term', 17))}
+        return {how: b.result() for how, b in begun.items()}
 
 
 @pytest.fixture(scope='module')

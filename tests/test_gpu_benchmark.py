@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pretend_device import DEVICE, pretended
-from test_device import without_clocks
+from test_device import KINDS, without_clocks
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'benchmarks'))
 import gpu
@@ -20,11 +20,12 @@ from ggr_nb.paper.sweep import Results
 def toy(tmp_path_factory):
     "One call of the command, everything but agreement, and the one after it."
     out = tmp_path_factory.mktemp('gpu')
-    def call(*words): return subprocess.run([sys.executable, gpu.__file__, *words, '--toy', '--device', 'cpu', '--out', str(out)], text=True,
-                                            capture_output=True, env=os.environ | dict(OMP_NUM_THREADS='1'), cwd=out)
-    first = call('speed', 'sparse', 'vgg16', 'evidence', '--minutes', '9'); seen = json.loads((out/'gpu.json').read_text())
-    second = call('evidence', 'speed', '--minutes', '0')
-    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    where = '--toy', '--device', 'cpu', '--out', str(out)
+    first = subprocess.run([sys.executable, gpu.__file__, 'speed', 'sparse', 'vgg16', 'evidence', '--minutes', '9', *where], text=True,
+                           capture_output=True, env=os.environ | dict(OMP_NUM_THREADS='1'), cwd=out)
+    assert first.returncode == 0, first.stderr
+    seen = json.loads((out/'gpu.json').read_text())
+    gpu.main(['evidence', 'speed', '--minutes', '0', *where])
     return dict(out=out, first=seen, second=json.loads((out/'gpu.json').read_text()))
 
 
@@ -79,15 +80,16 @@ def test_some_items_are_measured_again_and_the_others_stay(toy, tmp_path):
     assert {n for n in before['results'] if after['results'][n] != before['results'][n]} == {'selection', 'batches'}
 
 
-def test_agreement_holds_on_the_pretended_device(tmp_path):
-    "The same checks as on a card, with a device on which CPU tensors and its own do not mix."
+def test_agreement_holds_on_the_pretended_device(tmp_path, monkeypatch):
+    "The same checks as on a card, with a device on which CPU tensors and its own do not mix; one method of each kind (all of them: test_device)."
+    monkeypatch.setattr(gpu, 'METHODS', {m: METHODS[m] for m in KINDS}); monkeypatch.setattr(gpu, 'STORED', ('ggr', 'srigl'))
     with pretended():
         book = gpu.Book(tmp_path/'gpu.json', DEVICE.type, 1e6)
         book.open('agreement', 1e9, 'a test'); gpu.agreement(book, gpu.TOY)
     found = json.loads((tmp_path/'gpu.json').read_text())['agreement']
-    expected = {'pictures', 'topk', 'gradient', 'job', 'resume'} | {f'updates of {m}' for m in METHODS} | {f'storage of {m}' for m in gpu.STORED}
+    expected = {'pictures', 'topk', 'gradient', 'job', 'resume'} | {f'updates of {m}' for m in KINDS} | {f'storage of {m}' for m in gpu.STORED}
     assert found['broken'] == [] and not found['skipped'] and found['results'].keys() == expected
-    assert all(found['results'][f'updates of {m}']['updates'] >= 5 for m in METHODS if METHODS[m].dynamic)
+    assert all(found['results'][f'updates of {m}']['updates'] >= 5 for m in KINDS if METHODS[m].dynamic)
 
 
 def test_agreement_sees_a_difference(monkeypatch):

@@ -234,7 +234,7 @@ def _rank(rank, folder, port):
 def test_two_processes_train_the_network_of_one(tmp_path):
     import socket
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
-    torch.multiprocessing.spawn(_rank, (str(tmp_path), port), nprocs=2)
+    torch.multiprocessing.start_processes(_rank, (str(tmp_path), port), nprocs=2, start_method='forkserver')
     one = built(mixed, 'ggr', True)
     for i in range(9): step(*one, i, clip=1e3)
     torch.manual_seed(0); alone = sparse_storage_(mlp(), **HOW); opt = torch.optim.SGD(alone.parameters(), .1)

@@ -920,7 +920,7 @@ def subset(data, classes):
 
 
 def test_tiny_imagenet_learns():
-    data = subset(real(tiny_imagenet), 10)
+    data = subset(real(tiny_imagenet), 10).part(test=200)
     n = len(data.train[1])
     recipe = Recipe(epochs=6, batch=25, lr=.02, milestones=(5,), update_until=3, fraction=.3, every=20)
     run = fit('vgg16_tiny', data, 'ggr', .1, recipe=recipe, width=.1, progress=False, device='cpu', batch_limit=40)
