@@ -61,7 +61,7 @@ MUTANTS = [(module, *lines) for module, group in {
     ('* _per_unit(std, mask, axis, groups) * mask)', '* _per_unit(std, mask, axis, groups))', 'a forgotten mask at the start'),
     ('factor = (full / effective_fan_in(mask, scaling, axis, groups)).sqrt()', 'factor = (effective_fan_in(mask, scaling, axis, groups) / full).sqrt()', 'weights shrink where they should grow'),
     ('* 3**.5}', '}', 'uniform numbers of a third of the variance'),
-    ("return pick('scaling', scaling, choices).clamp(min=1)", 'return choices[scaling]', 'a unit without inputs divides by zero'),
+    ("return pick('scaling', scaling, choices).clamp(min=1)", "return pick('scaling', scaling, choices)", 'a unit without inputs divides by zero'),
     ("'unit': active,\n", "'unit': active.mean().expand(len(active)),\n", "the layer's mean for the unit's own fan-in"),
 ], 'drop': [
     ('pick = scores < cut', 'pick = scores <= cut', '<= for <: more than k go where scores are equal'),
@@ -133,7 +133,7 @@ MUTANTS = [(module, *lines) for module, group in {
     ("self.seed, self.steps, self._batches = state['seed'], state['steps'], state['batches']", "self.steps, self._batches = state['steps'], state['batches']", 'the seed lost on resume'),
     ("layer.restore(state['masks'][n])", 'pass', 'masks lost on resume'),
     ("self.memory, self.history = _from_text(state['memory'])", 'self.memory, self.history = {}', "a method's memory lost on resume"),
-    ('s.masked_fill_(off, begins.get(k, 0.))', 'pass', 'state of a dense run is not masked'),
+    ('s.masked_fill_(layer.mask == 0, begins.get(k, 0.))', 'pass', 'state of a dense run is not masked'),
     ('if self._mask_after_step: self._mask_weights()', 'pass', 'an optimiser that moves masked weights is not masked'),
     ('self._updated_at != self.steps)', 'True)', 'an update before the step is made again in it'),
     ('total = None if isinstance(init, dict) else round(density * size)', 'total = None', 'densities rounded, and not the total'),

@@ -683,11 +683,14 @@ def test_the_history_is_readable_while_it_grows_and_after_a_resume(tmp_path, who
 def test_fp16_trains_with_a_scaler_and_resumes(tmp_path):
     kw = SHORT | dict(amp='fp16')
     linear = 'mlp', 'digits', 'ggr', .1                    # a processor convolves slowly in fp16
-    straight = fit(*linear, **kw)
+    seen = {}                                              # how often the scale has held, too
+    def note(run): return lambda t: seen.update({(run, t.position): t.scaler.state_dict()})
+    straight = fit(*linear, each_step=note('straight'), **kw)
     assert straight.config['switches']['amp'] == 'fp16' and straight.accuracy > 40
     with pytest.raises(Boom): fit(*linear, out=tmp_path, save_every=0, each_step=at(30, boom), **kw)
     assert load_checkpoint(tmp_path/'checkpoint.pt')['scaler']['scale'] >= 1
-    assert same(straight, fit(*linear, out=tmp_path, resume=True, **kw))
+    assert same(straight, fit(*linear, out=tmp_path, resume=True, each_step=note('again'), **kw))
+    assert all(seen['again', i] == seen['straight', i] for i in range(31, 67)) and seen['straight', 66]['_growth_tracker'] > 50
 
 
 def test_adamw_smoothing_and_cosine_reach_the_step():
