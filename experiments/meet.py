@@ -21,7 +21,7 @@ METHODS, SEEDS, DATA = ('static', 'set', 'dsr', 'rigl', 'ggr'), range(5), digits
 
 def network(hidden, scale, norm):
     "An MLP with He's weights for the dense fan-in, or with torch's own; with BatchNorm if asked for."
-    net = mlp((64, *hidden, 10), weights='torch' if scale == 'torch' else 'kaiming_uniform')
+    net = mlp((64, *hidden, 10), scheme='torch' if scale == 'torch' else 'kaiming_uniform')
     if not norm: return net
     wrap = lambda l: [l, nn.BatchNorm1d(l.out_features)] if isinstance(l, nn.Linear) and l.out_features != 10 else [l]
     return nn.Sequential(*(x for l in net for x in wrap(l)))

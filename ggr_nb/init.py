@@ -83,20 +83,14 @@ def effective_fan_in(mask:torch.Tensor, # [n_out, n_in, *kernel]
                      axis:int=0, groups:int=1, # see `by_unit`
                      )->torch.Tensor: # [n_out] float32
     "The n of He's formula: all inputs, the layer's average, or each unit's own."
-    rows = by_unit(mask, axis, groups)
-    active, full = rows.count_nonzero(1).float(), torch.full((len(rows),), float(rows.shape[1]))
-    choices = {'dense': full.to(active.device), 'unit': active,
+    active, full = fan_in(mask, axis, groups).float(), by_unit(mask, axis, groups).shape[1]
+    choices = {'dense': torch.full_like(active, full), 'unit': active,
                'layer': active.mean().expand(len(active))}
     return pick('scaling', scaling, choices).clamp(min=1)
 
 # %% ../nbs/02_init.ipynb #3e731085
 DRAWS = {'normal': torch.randn,
          'uniform': lambda shape, **kw: (2 * torch.rand(shape, **kw) - 1) * 3**.5}
-
-def _noise(shape, distribution, gen):
-    "Numbers of mean 0 and variance 1."
-    if distribution in DRAWS: return DRAWS[distribution](shape, generator=gen)
-    raise ValueError(f'distribution {distribution!r}: choose from {list(DRAWS)}')
 
 def _per_unit(x, weight, axis, groups):
     "A number per output unit, in a shape that multiplies the weight."
@@ -114,7 +108,8 @@ def sparse_init_(weight:torch.Tensor, # [n_out, n_in, *kernel], overwritten
                  )->torch.Tensor: # weight
     "Kaiming initialisation for the inputs that are really there (Evci et al. 2022)."
     std = (2 / effective_fan_in(mask, scaling, axis, groups)).sqrt()
-    noise = _noise(tuple(mask.shape), distribution, gen).to(std.device)
+    draw = pick('distribution', distribution, DRAWS)       # of mean 0 and variance 1
+    noise = draw(tuple(mask.shape), generator=gen).to(std.device)
     with torch.no_grad(): return weight.copy_(noise * _per_unit(std, mask, axis, groups) * mask)
 
 # %% ../nbs/02_init.ipynb #99c19733

@@ -7,6 +7,9 @@ __all__ = ['SCHEDULES', 'cosine', 'constant', 'linear', 'inverse', 'drop_fractio
 
 # %% ../nbs/07_schedule.ipynb #963dc0e5
 import math
+from collections.abc import Callable
+
+from .masks import pick
 
 # %% ../nbs/07_schedule.ipynb #4e1739f7
 def cosine(t): return (1 + math.cos(math.pi * t)) / 2   # t: progress in [0, 1]
@@ -24,11 +27,7 @@ def drop_fraction(update:int, # number of the update, the first is 1
                   )->float: # share of active weights to drop
     "f = start · schedule((update - 1) / (last - 1))."
     if not 0 <= start <= 1: raise ValueError(f'the drop fraction must be in [0, 1], got {start}')
-    if not callable(schedule) and schedule not in SCHEDULES:
-        raise ValueError(f'unknown schedule {schedule!r}: choose from {list(SCHEDULES)}, '
-                         'or give a function')
-    curve = schedule if callable(schedule) else SCHEDULES[schedule]
-    return start * curve(progress(update, last))
+    return start * pick('schedule', schedule, SCHEDULES, Callable)(progress(update, last))
 
 def progress(update, last): # numbers of this and of the last update
     "t in [0, 1]: 0 at the first update, 1 at the last."

@@ -5,7 +5,7 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torchvision import models as tv
 
-from ggr_nb.train.models import MODELS, WEIGHTS, initialise_, lenet, mlp, mobilenet_v2, resnet18, vgg16, vgg16_tiny
+from ggr_nb.train.models import MODELS, SCHEMES, initialise_, lenet, mlp, mobilenet_v2, resnet18, vgg16, vgg16_tiny
 
 LEAST = {'vgg16': 32, 'vgg16_tiny': 16, 'lenet': 4, 'digits_net': 4}
 
@@ -46,7 +46,7 @@ def test_mobilenet_with_the_original_strides_is_the_original():
     with torch.no_grad(): assert torch.equal(ours(x), theirs(x))
 
 
-@pytest.mark.parametrize('rule', sorted(WEIGHTS))
+@pytest.mark.parametrize('rule', sorted(SCHEMES))
 def test_scale_of_the_weights(rule):
     net = initialise_(nn.Sequential(nn.Conv2d(16, 64, 3, groups=2), nn.Linear(300, 400)), rule)
     for layer, fan_in in zip(net, (8*9, 300)):
@@ -69,7 +69,7 @@ def test_bad_arguments_are_named(name, bad):
 
 
 def test_bad_names_and_sizes():
-    with pytest.raises(ValueError, match="weights='xavier': give one of kaiming_uniform, "): mlp(weights='xavier')
+    with pytest.raises(ValueError, match="unknown scheme 'xavier'.*kaiming_uniform, "): mlp(scheme='xavier')
     with pytest.raises(ValueError, match='input and an output'): mlp((5,))
 
 
