@@ -34,7 +34,7 @@ from .data import Data
 from .files import as_json, locked, write_atomically
 from .machine import (AMP, Stopped, Switches, all_reduce_sum, explaining_memory,
     gpu_arithmetic, init_distributed, listening, ranks, switches, synchronised, wrapped)
-from .inputs import build, data_source, described, image_shape, model_maker
+from .inputs import build, data_source, described, model_maker
 from .runs import (RECIPES, CheckpointWriter, Recipe, Run, commit, fingerprints,
     hardware, load_checkpoint, pack, previous, recorded, storable, unpack, versions)
 
@@ -219,7 +219,7 @@ class Training:
         layout = torch.channels_last if chosen.channels_last else torch.contiguous_format
         self.model = synchronised(model, self.world, self.device)
         self.model.to(self.device, memory_format=layout)
-        self.uses = positions(self.model, image_shape(data))
+        self.uses = positions(self.model, data.shape)
         sizes = {k: p.numel() for k, p in sparse_parameters(self.model).items()}
         if storage == 'sparse': sparse_storage_(self.model, **{
             k: v for k, v in options.items() if k in inspect.signature(sparse_storage_).parameters})
@@ -328,14 +328,14 @@ class Training:
                  most:int=128, # images
                 )->tuple: # (images, labels), the same on every process
         "The first images of the test split: one fixed batch to measure on"
-        images = min(most, described(self.data)['images'][1])
+        images = min(most, self.data.sizes['test'])
         return next(iter(self.data.batches('test', images, device=self.device)))
 
     def record(self)->dict:
         "What the history keeps of the epoch that has just ended"
         loss, train_accuracy = means(all_reduce_sum(self.totals).sum(0))
-        measured = [('val_loss', 'val_accuracy') if self.test else ('test_loss', 'accuracy')]
-        scores = dict(zip(measured[0], self.evaluate()))
+        names = ('val_loss', 'val_accuracy') if self.test else ('test_loss', 'accuracy')
+        scores = dict(zip(names, self.evaluate()))
         if self.test and self.epoch + 1 == self.recipe.epochs:
             last = evaluate(self.scored, self._batches(self.test, 'test'), self.switches.amp)
             scores |= dict(test_loss=last[0], accuracy=last[1])
@@ -406,8 +406,10 @@ class Training:
     def run(self,
             each_step=None, # called with this object after every step
             each_epoch=None, # called with (record, this object) after every epoch
+            progress:bool=False, # show a bar, or lines in a log
            )->Run:
         "Train to the end"
+        self.progress = Progress(self, progress)
         while self.epoch < self.recipe.epochs:
             self.train_epoch(each_step)
             record = self.record()
@@ -454,7 +456,7 @@ def check_shapes(model:nn.Module, # to be trained
                  name:str, # of the model, for the message
                 )->None:
     "Does the model take the data's images, and answer with one score per class?"
-    shape, answer = image_shape(data), (2, data.classes)
+    shape, answer = data.shape, (2, data.classes)
     images = torch.zeros(2, *shape, device=next((p.device for p in model.parameters()), 'cpu'))
     try:
         with torch.no_grad(), evaluating(model): out = tuple(model(images).shape)
@@ -602,16 +604,15 @@ def fit(model, # a name (see `build`), or a module, trained in place
             net.load_state_dict(done.state)
             if storage == 'sparse': sparse_storage_(net, masks=done.masks)
             return done
-        writer = tensorboard_log(out) if log and ranks()[0] == 0 else None
+        curves = tensorboard_log(out) if log and ranks()[0] == 0 else None
         training = Training(net, part, recipe, config, chosen, asked, out, save_every,
-                            data if val else None, writer, storage, method=method, **parts)
+                            data if val else None, curves, storage, method=method, **parts)
         during.callback(training.close)
         state = load_checkpoint(out/'checkpoint.pt') if resume and out else None
         if state: same_run(config, state['config'], out); training.load_state_dict(state)
         if out and ranks()[0] == 0: write_atomically(out/'history.jsonl', (
             json.dumps(h).encode() + b'\n' for h in training.history))
-        training.progress = Progress(training, progress)
-        return training.run(each_step, each_epoch)
+        return training.run(each_step, each_epoch, progress)
 
 def tensorboard_log(out:Path, # folder of the run
                    ): # (record) -> None
