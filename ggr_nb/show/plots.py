@@ -6,10 +6,10 @@
 __all__ = ['INK', 'MUTED', 'RULE', 'PAPER', 'NIGHT', 'EDGE', 'GRID', 'BAND', 'WIDTH', 'DPI', 'TICKS', 'STYLE', 'COLOURS',
            'MARKERS', 'SERIES', 'SHAPES', 'DASHES', 'UNITS', 'HEAT', 'MASK', 'in_style', 'styled', 'palette',
            'contrast', 'readable', 'small_png', 'keep_apart', 'Card', 'end_label', 'short', 'human', 'percent',
-           'floats', 'value_range', 'make_card', 'ticks', 'RoundTicks', 'number_axis', 'one_quantity', 'runs_of',
-           'blocks_of', 'layer_axis', 'draw_layers', 'layer_plot', 'reference_line', 'draw_curves', 'curve_plot',
-           'stacked_plot', 'plus_minus', 'name_rows', 'bar_plot', 'ink_on', 'heat_plot', 'flat_mask', 'mask_card',
-           'mask_plot', 'timeline_plot']
+           'floats', 'value_range', 'in_words', 'make_card', 'ticks', 'RoundTicks', 'number_axis', 'one_quantity',
+           'runs_of', 'blocks_of', 'layer_axis', 'draw_layers', 'layer_plot', 'reference_line', 'draw_curves',
+           'curve_plot', 'stacked_plot', 'plus_minus', 'name_rows', 'bar_plot', 'ink_on', 'heat_plot', 'flat_mask',
+           'mask_card', 'mask_plot', 'timeline_plot']
 
 # %% ../../nbs/show/plots.ipynb #9e0b2282
 import base64, io, itertools, math, re, sys, textwrap
@@ -248,6 +248,14 @@ def value_range(
     some = values[~np.isnan(values)]
     return f'{human(some.min())} to {human(some.max())}' if len(some) else 'no value'
 
+def in_words(
+    title:str, # the conclusion
+    kind:str, # of picture
+    parts:list, # what each part shows
+)->str:
+    "A picture in words: what a reader would say it shows."
+    return f"{title.rstrip('.') + '. ' if title else ''}{kind}: {'; '.join(parts)}."
+
 def make_card(
     title:str, # the conclusion
     alt:str, # the picture in words; None: made from what follows
@@ -256,8 +264,7 @@ def make_card(
     **size, # width, height of the `Card`
 )->Card:
     "A card with the words given, or made."
-    made = f"{title.rstrip('.') + '. ' if title else ''}{kind}: {'; '.join(parts)}."
-    return Card(title=title, alt=alt or made, **size)
+    return Card(title=title, alt=alt or in_words(title, kind, parts), **size)
 
 # %% ../../nbs/show/plots.ipynb #06621455
 def ticks(
@@ -410,7 +417,7 @@ def layer_plot(
     fig = Card(title=title)
     said = draw_layers(fig.subplots(), series, ylabel, log)
     layers = len({n for s in series.values() for n in s})
-    fig.alt = alt or make_card(title, None, f'{ylabel} of {layers} layers', said).alt
+    fig.alt = alt or in_words(title, f'{ylabel} of {layers} layers', said)
     return fig
 
 # %% ../../nbs/show/plots.ipynb #1fa27760
@@ -468,7 +475,7 @@ def curve_plot(
     fig = Card(title=title)
     ax = fig.subplots()
     said = draw_curves(ax, series, ylabel, logx, logy, hline); ax.set_xlabel(xlabel)
-    fig.alt = alt or make_card(title, None, f'{ylabel} over {xlabel}', said).alt
+    fig.alt = alt or in_words(title, f'{ylabel} over {xlabel}', said)
     return fig
 
 @styled
@@ -487,7 +494,7 @@ def stacked_plot(
         one_quantity('stacked_plot', series, xlabel=xlabel, ylabel=ylabel)
         said += [f'{ylabel}, {s}' for s in draw_curves(ax, series, ylabel, logx, ylabel in logy)]
     axes[-1].set_xlabel(xlabel)
-    fig.alt = alt or make_card(title, None, f'{len(panels)} panels over {xlabel}', said).alt
+    fig.alt = alt or in_words(title, f'{len(panels)} panels over {xlabel}', said)
     return fig
 
 # %% ../../nbs/show/plots.ipynb #0e853d32

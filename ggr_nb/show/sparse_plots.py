@@ -14,7 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from .plots import COLOURS, HEAT, INK, MARKERS, MUTED, PAPER, SERIES, Card
 from .plots import blocks_of, draw_layers, end_label, flat_mask, floats, human
-from .plots import layer_axis, make_card, mask_card, name_rows, number_axis
+from .plots import in_words, layer_axis, make_card, mask_card, name_rows, number_axis
 from .plots import one_quantity, palette, percent, plus_minus, readable
 from .plots import reference_line, runs_of, short, styled
 
@@ -292,7 +292,7 @@ def figure2(
     for ax, (what, series) in zip(fig.subplots(2, 1, sharex=True), parts.items()):
         said += [f'{what} {s}' for s in draw_layers(ax, series, what, log)]
     layers = len({n for s in densities.values() for n in s})
-    fig.alt = alt or make_card(title, None, f'{layers} layers', said).alt
+    fig.alt = alt or in_words(title, f'{layers} layers', said)
     return fig
 
 @styled
