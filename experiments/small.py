@@ -5,15 +5,15 @@
 Results: results/small.jsonl, one line per run, in the form of the demonstration's.
 """
 import argparse
+from functools import partial
 
 import torch
 
-from ggr_nb.paper.demo import cores, digits_job
-from ggr_nb.paper.sweep import Job
+from ggr_nb.paper.demo import cores
 from ggr_nb.masks import sparse_parameters
 from ggr_nb.train.models import digits_net
 from ggr_nb.beyond.small_dense import small_width
-from ggr_nb.paper.sweep import Pool, Results, sweep
+from ggr_nb.paper.sweep import Job, Pool, Results, run_job, sweep
 
 DENSITIES, SEEDS = (.1, .05, .02, .01, .005), range(10)
 
@@ -29,4 +29,5 @@ def jobs():
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--out', default='results/small.jsonl', help='results file, one JSON line per run')
-    print(sweep(list(jobs()), Results(p.parse_args().out), Pool(digits_job, cores())) or 'done')
+    work = partial(run_job, device='cpu', threads=1)
+    print(sweep(list(jobs()), Results(p.parse_args().out), Pool(work, cores())) or 'done')

@@ -14,7 +14,7 @@ from scipy import stats
 from ggr_nb.paper.evidence import estimate, holm, paired, verdict
 from ggr_nb.paper.published import (COLUMNS, Cell, Entry, METHODS_1, NETS, PUBLISHED, cell_of, cite, column_mean, disagreements,
                                     grid, our_mean, podium, read_table, table, winners)
-from ggr_nb.paper.sweep import Job, Results, recipe_of, sealed, size
+from ggr_nb.paper.sweep import Job, Results, recipe_of, sealed, epochs_and_width
 
 settings.register_profile('any machine', deadline=None)      # a busy one is no failure
 settings.load_profile('any machine')
@@ -95,7 +95,7 @@ def test_grid_names_what_is_not_there(what, wrong):
 @given(scale=st.floats(.001, 1))
 def test_scale_shrinks_and_marks(scale):
     job = Job('tiny_imagenet', 'vgg16_tiny', 'set', .03, 'erk', 1)
-    epochs, width = size(replace(job, scale=scale))
+    epochs, width = epochs_and_width(replace(job, scale=scale))
     assert 4 <= epochs <= 200 and 1 / 16 <= width <= 1
     assert replace(job, scale=scale).reduced == (scale != 1)
 

@@ -54,10 +54,10 @@ def door(name:str # of the command
          ):
     "Through here every command comes in and goes out: see above"
     def _end(number, frame): raise Ended(number)
-    asked = [s for s in ('SIGTERM', 'SIGHUP') if hasattr(signal, s)]
-    before = {s: signal.getsignal(getattr(signal, s)) for s in asked}
+    asked = [getattr(signal, s) for s in ('SIGTERM', 'SIGHUP') if hasattr(signal, s)]
+    before = {s: signal.getsignal(s) for s in asked}
     for s, handler in before.items():
-        if handler != signal.SIG_IGN: signal.signal(getattr(signal, s), _end)   # as under nohup
+        if handler != signal.SIG_IGN: signal.signal(s, _end)      # ignored under nohup
     for stream in ('stdout', 'stderr'):
         if getattr(sys, stream) is None: setattr(sys, stream, open(os.devnull, 'w'))
         elif isinstance(getattr(sys, stream), io.TextIOWrapper):
@@ -84,8 +84,7 @@ def door(name:str # of the command
     except (ValueError, ImportError, OverflowError, MemoryError, FloatingPointError) as e:
         _say(f'{name}: {e}'); raise SystemExit(1) from None
     finally:
-        for s, handler in before.items():
-            signal.signal(getattr(signal, s), handler or signal.SIG_DFL)
+        for s, handler in before.items(): signal.signal(s, handler or signal.SIG_DFL)
 
 # %% ../../nbs/paper/commands.ipynb #62f1f4b1
 def answer(func, # a function with a comment behind each parameter

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IMAGES', 'sealed', 'unsealed', 'torn', 'Results', 'report', 'Worker', 'Outcome', 'Pool', 'RayPool', 'sweep',
-           'complaints', 'whole', 'real', 'Job', 'size', 'recipe_of', 'load_data', 'shares', 'emptiness_of',
+           'complaints', 'whole', 'real', 'Job', 'epochs_and_width', 'recipe_of', 'load_data', 'shares', 'emptiness_of',
            'first_threshold', 'record_of', 'run_job', 'job_of', 'runs_in']
 
 # %% ../../nbs/paper/sweep.ipynb #e8161cf8
@@ -367,8 +367,9 @@ class Job:
                          f'seed{self.seed}', self.recipe.replace(' ', ',')])
 
 # %% ../../nbs/paper/sweep.ipynb #f763cb63
-def size(job:Job)->tuple: # (epochs, width)
-    "Epochs and width of a job, full or reduced"
+def epochs_and_width(job:Job # full or reduced
+                     )->tuple:
+    "How long a job trains, and how wide its network is"
     from ggr_nb.train.runs import RECIPES
     epochs, width = job.epochs, job.width
     if epochs is None: epochs = max(4, round(RECIPES[job.data].epochs * job.scale))
@@ -380,7 +381,7 @@ def recipe_of(job:Job,  # full or reduced
               ):        # a `Recipe`
     "The paper's recipe, or the job's own"
     from ggr_nb.train.runs import RECIPES
-    full, given = RECIPES[job.data].scaled(size(job)[0]), {}
+    full, given = RECIPES[job.data].scaled(epochs_and_width(job)[0]), {}
     if job.batch is not None: given['batch'] = job.batch
     if job.fraction is not None: given['fraction'] = job.fraction
     if job.updates is not None:
@@ -416,12 +417,11 @@ def shares(e # an `Emptiness`
                 dense_parameters=e.left / 1e6)
 
 def emptiness_of(run,  # a finished `Run`
-                 net,  # its network, trained or not
-                 data  # for the size of an image
+                 net   # its network, trained or not
                  )->dict:
     "The measures of the paper's Table 4, as it counts them and propagated"
     from ggr_nb.train.measure import emptiness
-    masks, image = run.masks, tuple(data.train[0].shape[1:])
+    masks, image = run.masks, tuple(run.config['image'])
     kinds = dict(emptiness=emptiness(masks), emptiness_propagated=emptiness(masks, net, image))
     return {k: shares(e) for k, e in kinds.items()}
 
@@ -464,7 +464,7 @@ def run_job(job:Job,        # what to train
     from ggr_nb.train.training import build, fit
     if threads is not None: torch.set_num_threads(threads)
     data = load_data(job.data, job.images, job.augment, job.validate)
-    epochs, width = size(job)
+    epochs, width = epochs_and_width(job)
     recipe = recipe_of(job, data.steps('train', job.batch or RECIPES[job.data].batch))
     net, method = build(job.model, data, job.seed, width), job.method
     if job.stem is not None:
@@ -477,7 +477,7 @@ def run_job(job:Job,        # what to train
     run = fit(net, data, method, job.density, job.init, recipe, job.seed, device,
               out and Path(out)/job.key, resume=out is not None, progress=False,
               each_epoch=tell, **how)
-    return record_of(job, run, **emptiness_of(run, net, data))
+    return record_of(job, run, **emptiness_of(run, net))
 
 # %% ../../nbs/paper/sweep.ipynb #8e810aac
 IMAGES = dict(cifar100=50_000, tiny_imagenet=100_000)   # of the whole training set
@@ -499,13 +499,10 @@ def job_of(run # a finished `Run`
 def runs_in(folder # of `ggr_train`, or one above several
             )->dict: # {key: a line of results}
     "The finished runs of the paper's grid below a folder"
-    from ggr_nb.train.measure import emptiness
     from ggr_nb.train.runs import Run
     found = {}
     for path in sorted(Path(folder).rglob('run.pt')):
         run = Run.load(path)
         if job := job_of(run):
-            kinds = dict(emptiness=emptiness(run.masks), emptiness_propagated=emptiness(
-                run.masks, run.model(), tuple(run.config['image'])))
-            found[job.key] = record_of(job, run, **{k: shares(e) for k, e in kinds.items()})
+            found[job.key] = record_of(job, run, **emptiness_of(run, run.model()))
     return found
