@@ -1,5 +1,7 @@
 __version__ = "0.1.0"
 
+from importlib import import_module
+
 from .masks import sparse_parameters
 from .methods import METHODS, Method
 from .sparsify import Sparsifier
@@ -10,8 +12,12 @@ del connect
 __all__ = ['METHODS', 'Method', 'Sparsifier', 'fit', 'sparse_parameters']
 
 
-def __getattr__(name):
-    "`fit` needs torchvision and is imported when somebody asks for it."
-    if name != 'fit': raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    from .train.training import fit
-    return fit
+def lazily(package, homes):
+    "A `__getattr__`: what needs torchvision, matplotlib or scikit-learn is imported when asked for."
+    def get(name):
+        if name not in homes: raise AttributeError(f'module {package!r} has no attribute {name!r}')
+        return getattr(import_module(f'.{homes[name]}', package), name)
+    return get
+
+
+__getattr__ = lazily(__name__, {'fit': 'train.training'})

@@ -1,11 +1,6 @@
 """Training: models, data, the trainer, measures, compact."""
-from importlib import import_module
+from .. import lazily
 
 _HOME = {'Recipe': 'runs', 'Run': 'runs', 'RECIPES': 'runs', 'fit': 'training'}
 __all__ = list(_HOME)
-
-
-def __getattr__(name):
-    "What needs torchvision, matplotlib or scikit-learn is imported when somebody asks for it."
-    if name not in _HOME: raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    return getattr(import_module(f'.{_HOME[name]}', __name__), name)
+__getattr__ = lazily(__name__, _HOME)
