@@ -28,7 +28,13 @@ def pytest_ignore_collect(collection_path, config):
     if config.option.markexpr == 'core' and collection_path.name.startswith('test_') and collection_path.stem not in CORE | {'test_contract'}: return True
 
 
-# a worker takes a file at a time: the longest first, so that both end together
+def pytest_configure(config):
+    "A worker takes a file at a time; the core is a few files, one of them as long as the others together: there, a test at a time."
+    if config.option.markexpr == 'core' and getattr(config.option, 'dist', '') == 'loadfile':
+        config.option.dist, config.option.maxschedchunk = 'load', 1
+
+
+# the longest first, so that both workers end together
 LONGEST = ('test_notebooks', 'test_site', 'test_train', 'test_gpu_benchmark', 'test_cli', 'test_contract', 'test_core', 'test_distributed', 'test_device',
            'test_sweep', 'test_faults', 'test_package')
 
