@@ -49,6 +49,12 @@ class Estimate(NamedTuple):
         if not self.se > 0: return math.nan if self.n < 2 else float(self.mean <= bound)
         return max(float(scipy.stats.t.sf((self.mean - bound) / se, df)) for se, df in self.errors)
 
+    def within(self,
+               margin:float # more than 0
+               )->float:    # the larger of two one-sided p (TOST)
+        "How likely a mean this near to zero is if the true one is as far away as the margin"
+        return max(e.beyond(-margin) for e in (self, self._replace(mean=-self.mean)))
+
     @property
     def p(self):
         "Two-sided p of a true mean of zero"
@@ -238,6 +244,7 @@ class Verdict:
         head = ['', 'against', 'difference ± s.e.', 'seeds', 'p', 'Holm', *equal, '']
         notes = (f'Paired over seeds, Student’s t, Holm over {len(rows)} comparisons, 5 % for the '
                  'whole table')
+        if self.margin: notes += ' and as much for its equalities'
         if self.images: notes += f'; the error of a test set of {self.images:,} images is included'
         return Table(head, rows, '', notes + '.', names=2)
 
@@ -263,7 +270,7 @@ def verdict(values:dict,       # {arm: {seed: value}}
         raise ValueError(f'margin is {margin}; give more than 0')
     by = [paired(values[a], values[b], images) for a, b in pairs]
     ps = [e.p for e in by]
-    equal = [max(e.beyond(-margin), 1 - e.beyond(margin)) if margin else math.nan for e in by]
+    equal = [e.within(margin) if margin else math.nan for e in by]
     rows = zip(pairs, by, ps, holm(ps), holm(equal))
     return Verdict([Difference(*pair, *row) for pair, *row in rows], margin, images, digits)
 
