@@ -268,6 +268,24 @@ def test_a_verdict_has_four_words():
     assert verdict({m: {0: v[0]} for m, v in ARMS.items()})['a', 'c'].word == 'open'  # one seed is no evidence
 
 
+@given(st.lists(st.tuples(*[st.floats(5, 95)] * 2), min_size=1, max_size=7), st.integers(20, 10**6), st.floats(.1, 20))
+def test_the_error_of_the_images_never_makes_a_verdict_surer(runs, images, margin):
+    "Neither a difference nor an equality, in neither direction; one run says nothing; equal runs do not divide by zero."
+    a, b = ({s: pair[i] for s, pair in enumerate(runs)} for i in (0, 1))
+    alone, whole, turned = paired(a, b), paired(a, b, images), paired(b, a, images)
+    if len(runs) == 1: assert np.isnan([alone.p, whole.p, alone.within(margin), whole.within(margin)]).all(); return
+    assert whole.se >= alone.se and whole.p >= alone.p and whole.half >= alone.half
+    assert whole.p == pytest.approx(turned.p) and whole.within(margin) == pytest.approx(turned.within(margin))
+    assert whole.within(margin) >= min(alone.within(margin), .5) - 1e-12
+
+
+def test_equal_is_two_tests_and_the_nearer_bound_decides():
+    near = {s: 91.9 + x for s, x in enumerate((0, .01, .02, .01, 0))}, dict.fromkeys(range(5), 91.)
+    for a, b in (near, near[::-1]):
+        d = verdict(dict(a=a, b=b), [('a', 'b')], margin=1., images=2000).rows[0]
+        assert d.by.se > .5 and d.equal > .3 and d.word == 'open', 'a point less a tenth, known to half a point, is not inside a point'
+
+
 def test_more_comparisons_make_each_harder():
     rng = np.random.default_rng(0)
     arms = {m: dict(enumerate(rng.normal(0, 1, 6))) for m in 'abcdefgh'} | {'up': dict(enumerate(rng.normal(1.6, 1, 6)))}
