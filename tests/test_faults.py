@@ -216,3 +216,45 @@ def test_any_shares_are_allotted_exactly_or_refused(layers, total):
     try: counts = largest_remainder(shares, total, caps, floors)
     except (ValueError, TypeError, OverflowError) as e: return one_line(e)
     assert sum(counts.values()) == total and all(floors[k] <= n <= caps[k] for k, n in counts.items())
+
+
+# --- not the file that was meant
+def test_nobody_waits_at_a_pipe(tmp_path):
+    "Opening a named pipe lasts until somebody comes to its other end: for ever."
+    pipe = tmp_path/'history.jsonl'; os.mkfifo(pipe); os.mkfifo(tmp_path/'run.pt')
+    signal.alarm(60)                                                       # on the old code this ends the tests
+    try:
+        for name, line in dict(ggr_table=['1', f'--results={pipe}'], ggr_sweep=['--seeds=0', f'--results={pipe}'], ggr_plot=[str(tmp_path)],
+                               ggr_train=[f'--evaluate={tmp_path}']).items():
+            said = through_the_door(getattr(commands, name), line)
+            said_well(name, *said); assert said[0] == 1 and 'a file is wanted' in said[2]
+    finally: signal.alarm(0)
+
+
+def test_a_changed_number_is_seen_in_a_file_with_other_line_ends(tmp_path):
+    path = tmp_path/'r.jsonl'
+    for i in range(3): Results(path).append(dict(key=f'run/{i}', accuracy=90. + i))
+    sound = Results(path).load(); path.write_bytes(path.read_bytes().replace(b'\n', b'\r\n'))
+    assert Results(path).load() == sound
+    path.write_bytes(path.read_bytes().replace(b'90.0', b'99.0'))
+    with pytest.raises(ValueError, match='line 1 is damaged: its checksum does not match'): Results(path).load()
+
+
+@pytest.mark.parametrize('word', ['width=nan', 'width=inf', 'lr=inf', 'weight_decay=inf', 'results='])
+def test_numbers_that_are_none_are_refused_by_name_before_anything_is_made(tmp_path, word):
+    name = 'ggr_sweep' if word == 'results=' else 'ggr_train'
+    said = through_the_door(getattr(commands, name), [f'--{word}'] + (['--model=mlp', '--data=digits', '--epochs=1', '--out=run'] if name == 'ggr_train' else []))
+    said_well(name, *said); assert said[0] == 1 and word.split('=')[0] in said[2] and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('record', [dict(job={}, accuracy=1.), dict(job=dict(later=1), accuracy=1.), dict(job={}), dict(job=5), dict(accuracy='b'), dict(accuracy=float('nan')), {}])
+def test_a_record_of_another_kind_is_named_by_the_table(tmp_path, record):
+    job = dict(data='cifar100', model='resnet18', method='ggr', density=.1, init='erk', seed=0)
+    (tmp_path/'r.jsonl').write_text(json.dumps(dict(key='odd one', job=job) | record) + '\n')
+    said = through_the_door(commands.ggr_table, ['1', '--results=r.jsonl'])
+    said_well('ggr_table', *said); assert said[0] == 1 and "'odd one'" in said[2]
+
+
+def test_a_number_of_processes_that_is_none_is_named(monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', 'junk')
+    with pytest.raises(ValueError, match=r'\$WORLD_SIZE'): fit('mlp', 'digits', device='cpu')

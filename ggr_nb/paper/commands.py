@@ -19,7 +19,7 @@ from .published import grid, table
 from .sweep import Pool, RayPool, Results, complaints, load_data, real, run_job
 from .sweep import runs_in, sweep, whole
 from ..train.compact import compact
-from ..train.files import write_atomically
+from ..train.files import plain_file, write_atomically
 from ..train.machine import Stopped
 from ..train.runs import Run
 from ..train.training import evaluate_run, train_main
@@ -201,7 +201,7 @@ def read_history(file:Path # history.jsonl of a run
                  )->list:  # one record per epoch
     "The records of the epochs; a ValueError names a line that is none"
     number = lambda v: type(v) in (int, float) and 0 <= v < 1e15
-    whole_lines, records = file.read_text(errors='replace').rpartition('\n')[0], []
+    whole_lines, records = plain_file(file).read_text(errors='replace').rpartition('\n')[0], []
     for n, line in enumerate(whole_lines.splitlines(), 1):     # the last may just be written
         try: h = json.loads(line); counts = h['counts']
         except (ValueError, RecursionError, LookupError, TypeError): counts = None

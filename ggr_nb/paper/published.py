@@ -401,6 +401,15 @@ TITLES = {
 NOTES = (f'published: {SOURCE}, – is below 5 %. ours: mean ± standard error (seeds). '
          'difference: ours − published. ¹ ² ³ mark the best three sparse methods.')
 
+def _job(key, record):
+    "The job of a record, or a ValueError: what is read may be of another version, or no run at all"
+    try: job, accuracy = Job(**record['job']), record['accuracy']
+    except (TypeError, KeyError) as e: raise ValueError(
+        f'{key!r} is no run that this version knows ({e}): give a file that ggr_sweep has made'
+    ) from None
+    if accuracy is None or type(accuracy) in (int, float) and 0 <= accuracy <= 100: return job
+    raise ValueError(f'{key!r} has accuracy {accuracy!r}; give percent, or None if it diverged')
+
 def table(number:int,                      # 1, 2, 3 or 4
           results='results/paper.jsonl',   # a file, or records as `Results.load` gives them
           recipe=None,  # compare runs of this recipe; default: the full one where there is one
@@ -417,7 +426,7 @@ def table(number:int,                      # 1, 2, 3 or 4
         odd = [k for k, r in results.items() if not isinstance(r.get('job'), dict)]
         if odd: raise ValueError(f'{name} holds no runs of jobs, but {odd[0]!r}: '
                                  'give a file that ggr_sweep has made')
-    runs = [(Job(**r['job']), r) for r in results.values()]
+    runs = [(_job(k, r), r) for k, r in results.items()]
     columns, digits = [f's={s:g} {label(i)}' for s, i in COLUMNS], [2] * 6
     if number == 1: blocks = blocks_1(runs, recipe)
     elif number < 4: blocks = blocks_of_means(number, runs, recipe)

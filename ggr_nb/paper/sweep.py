@@ -17,7 +17,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
 from tqdm.auto import tqdm
-from ..train.files import as_json, flock, locked
+from ..train.files import as_json, flock, locked, plain_file
 
 # %% ../../nbs/paper/sweep.ipynb #33650a59
 def sealed(record:dict # with a 'key'
@@ -33,6 +33,7 @@ def unsealed(line:bytes, # without its newline
              where:str   # it stands, for the error
              )->dict:    # the record
     "What a line says; a ValueError if that is not what was written"
+    line = line.rstrip()                         # an editor may have put a carriage return there
     seal, advice = _SEAL.search(line), 'mend the line, or delete it and the run will be repeated'
     if seal and zlib.crc32(line[:seal.start()] + b'}') != int(seal[1], 16):
         raise ValueError(f'{where} is damaged: its checksum does not match; {advice}')
@@ -54,7 +55,9 @@ def torn(line:bytes # without a newline behind it
 # %% ../../nbs/paper/sweep.ipynb #e4e92e86
 class Results:
     "A file of finished runs, one sealed JSON object per line"
-    def __init__(self, path): self.path = Path(path)
+    def __init__(self, path):
+        if not Path(path).name: raise ValueError(f'results: {str(path)!r} names no file')
+        self.path = plain_file(path)
 
     def append(self, record:dict): # must have a 'key'
         "Add one line, whole or not at all"
@@ -84,10 +87,10 @@ class Results:
         for n, line in enumerate(lines, 1):
             if not line: continue
             record = unsealed(line, f'{self.path}, line {n}')
-            if seals and not _SEAL.search(line): raise ValueError(
+            if seals and not _SEAL.search(line.rstrip()): raise ValueError(
                 f'{self.path}, line {n} is damaged: it lacks the checksum of the lines before it; '
                 'delete it and the run will be repeated')
-            seals = seals or bool(_SEAL.search(line))
+            seals = seals or bool(_SEAL.search(line.rstrip()))
             found.setdefault(record['key'], record)
         return found
 

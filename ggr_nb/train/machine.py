@@ -112,7 +112,10 @@ def init_distributed(device=None, # as asked for; None: a GPU if there is one
         raise ValueError(f"device {name!r}: torch sees no GPU here. Give 'cpu', or nothing")
     if wanted.type == 'cuda' and (wanted.index or 0) >= torch.cuda.device_count():
         raise ValueError(f'device {name!r}: torch sees {torch.cuda.device_count()} GPU here')
-    if int(os.environ.get('WORLD_SIZE', 1)) > 1 and ranks()[1] == 1:
+    world = os.environ.get('WORLD_SIZE', '1')
+    if not world.isdecimal(): raise ValueError(
+        f'$WORLD_SIZE is {world!r}: torchrun makes it a number; unset it to train in one process')
+    if int(world) > 1 and ranks()[1] == 1:
         dist.init_process_group('nccl' if wanted.type == 'cuda' else 'gloo')
         atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
     if ranks()[1] > 1 and wanted == torch.device('cuda'):

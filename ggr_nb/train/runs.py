@@ -20,15 +20,16 @@ import numpy as np, torch
 # %% ../../nbs/train/runs.ipynb #4a1a3f9a
 import ggr_nb
 from ..schedule import step_lr
-from .files import as_json, write_atomically
+from .files import as_json, plain_file, write_atomically
 from .inputs import named_model
 
 # %% ../../nbs/train/runs.ipynb #e0689588
 _whole = ('an integer ≥ 1', lambda v: v == v // 1 >= 1 and v < math.inf)
-_RULES = dict(epochs=_whole, batch=_whole, accumulate=_whole, lr=('above 0', lambda v: v > 0),
-              divide=('above 0', lambda v: v > 0), warmup=('≥ 0', lambda v: v >= 0),
+_RULES = dict(epochs=_whole, batch=_whole, accumulate=_whole,
+              lr=('above 0 and finite', lambda v: 0 < v < math.inf),
+              divide=('above 0 and finite', lambda v: 0 < v < math.inf), warmup=('≥ 0', lambda v: v >= 0),
               momentum=('in [0, 1)', lambda v: 0 <= v < 1),
-              weight_decay=('≥ 0', lambda v: v >= 0),
+              weight_decay=('≥ 0 and finite', lambda v: 0 <= v < math.inf),
               update_until=('≥ 0', lambda v: 0 <= v < math.inf),
               fraction=('in [0, 1]', lambda v: 0 <= v <= 1),
               every=('None or an integer ≥ 1', lambda v: v is None or _whole[1](v)),
@@ -136,7 +137,7 @@ def load_checkpoint(path:Path, # as given to `save_checkpoint`
     "Read `path`, or the one before it if `path` is damaged or missing."
     reasons = []
     for p in (Path(path), previous(path)):
-        try: state = _unseal(p.read_bytes(), p)
+        try: state = _unseal(plain_file(p).read_bytes(), p)
         except FileNotFoundError: continue
         except ValueError as e:
             reasons.append(str(e))

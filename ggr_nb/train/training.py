@@ -566,6 +566,7 @@ def fit(model, # a name (see `build`), or a module, trained in place
     if not save_every >= 0: raise ValueError(f'save_every={save_every}: give seconds, 0 or more')
     if not 0 < density <= 1: raise ValueError(f'density={density}: give a share in (0, 1]')
     if not 0 <= val < 1: raise ValueError(f'val={val}: give a share in [0, 1)')
+    if not 0 < width < math.inf: raise ValueError(f'width={width}: give a number above 0')
     if log and out is None: raise ValueError(f'log={log!r} needs a folder: give out=')
     if recipe: drop_fraction(1, 2, recipe.fraction, recipe.schedule)
     if set(augment or {}) - {'pad', 'flip', 'rotate'}:
