@@ -145,7 +145,7 @@ def tiny_listing(
 def plain_file(
     path: Path,  # to read or to append to
 ) -> Path:       # the same
-    "An OSError if there is something that is no file: a folder, a pipe, which nobody may ever fill."
+    "An OSError if there is something that is no file: a folder, or a pipe that nobody may fill."
     path = Path(path)
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, 'is a folder, a pipe or a device: a file is wanted', str(path))

@@ -27,7 +27,8 @@ from .inputs import named_model
 _whole = ('an integer ≥ 1', lambda v: v == v // 1 >= 1 and v < math.inf)
 _RULES = dict(epochs=_whole, batch=_whole, accumulate=_whole,
               lr=('above 0 and finite', lambda v: 0 < v < math.inf),
-              divide=('above 0 and finite', lambda v: 0 < v < math.inf), warmup=('≥ 0', lambda v: v >= 0),
+              divide=('above 0 and finite', lambda v: 0 < v < math.inf),
+              warmup=('≥ 0', lambda v: v >= 0),
               momentum=('in [0, 1)', lambda v: 0 <= v < 1),
               weight_decay=('≥ 0 and finite', lambda v: 0 <= v < math.inf),
               update_until=('≥ 0', lambda v: 0 <= v < math.inf),
