@@ -134,6 +134,7 @@ def save_checkpoint(path:Path, # file to write
 
 # %% ../../nbs/train/runs.ipynb #acadad1f
 def load_checkpoint(path:Path, # as given to `save_checkpoint`
+                    aside:bool=True, # rename what is damaged, so that a new one can be written?
                    )->dict|None: # the newest sound state; None if there never was one
     "Read `path`, or the one before it if `path` is damaged or missing."
     reasons = []
@@ -142,7 +143,7 @@ def load_checkpoint(path:Path, # as given to `save_checkpoint`
         except FileNotFoundError: continue
         except ValueError as e:
             reasons.append(str(e))
-            try: os.replace(p, p.with_name(p.name + '.damaged'))
+            try: aside and os.replace(p, p.with_name(p.name + '.damaged'))
             except OSError: pass
             continue
         if reasons: warnings.warn(f'{reasons[0]}. Going on from {p.name}')
@@ -274,7 +275,7 @@ class Run:
         "Read a run again"
         path = Path(path)
         if path.is_dir(): path = path/'run.pt'
-        fields = load_checkpoint(path)
+        fields = load_checkpoint(path, aside=False)          # who reads moves nothing
         if fields is None: raise FileNotFoundError(f'{path} does not exist: no run to load')
         if missing := cls.__dataclass_fields__.keys() - fields.keys(): raise ValueError(
             f'{path} is not a finished run: it has no {", ".join(sorted(missing))}')

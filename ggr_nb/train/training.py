@@ -610,10 +610,21 @@ def fit(model, # a name (see `build`), or a module, trained in place
                             data if val else None, curves, storage, method=method, **parts)
         during.callback(training.close)
         state = load_checkpoint(out/'checkpoint.pt') if resume and out else None
-        if state: same_run(config, state['config'], out); training.load_state_dict(state)
+        if state: _go_on(training, state, out)
         if out and ranks()[0] == 0: write_atomically(out/'history.jsonl', (
             json.dumps(h).encode() + b'\n' for h in training.history))
         return training.run(each_step, each_epoch, progress)
+
+def _go_on(training, state, out): # Training, of a checkpoint, folder of the run
+    "Stand where the checkpoint was taken, or say in one line that it is none of this version."
+    file = out/'checkpoint.pt'
+    if missing := training.state_dict().keys() - state.keys(): raise ValueError(
+        f'{file} has no {", ".join(sorted(missing))}: it is no checkpoint of this version. '
+        'Start again without resume')
+    same_run(training.config, state['config'], out)
+    try: training.load_state_dict(state)
+    except (AttributeError, LookupError, RuntimeError, TypeError) as e: raise ValueError(
+        f'{file} does not fit ({str(e).splitlines()[0]}): start again without resume') from e
 
 def tensorboard_log(out:Path, # folder of the run
                    ): # (record) -> None
