@@ -21,6 +21,7 @@ FIRST = {'density': 'properties', 'init': 'properties', 'sparsify': 'contract', 
 
 MUTANTS = [(module, *lines) for module, group in {
 'masks': [
+    ("if hasattr(module, 'weight') and not _keeps_zeros(module): return", 'pass', 'a layer that fills its zeros again is called sparse'),
     ('torch._foreach_mul_(*map(list, zip(*pairs)))', 'torch._foreach_mul_(*map(list, zip(*pairs[:1])))', 'only the first layer is masked'),
     ('return self.tensor[first:last].reshape(-1).abs()', 'return self.tensor[first:last].reshape(-1)', 'the sign of the gradient decides'),
     ('if self.tensor.is_contiguous(): return self.tensor.view(-1)[positions]', 'return self.tensor.t().reshape(-1)[positions] if self.tensor.ndim == 2 else self.tensor.reshape(-1)[positions]', 'a swapped axis'),
@@ -148,7 +149,13 @@ MUTANTS = [(module, *lines) for module, group in {
     ('return torch.equal(both[:len(marks)], -both[len(marks):])', 'return True', 'different masks on different ranks are not noticed'),
     ('_OWNERS[self.optimizer] = weakref.ref(self)', 'pass', 'two sparsifiers on one optimiser'),
     ("found[id(module.weight)] = 1, module.groups", "found[id(module.weight)] = 0, module.groups", 'a swapped axis: fan-in of transposed convolutions'),
+    ('if k not in self._mixed and bool(_uneven(s, off))}', '}', 'what an optimiser holds at inactive places is wiped on resume'),
+    ('settings = copy.deepcopy({', 'settings = dict({', 'a look at fresh state counts a step'),
 ], 'sparse': [
+    ('elif original._moves != moves and not', 'elif False and not', 'an average of places that moved is used'),
+    ('return not self.values.grad.any() and any(made)', 'return False', 'batches that were thrown away are seen by growth'),
+    ('float(found[0] if known else factor), False', 'float(factor), False', 'a penalty changes the unit of a layer in the vote'),
+    ('dist.broadcast(self.values.data,', '(lambda *a, **k: None)(self.values.data,', 'processes begin with other values'),
     ('* columns\n    return', '* rows\n    return', 'a swapped axis'),
     ('across, turn = self.col.sort(stable=True)', 'across, turn = self.col.sort(stable=True, descending=True)', 'the transposed matrix in the wrong order'),
     ('values.index_select(0, self.turn)', 'values', "the transposed matrix with the matrix's values"),
