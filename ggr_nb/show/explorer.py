@@ -138,7 +138,7 @@ class Explorer:
         **options, # given to the panel's constructor
     ):
         self.draw, self.kind, self.options = draw, kind, options
-        self.title, self.alt = title, alt or title
+        self.title, self.alt = title, (alt or title).rstrip('.')   # a note follows
         self.knobs = {n: list(v) for n, v in knobs.items()}
         if kind not in KINDS: raise ValueError(f'kind {kind!r}: use one of {list(KINDS)}')
         empty = [n for n, v in self.knobs.items() if not v]
