@@ -47,7 +47,7 @@ WRONG = {
                      'def movement(w, old): return w.abs()'],
         'changes': ['changes = {"drop_local", "drop_threshold", "drop_global"}', 'changes = {"drop_threshold"}',
                     'changes = set()'],
-        'updates_needed': ['updates_needed = 24', 'updates_needed = 35', 'updates_needed = 8'],
+        'updates_needed': ['updates_needed = 24', 'updates_needed = 35', 'updates_needed = 8', 'updates_needed = 27.9'],
     },
     '04_topk': {
         'smallest_key': ['smallest_key = torch.abs', 'smallest_key = lambda w: -w', 'smallest_key = lambda w: w'],
@@ -58,7 +58,7 @@ WRONG = {
         'loudest': ['def loudest(snap, dropped, free): return dropped',
                     'def loudest(snap, dropped, free): return mean_gradient(snap, dropped, free)',
                     'def loudest(snap, dropped, free): return global_topk(snap, dropped, free).quotas'],
-        'least': ['least = 2', 'least = 11', 'least = 20'],
+        'least': ['least = 2', 'least = 11', 'least = 20', 'least = 10.5'],
     },
     '06_grow': {
         'lost_share': ['lost_share = .5', 'lost_share = .7', 'lost_share = 0'],
@@ -77,7 +77,8 @@ WRONG = {
         'rigl_by_sign': ['rigl_by_sign = rigl', 'rigl_by_sign = set_original',
                          'rigl_by_sign = replace(ggr, name="rigl-by-sign", drop=set_original.drop)'],
         'ggr_mest': ['ggr_mest = ggr', 'ggr_mest = replace(rigl, drop=partial(drop.drop_local, criterion="mest"))',
-                     'ggr_mest = replace(ggr, drop=partial(drop.drop_local, criterion="snip"))'],
+                     'ggr_mest = replace(ggr, drop=partial(drop.drop_local, criterion="snip"))',
+                     'ggr_mest = replace(ggr, drop=partial(drop.drop_local, criterion="mest"), grow=rigl.grow)'],
         'lazy': ['lazy = METHODS["static"]', 'lazy = rigl', 'lazy = set_'],
     },
     '09_sparsify': {
