@@ -18,7 +18,7 @@ section { display: none; box-sizing: border-box; min-height: 100vh; padding: 4vh
 section.here { display: flex; flex-direction: column; justify-content: safe center }
 h1, h2, h3 { font-family: Georgia, serif; line-height: 1.2; margin: 0 0 .5em } h1 { font-size: 2.1em } h2 { font-size: 1.6em }
 pre { font: 17px/1.4 ui-monospace, monospace; margin: .3em 0; overflow-x: auto } .highlight { background: #f3f5f8; padding: .5em 1em; border-radius: 6px }
-.jp-OutputArea pre { color: #5b6673; border-left: 3px solid #d9dee4; padding-left: 1em } img { max-width: 100%; height: auto; zoom: 1.25 }
+.output_area pre { color: #5b6673; border-left: 3px solid #d9dee4; padding-left: 1em } img { max-width: 100%; height: auto; zoom: 1.25 }
 .prompt, .anchor-link { display: none } blockquote { margin: 0; color: #5b6673; font-size: 1.1em } a { color: #0b5a9c }
 table { border-collapse: collapse } td, th { padding: .2em .8em; border-bottom: 1px solid #d9dee4; text-align: left }
 nav { position: fixed; right: 1.2em; bottom: .6em; font-size: 15px; color: #5b6673 }
@@ -41,7 +41,7 @@ def slides(notebook):
     for cell in notebook.cells:
         hidden = re.match(r'#\| *(hide|code-fold)', cell.source)
         if hidden and hidden[1] == 'hide': continue
-        if hidden: cell.source = ''                       # of a folded cell, its output only
+        cell.source = '' if hidden else re.sub(r'^(#\|.*\n)+', '', cell.source)   # of a folded cell, its output only
         parts = re.split(r'^(?=## )', cell.source, flags=re.M) if cell.cell_type == 'markdown' else [cell.source]
         for i, part in enumerate(p for p in parts if p.strip() or cell.get('outputs')):
             if cell.cell_type == 'markdown' or not groups or len(groups[-1]) > 1: groups.append([])
@@ -58,6 +58,7 @@ def deck(path):
     exporter = HTMLExporter(template_name='basic')
     bodies = [exporter.from_notebook_node(new_notebook(cells=cells))[0] for cells in slides(notebook)]
     bodies = [re.sub(r'<a href="[^"]*\.ipynb[^"]*">(.*?)</a>', r'\1', b) for b in bodies]   # no pages beside it
+    bodies = [re.sub(r'<div class="highlight[^"]*"><pre><span></span>\s*</pre></div>', '', b) for b in bodies]   # folded code
     title = re.search(r'^# (.*)', notebook.cells[0].source, re.M)[1]
     code = HtmlFormatter().get_style_defs('.highlight')
     sections = '\n'.join(f'<section>{b}</section>' for b in bodies)
