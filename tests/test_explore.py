@@ -117,6 +117,7 @@ def test_page_is_complete_in_itself(made, name):
     alone = re.sub(r'<script.*?</script>|<style.*?</style>', '', page, flags=re.S)
     assert all(line.strip() for line in page.splitlines()), 'an empty line would end an HTML block in Markdown'
     assert '<img alt=' in alone and e.title in html.unescape(alone)
+    assert '..' not in re.search(r'<img alt="([^"]*)"', alone)[1], 'a sentence ends once'
     assert not re.search('<(input|label|select|option|button|details|output)', alone), 'a dead knob where scripts are stripped'
     assert '<table' not in page, 'Quarto cuts a stored script in two where it spells out a table'
 
