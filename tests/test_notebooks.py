@@ -5,9 +5,11 @@ processor or PyTorch may change (`close`), a picture by its alternative text. A 
 says `#| trained`: on another processor a rounding may grow through all its steps, so its words are compared and its numbers
 are not (what is claimed of them is asserted, in the cell or behind it). A cell that prints times, or the machine it runs
 on, says `#| volatile`: of it only the kind of output is compared.
+
+Its exercises are tried on the way (exercises.py): the folded solutions must pass the readers' checks, wrong answers must not.
 """
-import ast, builtins, importlib, os, pkgutil, random, re, signal, sys, warnings
-from contextlib import contextmanager
+import ast, builtins, importlib, io, os, pkgutil, random, re, signal, sys, warnings
+from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from matplotlib import pyplot as plt
 from nbdev.config import get_config
 from nbdev.process import NBProcessor
 
-import ggr_nb
+import exercises, ggr_nb
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p for p in (ROOT / 'nbs').rglob('*.ipynb')
@@ -28,11 +30,12 @@ LIMIT = 1200  # seconds; a notebook that hangs is a failure, not a hung suite
 
 
 class Recorder(CaptureShell):
-    "nbdev's shell, which also keeps what each cell that ran has shown: {cell id: outputs}."
-    ran = {}
+    "nbdev's shell, which also keeps what each cell that ran has shown, {cell id: outputs}, and tries the exercises."
+    ran, faults = {}, []
+    asked, solved = {}, {}      # {cell id: what it asks}, {cell id of its folded solution: the same}
 
     def run_all(self, nb, **kwargs):
-        Recorder.ran = {}
+        Recorder.ran, Recorder.faults, self.before = {}, [], {}
         return super().run_all(nb, **kwargs)
 
     def cell(self, cell, **kwargs):
@@ -41,6 +44,9 @@ class Recorder(CaptureShell):
         try: super().cell(cell, **kwargs)
         finally: self.compile = getattr(self.compile, 'compiler', self.compile)
         Recorder.ran[cell.id] = cell.outputs
+        if cell.id in self.asked: self.before[cell.id] = dict(self.user_ns)
+        if cell.id in self.solved:
+            with unseen(): Recorder.faults += self.solved[cell.id].trial(self.before, self.user_ns)
 
 
 class AtHome:
@@ -94,6 +100,17 @@ def untouched():
         random.setstate(states[0]); np.random.set_state(states[1]); torch.set_rng_state(states[2])
         torch.set_num_threads(threads); torch.set_default_dtype(dtype); torch.set_grad_enabled(grad)
         torch.use_deterministic_algorithms(deterministic)
+
+
+@contextmanager
+def unseen():
+    "What is tried in between draws no random number of the notebook's, shows nothing and leaves no figure."
+    states, figures = (random.getstate(), np.random.get_state(), torch.get_rng_state()), set(plt.get_fignums())
+    try:
+        with redirect_stdout(io.StringIO()): yield
+    finally:
+        random.setstate(states[0]); np.random.set_state(states[1]); torch.set_rng_state(states[2])
+        for number in set(plt.get_fignums()) - figures: plt.close(number)
 
 
 @contextmanager
@@ -160,9 +177,11 @@ def test_there_are_notebooks():
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.relative_to(ROOT / 'nbs').with_suffix('').as_posix())
 def test_notebook(path, monkeypatch, capfd, quick):
-    "The notebook runs, and what it stores is what it shows."
+    "The notebook runs, what it stores is what it shows, and its exercises take the right answers alone."
     for name in sorted(set(re.findall(r'^\s*(?:import|from) (lightning|transformers|accelerate|timm|ray)\b', notebook_code(path), re.M))):
         pytest.importorskip(name, reason=f'{name} is not installed, which this guide is about: pip install {name}')
+    tasks = exercises.of(path)
+    Recorder.asked, Recorder.solved = {t.cell: t for t in tasks}, {t.solution: t for t in tasks}
     monkeypatch.setattr(nbdev.test, 'CaptureShell', Recorder)
     monkeypatch.chdir(ROOT)  # nbdev finds settings.ini from here
     flags = get_config(path=ROOT).tst_flags.split()
@@ -178,7 +197,29 @@ def test_notebook(path, monkeypatch, capfd, quick):
         trained = 'trained' in cell.directives_
         if 'volatile' not in cell.directives_: wrong = wrong or '; '.join(filter(None, (difference(a, b, trained) for (_, a), (_, b) in zip(then, now))))
         if wrong: untrue.append(f'cell {name}: {wrong}\n{cell.source}')
+    assert not Recorder.faults, '\n'.join(Recorder.faults)
     assert not untrue, f'{path.name} stores what it does not show. Run it, save it, `nbdev_clean`.\n\n' + '\n\n'.join(untrue)
+
+
+@pytest.mark.parametrize('path', [p for p in NOTEBOOKS if '## Exercises' in p.read_text(encoding='utf-8')], ids=lambda p: p.stem)
+def test_every_exercise_is_tried(path):
+    "Each has one reader's cell, and wrong answers in the table."
+    texts, tasks = exercises.texts(path), exercises.of(path)
+    assert len(texts) == len(tasks) > 0, f'{len(texts)} exercises, but reader\'s cells for {[t.names for t in tasks]}'
+    for t in tasks: assert len(t.wrong) > 1, f'{t.names}: give two wrong answers at least in tests/exercises.py'
+    assert not set(exercises.WRONG.get(exercises.key(path), {})) - {t.names[0] for t in tasks}, 'a wrong answer to no exercise'
+
+
+@pytest.mark.parametrize('check, said', [
+    ("if x is not None: assert x == 4, 'two and two, added'", ''), ("if x is not None: assert x == 5, 'two and two, added'", 'the solution is refused'),
+    ("if x is not None: assert x > 0, 'two and two, added'", "'x = 5' is not refused with a hint"), ("if x is not None: assert x == 4", "is not refused with a hint")])
+def test_what_an_exercise_is_told(check, said):
+    "A check that refuses its own solution, takes a wrong answer or gives no hint is a fault; what was tried leaves nothing behind."
+    task = exercises.Exercise('a', ['x'], check, 'b', ['x = 5', 'x = 3; y = 1'])
+    space = {'x': 4}
+    faults = task.trial({'a': {'x': None}}, space)
+    assert space == {'x': 4} and bool(said) == bool(faults) and said in ' '.join(faults)
+    assert 'does not define x' in ' '.join(task.trial({'a': {'x': 4}}, {'x': 4}))
 
 
 @pytest.mark.parametrize('then, now, same', [

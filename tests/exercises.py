@@ -1,15 +1,14 @@
-"""Every exercise of the reading path can be solved, and refuses what is wrong.
+"""Every exercise can be solved, and refuses what is wrong: the answers, and how tests/test_notebooks.py tries them.
 
-A reader's cell has a placeholder (`x = None`, or a function that returns None) and the check behind it. Here the folded
-solution, and wrong answers that a reader might well give, are put in the placeholder's place, in the notebook as it is at that
-point: the solution must pass, every wrong answer must be refused in words.
+A reader's cell has a placeholder (`x = None`, or a function that returns None) and the check behind it. While the notebook
+runs, right after its folded solution, the check is asked about that solution, and about wrong answers that a reader might well
+give: the solution must pass, every wrong answer must be refused in words.
 """
-import ast, os
+import ast, re
 from pathlib import Path
+from typing import NamedTuple
 
-import matplotlib, pytest, torch
 from execnb.nbio import read_nb
-from matplotlib import pyplot as plt
 
 NBS = Path(__file__).resolve().parent.parent / 'nbs'
 
@@ -91,6 +90,12 @@ WRONG = {
         'break_even': ['break_even = 0', 'break_even = 1', 'break_even = 20 / 24'],
         'can_miss': ['can_miss = True', 'can_miss = "no"'],
     },
+    # beyond
+    # train
+    # paper
+    # show
+    # studies
+    # guides
 }
 
 
@@ -101,72 +106,77 @@ def placeholder(node):
     "The names that a statement leaves to the reader."
     if isinstance(node, ast.FunctionDef):
         body = node.body[-1]
-        return [node.name] if len(node.body) == 1 and isinstance(body, ast.Return) and is_none(body.value) else []
+        return [node.name] if isinstance(body, ast.Return) and is_none(body.value) and all(map(is_text, node.body[:-1])) else []
     if not isinstance(node, ast.Assign): return []
     values = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
     if not all(map(is_none, values)): return []
     return [n.id for t in node.targets for n in ast.walk(t) if isinstance(n, ast.Name)]
 
 
-def exercises(cells):
-    "{index of a reader's cell: (names, source without the placeholder)}; the folded solution is the next cell."
-    found, begun = {}, False
+def is_text(node): return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+class Exercise(NamedTuple):
+    cell: str        # id of the reader's cell
+    names: list      # what it leaves open
+    check: str       # the rest of it
+    solution: str    # id of the cell that holds the folded solution
+    wrong: list      # answers that must be refused, as source
+
+    def trial(self, before, space):
+        "What is wrong with it, [str]: its solution has just run in `space`, and before[cell] is what its reader's cell left."
+        before, after = before[self.cell], dict(space)
+        faults = [f'the solution does not define {n}' for n in self.names if after.get(n) is None or after[n] is before.get(n)]
+        if not faults:
+            try: run(self.check, space)
+            except Exception as e: faults.append(f'{self.names[0]}: the solution is refused: {e!r}')
+        for answer in self.wrong:
+            put(space, before)
+            if len(refusal(answer, self.check, space)) <= 10: faults.append(f'{self.names[0]}: {answer!r} is not refused with a hint')
+        put(space, after)
+        return faults
+
+
+def put(space, values):
+    for name in set(space) - set(values): del space[name]
+    space.update(values)
+
+
+def run(source, space): exec(compile(source, 'exercise', 'exec'), space)
+
+
+def refusal(answer, check, space):
+    "What the check says against an answer; '' where it takes it."
+    run(answer, space)
+    try: run(check, space)
+    except AssertionError as e: return str(e)
+    return ''
+
+
+def section(path):
+    "The cells of a notebook from its exercises on."
+    cells = read_nb(path).cells
+    return cells[next((i for i, c in enumerate(cells) if c.cell_type == 'markdown' and '## Exercises' in c.source), len(cells)):]
+
+
+def texts(path):
+    "What the exercises of a notebook ask, by their numbers."
+    return [t for c in section(path) if c.cell_type == 'markdown' for t in re.findall(r'^(?:\*\*)?\d+\. ?.*', c.source, re.M)]
+
+
+def key(path): return path.relative_to(NBS).with_suffix('').as_posix()
+
+
+def of(path):
+    "[Exercise] of a notebook."
+    cells, found = section(path), []
     for i, c in enumerate(cells):
-        begun |= c.cell_type == 'markdown' and '## Exercises' in c.source
-        if not begun or c.cell_type != 'code' or 'code-fold' in c.source or 'nbdev_export' in c.source: continue
+        if c.cell_type != 'code' or 'code-fold' in c.source or 'nbdev_export' in c.source: continue
         body = ast.parse(c.source).body
         names = [n for node in body for n in placeholder(node)]
-        if names: found[i] = names, ast.unparse(ast.Module([n for n in body if not placeholder(n)], []))
+        if not names: continue
+        check = ast.unparse(ast.Module([n for n in body if not placeholder(n)], []))
+        folded = [s.id for s in cells[i + 1:i + 3] if 'code-fold' in s.source]
+        assert folded, f'{key(path)}: no folded solution follows {names}'
+        found.append(Exercise(c.id, names, check, folded[0], WRONG.get(key(path), {}).get(names[0], [])))
     return found
-
-
-def run(source, space): exec(compile(source, 'cell', 'exec'), space)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def quiet():
-    "Notebooks draw and use the global generator."
-    place, threads, backend, rc = os.getcwd(), torch.get_num_threads(), matplotlib.get_backend(), matplotlib.rcParams.copy()
-    state = torch.get_rng_state()
-    plt.switch_backend('agg'); torch.set_num_threads(1); os.chdir(NBS)
-    yield
-    os.chdir(place); torch.set_num_threads(threads); torch.set_rng_state(state)
-    plt.close('all'); plt.switch_backend(backend); matplotlib.rcParams.update(rc)
-
-
-def hidden(source): return '_explorer(' in source or 'nbdev_export' in source
-
-
-@pytest.mark.parametrize('notebook', WRONG)
-def test_exercises(notebook, capsys):
-    cells, space = read_nb(NBS / f'{notebook}.ipynb').cells, {'__name__': '__main__'}
-    asked = exercises(cells)
-    wrong = dict(WRONG[notebook])
-    for i, c in enumerate(cells):
-        if c.cell_type != 'code' or hidden(c.source): continue
-        run(c.source, space)                                    # the reader's cell as it stands: nothing to check yet
-        if i not in asked: continue
-        names, check = asked[i]
-        assert 'code-fold' in cells[i + 1].source or 'code-fold' in cells[i + 2].source, f'{names}: no folded solution follows'
-        before = dict(space)
-        solution = next(s for s in (cells[i + 1], cells[i + 2]) if 'code-fold' in s.source)
-        run(solution.source, space)
-        missing = [n for n in names if space.get(n) is None or space[n] is before.get(n)]
-        assert not missing, f'the solution does not define {missing}'
-        run(check, space)
-        answers = wrong.pop(names[0])
-        assert len(answers) > 1, f'{names}: try two wrong answers at least'
-        for answer in answers:
-            space.clear(); space.update(before)
-            run(answer, space)
-            with pytest.raises(AssertionError) as refusal: run(check, space)
-            assert len(str(refusal.value)) > 10, f'{answer!r} is refused without a hint'
-        space.clear(); space.update(before)
-    assert not wrong, f'no exercise asks for {list(wrong)}'
-
-
-def test_an_unchecked_exercise_would_be_noticed():
-    "Every reader's cell of the reading path is in the table."
-    for path in sorted(NBS.glob('[0-9]*.ipynb')):
-        names = [names[0] for names, _ in exercises(read_nb(path).cells).values()]
-        assert sorted(names) == sorted(WRONG.get(path.stem, {})), path.stem
