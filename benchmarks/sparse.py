@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, gelu, scaled_dot_product_attention
 
-from ggr_nb.sparse import SparseLinear, sampled, sparse_storage_
+from ggr_nb.sparse import SparseLinear, sampled_product, sparse_storage_
 from ggr_nb.sparsify import Sparsifier
 
 warnings.filterwarnings('ignore')
@@ -87,7 +87,7 @@ def bench_shares(quick):
     turned = layer.transposed(values)
     optimizer = torch.optim.SGD(layer.parameters(), lr=1e-3, momentum=.9); layer.values.grad = torch.randn(n); optimizer.step()
     seconds = alternate({'forward': lambda: layer.matrix(values) @ x.t(), 'input gradient': lambda: turned @ dy.t(),
-                         'weight gradient': lambda: sampled(x, dy, layer.crow, layer.col), 'refresh': lambda: values.index_select(0, layer.turn), 'optimiser': optimizer.step})
+                         'weight gradient': lambda: sampled_product(x, dy, layer.crow, layer.col), 'refresh': lambda: values.index_select(0, layer.turn), 'optimiser': optimizer.step})
     return dict(rows=rows, columns=columns, density=density, seconds=seconds, shares={k: s / sum(seconds.values()) for k, s in seconds.items()})
 
 

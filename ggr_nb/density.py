@@ -126,7 +126,7 @@ def _violated(ideal, caps, floors):
     return low if missing >= excess else high
 
 # %% ../nbs/01_density.ipynb #efe2501c
-def _pour(shares, total, caps, floors):
+def _water_fill(shares, total, caps, floors):
     "Real-valued shares of `total`, in proportion to `shares` and within [floor, cap]."
     fixed = {}
     while rest := {n: s for n, s in shares.items() if n not in fixed}:
@@ -167,7 +167,7 @@ def largest_remainder(shares:dict, # {name: share ≥ 0}, need not sum to anythi
     caps = dict.fromkeys(shares, total) if caps is None else caps
     floors = dict.fromkeys(shares, 0) if floors is None else floors
     _refuse(shares, total, caps, floors)
-    ideal = _pour(shares, total, caps, floors)
+    ideal = _water_fill(shares, total, caps, floors)
     return _round({n: ideal[n] for n in shares}, total, caps)
 
 # %% ../nbs/01_density.ipynb #bc4b799b

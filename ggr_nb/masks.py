@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SPARSE_LAYERS', 'CHUNK', 'apply_masks_', 'counts', 'densities', 'density', 'as_bool', 'unwrapped', 'named_layers',
-           'clean_name', 'matrices', 'sparse_modules', 'unknown', 'pick', 'sparse_parameters', 'chunk_size', 'Dense',
-           'remaining', 'merged', 'Layer', 'generator', 'scramble', 'Snapshot', 'snapshot']
+           'clean_name', 'matrices', 'sparse_modules', 'unknown', 'pick', 'whole', 'sparse_parameters', 'chunk_size',
+           'Dense', 'remaining', 'merged', 'Layer', 'generator', 'scramble', 'Snapshot', 'snapshot']
 
 # %% ../nbs/00_masks.ipynb #51a7ba29
-import copy, hashlib, math
+import copy, hashlib, math, operator
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatch
@@ -156,10 +156,11 @@ def unknown(what:str, # what was looked for, for the message
             names, # that there are
             )->ValueError: # to be raised
     "The error for a name that is not there: the nearest one, and all of them."
-    near = get_close_matches(str(name), list(names), 1)
+    names = [str(n) for n in names]
+    near = get_close_matches(name, names, 1) if isinstance(name, str) else ()
     hint = f', did you mean {near[0]!r}?' if near else '.'
     return ValueError(f'{what} {name!r}{hint} There are: '
-                      f'{", ".join([*names][:40])}{", …" * (len(names) > 40)}')
+                      f'{", ".join(names[:40])}{", …" * (len(names) > 40)}')
 
 def pick(kind:str, # what is chosen, for the message
          name, # a name in `table`, or already the thing itself
@@ -170,6 +171,18 @@ def pick(kind:str, # what is chosen, for the message
     if cls and isinstance(name, cls): return name
     if isinstance(name, str) and name in table: return table[name]
     raise unknown(f'unknown {kind}', name, table)
+
+def whole(name:str, # of the number, for the message
+          value, # an integer of any kind
+          least:int=1, # allowed
+          most:int=2**31, # allowed
+          )->int:
+    "The value as a Python int, or a ValueError that says what is allowed."
+    try: number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError: number = None
+    if number is not None and least <= number <= most: return number
+    range_ = f'from {least:,} to {most:,}' if most < 2**31 else f'of {least} or more'
+    raise ValueError(f'{name} is {value!r}; give a whole number {range_}')
 
 # %% ../nbs/00_masks.ipynb #f6e8d7a8
 def _match(names, patterns):

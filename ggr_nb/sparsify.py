@@ -7,7 +7,7 @@ __all__ = ['plan', 'hookable', 'check_optimizer', 'check_norms', 'check_weights'
            'unit_axis', 'MaskedWeight', 'agreed', 'Sparsifier']
 
 # %% ../nbs/09_sparsify.ipynb #5181887a
-import base64, copy, inspect, json, math, operator, sys, warnings, weakref
+import base64, copy, inspect, json, math, sys, warnings, weakref
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from torch import nn
 from .density import DENSITIES, budgets
 from .init import SCALINGS, random_masks, rescale_
 from .masks import Dense, Layer, Snapshot, apply_masks_, as_bool, counts, generator, matrices
-from .masks import pick, sparse_modules, sparse_parameters
+from .masks import pick, sparse_modules, sparse_parameters, whole
 from .methods import change_, get_method, redistribute
 from .schedule import drop_fraction
 
@@ -371,7 +371,7 @@ class Sparsifier:
                  skip_update:bool=False, # an update replaces the optimiser's step (as in RigL)
                  process_group='world', # that trains this one network; None: this process alone
                 ):
-        self.method, self.seed = get_method(method), operator.index(seed)
+        self.method, self.seed = get_method(method), whole('seed', seed, 0, 2**64 - 1)
         self.every, self.until = self.method.every or every, until
         self.fraction, self.schedule, self.new_value = fraction, schedule, new_value
         self.grad_batches, self.skip_update = 1 if self.method.every else grad_batches, skip_update

@@ -122,7 +122,7 @@ def test_a_record_is_enough_to_run_it_again():
 
 
 @pytest.mark.parametrize('line, says', [
-    (('ggr_sweep', '--methods', 'gggr', '--dry'), "methods: 'gggr' is not in the paper’s grid"),
+    (('ggr_sweep', '--methods', 'gggr', '--dry'), "methods: the paper’s grid has no 'gggr', did you mean 'ggr'?"),
     (('ggr_sweep', '--scale', 3, '--dry'), 'at most 1'),
     (('ggr_table', 7), 'choose 1, 2, 3 or 4'),
     (('ggr_table', 1), 'there is no file results/paper.jsonl'),

@@ -253,7 +253,7 @@ def test_a_part_of_sorted_files_has_every_class_in_its_share(sizes, share, seed)
 
 @pytest.mark.parametrize('wrong', [0, -49000, 2.5, '10', True, 1439, float('nan')])
 def test_an_impossible_part_is_refused(numbers, wrong):
-    with pytest.raises(ValueError, match='give a whole number, 1 … 1438'): numbers.part(train=wrong)
+    with pytest.raises(ValueError, match='give a whole number from 1 to 1,438'): numbers.part(train=wrong)
 
 
 def test_what_is_held_out_is_stratified_seeded_and_gone_from_training(numbers):

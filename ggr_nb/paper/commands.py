@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 from fastcore.script import anno_parser, store_true
 from tqdm.auto import tqdm
+from ..masks import whole
 from .demo import cores, demo
 from .published import grid, table
 from .sweep import Pool, RayPool, Results, complaints, load_data, real, run_job
-from .sweep import runs_in, sweep, whole
+from .sweep import runs_in, sweep
 from ..train.compact import compact
 from ..train.files import plain_file, write_atomically
 from ..train.machine import Stopped

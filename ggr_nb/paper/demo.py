@@ -11,9 +11,9 @@ import os, statistics, time
 from functools import partial
 from pathlib import Path
 from ..beyond.small_dense import small_width
-from ..masks import pick, sparse_parameters
+from ..masks import pick, sparse_parameters, whole
 from .evidence import MARKS, Table, estimate, label, verdict
-from .sweep import Job, Pool, Results, complaints, load_data, run_job, sweep, whole
+from .sweep import Job, Pool, Results, complaints, load_data, run_job, sweep
 from ..sparsify import plan
 from ..train.models import digits_net
 

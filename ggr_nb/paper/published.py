@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
+from ..masks import unknown
 from .evidence import MARKS, Table, estimate, label
 from .sweep import Job, Results
 
@@ -199,8 +200,7 @@ def _select(what, offered, wanted):
     if wanted is None: return list(offered)
     wanted = [wanted] if isinstance(wanted, (str, float, int)) else list(wanted)
     for w in wanted:
-        if w not in offered: raise ValueError(
-            f'{what}: {w!r} is not in the paper’s grid; choose from {list(offered)}')
+        if w not in offered: raise unknown(f'{what}: the paper’s grid has no', w, offered)
     if not wanted: raise ValueError(f'{what}: none are given; choose from {list(offered)}')
     return wanted
 

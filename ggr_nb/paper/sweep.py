@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['IMAGES', 'sealed', 'unsealed', 'torn', 'Results', 'report', 'Worker', 'Outcome', 'Pool', 'RayPool', 'sweep',
-           'complaints', 'whole', 'real', 'Job', 'epochs_and_width', 'recipe_of', 'load_data', 'shares', 'emptiness_of',
+           'complaints', 'real', 'Job', 'epochs_and_width', 'recipe_of', 'load_data', 'shares', 'emptiness_of',
            'first_threshold', 'record_of', 'run_job', 'job_of', 'runs_in']
 
 # %% ../../nbs/paper/sweep.ipynb #e8161cf8
-import json, math, multiprocessing, operator, os, re, signal, sys, threading, time, traceback, zlib
+import json, math, multiprocessing, os, re, signal, sys, threading, time, traceback, zlib
 from collections import Counter, deque
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -17,6 +17,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
 from tqdm.auto import tqdm
+from ..masks import whole
 from ..train.files import as_json, flock, locked, plain_file
 
 # %% ../../nbs/paper/sweep.ipynb #33650a59
@@ -296,18 +297,6 @@ def complaints(errors:dict  # {key: error}, from `sweep`
     return [f'{key}: {error.strip().splitlines()[-1]}' for key, error in errors.items()]
 
 # %% ../../nbs/paper/sweep.ipynb #job_nums
-def whole(name:str,      # of the option, for the error
-          value,         # an integer of any kind
-          least:int=1,   # allowed
-          most:int=2**31 # allowed
-          )->int:
-    "The value as a Python int, or a ValueError that says what is allowed"
-    try: number = operator.index(value)
-    except TypeError: number = None
-    if number is not None and least <= number <= most: return number
-    most = f'from {least:,} to {most:,}' if most < 2**31 else f'of {least} or more'
-    raise ValueError(f'{name} is {value!r}; give a whole number {most}')
-
 def real(name:str,         # of the option, for the error
          value,            # a number of any kind
          above:float=0.,   # not allowed itself

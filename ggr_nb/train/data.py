@@ -7,7 +7,7 @@ __all__ = ['DATASETS', 'sources', 'picked', 'Draws', 'draws', 'normalised', 'str
            'moments', 'digits', 'mnist', 'cifar10', 'cifar100', 'tiny_imagenet']
 
 # %% ../../nbs/train/data.ipynb #c9ebb4e5
-import math, operator, os
+import math, os
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..density import largest_remainder
 from ..init import generator
-from ..masks import pick
+from ..masks import pick, whole
 from .files import not_found, roots, tiny_images
 
 # %% ../../nbs/train/data.ipynb #06a09dbf
@@ -280,10 +280,7 @@ class Data:
         def _fewer(split, count):
             x, y = getattr(self, split)
             if count is None: return x, y
-            try: ok = 1 <= operator.index(count) <= len(y) and not isinstance(count, bool)
-            except TypeError: ok = False
-            if not ok: raise ValueError(f'{count!r} {split} images of {self.name}: '
-                                        f'give a whole number, 1 … {len(y)}')
+            count = whole(f'number of {split} images of {self.name}', count, most=len(y))
             sizes = dict(enumerate(y.bincount(minlength=self.classes).tolist()))
             at = stratified(y, largest_remainder(sizes, count, sizes), seed, 'stratify')
             return x[at], y[at]

@@ -9,7 +9,7 @@ __all__ = ['AGREE', 'SWITCHES', 'POSITIONS', 'make_optimizer', 'batch_loss', 'mi
            'Run', 'Stopped', 'build', 'switches']
 
 # %% ../../nbs/train/training.ipynb #5777653f
-import copy, inspect, json, math, operator, sys, time
+import copy, inspect, json, math, sys, time
 from collections import deque
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 # %% ../../nbs/train/training.ipynb #7a98c0d1
 from ..density import DENSITIES
 from ..init import SCALINGS, generator
-from ..masks import apply_masks_, pick, sparse_parameters
+from ..masks import apply_masks_, pick, sparse_parameters, whole
 from ..methods import Method, full_masks, get_method
 from ..schedule import drop_fraction
 from ..sparse import dense_storage_, sparse_storage_
@@ -557,12 +557,8 @@ def fit(model, # a name (see `build`), or a module, trained in place
         check_storage(method, weights, compile, recipe.ema if recipe else 0., options)
     if log is not None: pick('log', log, dict(tensorboard=None))
     pick('weights', weights, dict.fromkeys(('keep', *SCALINGS)))
-    for name, value in dict(seed=seed, batch_limit=batch_limit).items():
-        try: value is None and name != 'seed' or operator.index(value)
-        except TypeError: raise ValueError(f'{name}={value!r}: give an integer') from None
-    seed, density, width = operator.index(seed), float(density), float(width)
-    if batch_limit is not None and batch_limit < 1:
-        raise ValueError(f'batch_limit={batch_limit}: give None or at least 1')
+    seed, density, width = whole('seed', seed, 0, 2**64 - 1), float(density), float(width)
+    if batch_limit is not None: batch_limit = whole('batch_limit', batch_limit)
     if not save_every >= 0: raise ValueError(f'save_every={save_every}: give seconds, 0 or more')
     if not 0 < density <= 1: raise ValueError(f'density={density}: give a share in (0, 1]')
     if not 0 <= val < 1: raise ValueError(f'val={val}: give a share in [0, 1)')
