@@ -43,7 +43,7 @@ def structure(mask):
 def trained(net, seed, method, density, init, lr, epochs, masks=None):
     make, r = (lambda: NETS[net]()), recipe(lr, epochs)
     model = seeded(make, seed)
-    opt, sparsifier = equip(model, method, r, DATA, density=density, init=init, weights='unit', seed=seed, masks=masks)
+    opt, sparsifier = equip(model, method, r, DATA, density=density, init=init, scaling='unit', seed=seed, masks=masks)
     train(model, opt, DATA, r, seed)
     return accuracy(model, DATA), sparsifier
 

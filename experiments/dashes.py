@@ -118,7 +118,7 @@ def work(seed, cure=None, density=.03, init='uniform', lr=.1, epochs=15, model=N
     net = seeded(NETS[net], seed).to(memory_format=torch.channels_last)
     kind, method = CURES[cure]; masks = first_masks(kind, net, density, init, seed)
     r = recipe(lr, epochs, batch=128, every=5)
-    opt, sparsifier = equip(net, method, r, DATA, density=density, init=init, seed=seed, masks=masks, weights=weights)
+    opt, sparsifier = equip(net, method, r, DATA, density=density, init=init, seed=seed, masks=masks, scaling=weights)
     spread, _ = first_gradient(net, DATA, seed)
     loss = train(net, opt, DATA, r, seed)
     return dict(accuracy=accuracy(net, DATA), loss=loss, logits=spread, empty=[empty(masks), empty(sparsifier.masks)],

@@ -147,7 +147,7 @@ def work(net, arm, density, init, fraction, seed, lr=None, batches=BATCHES, tau=
     net = seeded(NETS[kind], seed)
     method = METHODS['static'] if arm == 'static' else replace(
         METHODS['ggr'], name=f'ggr, {arm}', drop=partial(removal, arm, seen, net, data, batches, tau))
-    opt, sparsifier = equip(net, method, r, data, density=density, init=init, weights='unit', seed=seed)
+    opt, sparsifier = equip(net, method, r, data, density=density, init=init, scaling='unit', seed=seed)
     loss = train(net, opt, data, r, seed)
     return dict(accuracy=accuracy(net, data), valid=accuracy(net, valid), loss=loss, updates=len(sparsifier.history)) | seen
 

@@ -71,7 +71,7 @@ def fitted(net, r, method, seed, norm=False, order=None, **options):
 
 def dynamics(seed, method, density, scale, norm, lr, epochs=30):
     net = seeded(lambda: network(norm), seed)
-    return fitted(net, recipe(lr, epochs), method, seed, norm, density=density, weights=scale)[1]
+    return fitted(net, recipe(lr, epochs), method, seed, norm, density=density, scaling=scale)[1]
 
 
 def vector(state): return torch.cat([t.flatten() for t in state.values()])
@@ -98,7 +98,7 @@ def lottery(seed, density, lr, epochs=30):
              'scratch 2': (seed + 2000, 'keep', seed + 100), 'scratch unit': (seed + 1000, 'unit', seed)}
     for name, (init, scale, order) in plans.items():
         net = seeded(network, init)
-        meter = Meter(net, r, 'static', seed, masks=masks, weights=scale); starts[name] = copy(net)
+        meter = Meter(net, r, 'static', seed, masks=masks, scaling=scale); starts[name] = copy(net)
         train(net, meter.opt, DATA, r, order); ends[name] = copy(net)
         runs[name] = dict(accuracy=accuracy(net, DATA), flow=meter.flow + [meter.now(masks)])
     goal, said = ends['pruned'], {n: answers(first, s) for n, s in ends.items()}
@@ -129,7 +129,7 @@ def snip(seed, masks, density, lr, epochs=30, scale='unit'):
         shapes = {n: tuple(m.shape) for n, m in found.items()}
         given = dict(masks=random_masks(shapes, counts(found), seed) if masks == 'snip counts' else found)
     if masks == 'snip, new weights': net = other
-    meter, seen = fitted(net, r, 'static', seed, density=density, weights=scale, **given)
+    meter, seen = fitted(net, r, 'static', seed, density=density, scaling=scale, **given)
     return seen | dict(counts=counts(meter.sparsifier.masks),
                        empty={n: int((~m.flatten(1).any(1)).sum()) for n, m in meter.sparsifier.masks.items()})
 

@@ -30,7 +30,7 @@ def ready(seed, method, init, scale, density, lr, hidden, norm, epochs, masks=No
     "Net, optimiser, sparsifier, recipe."
     net, r = seeded(lambda: network(hidden, scale, norm), seed), recipe(lr, epochs, **changes)
     weights = 'keep' if scale == 'torch' else scale
-    return net, *equip(net, method, r, DATA, density=density, init=init, weights=weights, seed=seed, masks=masks), r
+    return net, *equip(net, method, r, DATA, density=density, init=init, scaling=weights, seed=seed, masks=masks), r
 
 def work(seed, method, init, scale, density, lr, hidden=(300, 100), norm=False, epochs=30, found=None, keep='places', **changes):
     "One run. `found`: first let `method` look for masks with that scale, then train them, fixed, with `scale`."

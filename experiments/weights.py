@@ -56,7 +56,7 @@ def work(kind, criterion, growth, density, seed, lr, every=None, epochs=30):
     drop = {'jaccard': partial(watching, seen, criterion), 'dead': partial(weighing, seen, net, data, criterion),
             'mended': partial(mended, criterion)}.get(kind.removeprefix('cifar, ').removeprefix('norm, '))
     chosen = criterion if criterion in WITHOUT else method(criterion, growth, drop)
-    opt, sparsifier = equip(net, chosen, r, data, density=density, init='erk', weights='unit', seed=seed)
+    opt, sparsifier = equip(net, chosen, r, data, density=density, init='erk', scaling='unit', seed=seed)
     train(net, opt, data, r, seed); seen.pop('before', None)
     found = dict(accuracy=accuracy(net, data), updates=sparsifier.updates) | seen
     return found | (trained(net, sparsifier, data, r, seed) if kind == 'jaccard' else {})

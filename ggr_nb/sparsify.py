@@ -365,7 +365,7 @@ class Sparsifier:
                  exclude=None, # globs: which of them stay dense
                  count_excluded:bool=True, # do these count in `density`?
                  masks:dict=None, # {layer: mask}: start from these, not from the method's own
-                 weights:str='keep', # 'keep' (or 'dense'), or rescale by 'unit' or 'layer'
+                 scaling:str='keep', # of initial values: 'keep' ('dense'), or by 'unit' or 'layer'
                  grad_batches:int=1, # gradients of so many batches are averaged for growth
                  new_value:float=0.0, # value of new weights (the GGR paper uses 1e-10)
                  skip_update:bool=False, # an update replaces the optimiser's step (as in RigL)
@@ -377,7 +377,7 @@ class Sparsifier:
         self.grad_batches, self.skip_update = 1 if self.method.every else grad_batches, skip_update
         self.process_group = process_group
         check_settings(self.method, self.every, until, fraction, schedule, self.grad_batches)
-        pick('weights', weights, dict.fromkeys(('keep', *SCALINGS)))
+        pick('scaling', scaling, dict.fromkeys(('keep', *SCALINGS)))
         self.model, self.optimizer = model, hookable(optimizer)
         wanted = (1., 'uniform') if self.method.masks_nothing else (density, init)
         planned, self.targets = plan(model, *wanted, include, exclude, count_excluded)
@@ -386,9 +386,9 @@ class Sparsifier:
         if _owner_of(self.optimizer): raise ValueError(
             'this optimiser has a Sparsifier already; call its .remove() before making another')
         stored = sparse_modules(model)
-        rescaled = weights in ('unit', 'layer')
+        rescaled = scaling in ('unit', 'layer')
         if rescaled and any(id(p) in stored for p in planned.values()): raise ValueError(
-            f'weights={weights!r} rescales dense weights, and these are stored sparsely: '
+            f'scaling={scaling!r} rescales dense weights, and these are stored sparsely: '
             f'{[n for n, p in planned.items() if id(p) in stored][:3]}')
         self.layers = {n: stored[id(p)].store(n, self) if id(p) in stored else None
                        for n, p in planned.items()}
@@ -417,7 +417,7 @@ class Sparsifier:
         if rescaled:
             axis = unit_axis(model)
             for layer in self._masked.values():
-                rescale_(layer.weight, layer.mask, weights, *axis.get(id(layer.weight), (0, 1)))
+                rescale_(layer.weight, layer.mask, scaling, *axis.get(id(layer.weight), (0, 1)))
             self._marks = {n: _mark(layer.weight) for n, layer in self._masked.items()}
         share = self.dense_share
         if share > .1 and not (exclude or include): warnings.warn(

@@ -144,12 +144,12 @@ def test_wrong_words_are_answered(line, says, tmp_path, monkeypatch, capsys):
 def test_every_switch_of_a_training_from_the_terminal(command, tmp_path):
     "Words in, a run with these values out, and on stderr only what was asked for: three steps are too few for an update."
     status, out, err = command('ggr_train', '--model', 'digits_net', '--data', 'digits', '--epochs', 2, '--density', .2, '--amp', 'on', '--channels_last', 'off',
-                               '--compile', 'off', '--fused', 'off', '--weights', 'unit', '--exclude', 'conv1*,fc2*', '--grad_batches', 2, '--batch_limit', 3, '--save_every', 5,
+                               '--compile', 'off', '--fused', 'off', '--scaling', 'unit', '--exclude', 'conv1*,fc2*', '--grad_batches', 2, '--batch_limit', 3, '--save_every', 5,
                                '--device', 'cpu', '--quiet', '--out', 'here')
     assert (status, err) == (0, "ggr_train: note: until=3 ≤ every=3: the masks of 'ggr' will never move\n") and 'Written to here' in out
     config = json.loads((tmp_path/'here/run.json').read_text())['config']
     assert config['switches'] == dict(device='cpu', amp='bf16', channels_last=False, fused=False, compile=False, tf32=False, benchmark=False)
-    assert (config['weights'], config['exclude'], config['grad_batches'], config['batch_limit']) == ('unit', ['conv1*', 'fc2*'], 2, 3)
+    assert (config['scaling'], config['exclude'], config['grad_batches'], config['batch_limit']) == ('unit', ['conv1*', 'fc2*'], 2, 3)
     assert config['recipe']['epochs'] == 2 and config['density'] == .2
 
 
@@ -157,7 +157,7 @@ def test_help_explains_every_parameter_of_a_training(said, capsys):
     with pytest.raises(SystemExit) as ended: said('ggr_train', '--help')
     out = capsys.readouterr().out
     assert not ended.value.code
-    for name, word in dict(amp='bf16, fp16', channels_last='on, off, auto', compile='torch.compile', fused='one kernel', weights='layer, unit', exclude='dense',
+    for name, word in dict(amp='bf16, fp16', channels_last='on, off, auto', compile='torch.compile', fused='one kernel', scaling='layer, unit', exclude='dense',
                            grad_batches='averaged', batch_limit='trial', save_every='checkpoints').items():
         assert f'--{name}' in out and word in ' '.join(out.split()), name
 
@@ -181,7 +181,7 @@ def test_a_run_of_the_papers_recipe_counts_in_the_table_like_the_sweeps(tmp_path
     how = dict(recipe=None, progress=False, compile=False)
     fit('digits_net', 'digits', 'ggr', .1, seed=3, out=tmp_path/'all'/'one', **how)
     fit('digits_net', 'digits', 'dense', 1., out=tmp_path/'all'/'two', **how)
-    for n, other in enumerate((dict(width=.5), dict(val=.2), dict(batch_limit=3), dict(exclude='conv1*'), dict(weights='unit'))):
+    for n, other in enumerate((dict(width=.5), dict(val=.2), dict(batch_limit=3), dict(exclude='conv1*'), dict(scaling='unit'))):
         fit('digits_net', 'digits', 'ggr', .1, out=tmp_path/'all'/f'other{n}', **how | other)
     found, want = runs_in(tmp_path/'all'), [run_job(Job('digits', 'digits_net', 'ggr', .1, 'erk', 3), compile=False)]
     want += [run_job(Job('digits', 'digits_net', 'dense', 1., 'dense', 0), compile=False)]

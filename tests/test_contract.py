@@ -618,7 +618,7 @@ def test_sparse_gradients_are_refused_by_name():
 def test_transposed_convolutions_keep_their_signal(conv, groups):
     torch.manual_seed(0)
     layer = conv(32, 64, 3, padding=1, groups=groups, bias=False); dense = copy.deepcopy(layer)
-    model = nn.Sequential(layer, nn.Flatten()); s = sparse(model, method='static', density=.1, weights='unit')[2]
+    model = nn.Sequential(layer, nn.Flatten()); s = sparse(model, method='static', density=.1, scaling='unit')[2]
     d = {'1d': 1, '2d': 2, '3d': 3}[conv.__name__[-2:]]
     x = torch.randn(4, 32, *[7] * d)
     assert .8 < float(layer(x).std() / dense(x).std()) < 1.25
@@ -634,7 +634,7 @@ def test_each_output_of_a_transposed_convolution_is_scaled_by_its_own_inputs(gro
         rows, column = slice(unit // per * (8 // groups), (unit // per + 1) * (8 // groups)), unit % per
         mine = torch.zeros(full); mine[:(unit + 1) * full // 5] = 1
         mask[rows, column] = mine.view(-1, 3, 3)
-    s = sparse(nn.Sequential(layer), method='static', density=.5, weights='unit', masks={'0.weight': mask})[2]
+    s = sparse(nn.Sequential(layer), method='static', density=.5, scaling='unit', masks={'0.weight': mask})[2]
     for unit in range(4):
         rows, column = slice(unit // per * (8 // groups), (unit // per + 1) * (8 // groups)), unit % per
         on, active = mask[rows, column] > 0, (unit + 1) * full // 5
@@ -1003,7 +1003,7 @@ def test_weights_written_by_hand_before_the_sparsifier_is_loaded_stay(order):
 
 
 @core
-@pytest.mark.parametrize('wrong', [dict(weights='units'), dict(density=2.), dict(fraction=3.), dict(init='erkk'), dict(exclude='nothing')])
+@pytest.mark.parametrize('wrong', [dict(scaling='units'), dict(density=2.), dict(fraction=3.), dict(init='erkk'), dict(exclude='nothing')])
 def test_what_is_refused_leaves_model_and_optimiser_as_they_were(wrong):
     model = net(); opt = O.SGD(model.parameters(), .1); before = copy.deepcopy(model.state_dict())
     with pytest.raises(ValueError): Sparsifier(model, opt, 'rigl', **dict(density=.3, every=2, until=99) | wrong)
@@ -1053,7 +1053,7 @@ def test_optimisers_of_others_resume_to_the_bit(make, order):
 @pytest.mark.parametrize('weights', ['keep', *SCALINGS])
 def test_every_name_of_a_scaling_is_taken(weights):
     model = net(); before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    s = sparse(model, method='static', weights=weights)[2]
+    s = sparse(model, method='static', scaling=weights)[2]
     same = all(torch.equal(w.detach(), before[n] * s.masks[n]) for n, w in s.weights.items())
     assert same == (weights in ('keep', 'dense'))
 

@@ -190,7 +190,7 @@ def test_deepr_pulls_towards_zero_and_draws_new_noise_in_every_step():
     method, moved = METHODS['deepr'], {}
     for name, change in dict(pull=dict(l1=.1, temperature=0.), noise=dict(l1=0., temperature=.02)).items():
         torch.manual_seed(0); model = nn.Sequential(nn.Linear(60, 60)); opt = torch.optim.SGD(model.parameters(), lr=.01)
-        s = Sparsifier(model, opt, replace(method, every=9, **change), density=.5, until=10, weights='keep'); on, w = s.masks['0.weight'], model[0].weight
+        s = Sparsifier(model, opt, replace(method, every=9, **change), density=.5, until=10, scaling='keep'); on, w = s.masks['0.weight'], model[0].weight
         with torch.no_grad(): w += w.sign() * on                              # far from zero: none flips
         places = [w.detach().clone()]
         for _ in range(2): quiet_step(model, opt); places.append(w.detach().clone())

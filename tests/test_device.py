@@ -123,7 +123,7 @@ def assert_same(a, b):
     assert not different, different
 
 
-OPTIONS = dict(averaged=dict(grad_batches=3), replacing=dict(skip_update=True, new_value=1e-10), rescaled=dict(weights='unit', init='uniform'),
+OPTIONS = dict(averaged=dict(grad_batches=3), replacing=dict(skip_update=True, new_value=1e-10), rescaled=dict(scaling='unit', init='uniform'),
                adam=dict(optimizer='adam'), excluded=dict(exclude='0.weight'))
 
 

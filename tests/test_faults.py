@@ -183,7 +183,7 @@ ODD = ['', ' ', '0', '-1', '1', '2', '1e400', 'nan', 'inf', '-inf', '1e-9', '999
 options = lambda *names: st.lists(st.tuples(st.sampled_from(names), st.sampled_from(ODD)), min_size=1, max_size=2)
 words = lambda pairs: [f'--{name}={value}' for name, value in pairs]
 TRAIN = ('model', 'data', 'method', 'density', 'init', 'seed', 'batch', 'lr', 'lr_schedule', 'optimizer', 'momentum', 'weight_decay', 'label_smoothing', 'accumulate', 'mixup', 'ema',
-         'augment', 'every', 'until', 'fraction', 'schedule', 'width', 'weights', 'exclude', 'grad_batches', 'storage', 'val', 'amp', 'channels_last', 'compile',
+         'augment', 'every', 'until', 'fraction', 'schedule', 'width', 'scaling', 'exclude', 'grad_batches', 'storage', 'val', 'amp', 'channels_last', 'compile',
          'fused', 'tf32', 'benchmark', 'batch_limit', 'save_every', 'device', 'root', 'log', 'evaluate', 'compact')
 SWEEP = ('tables', 'data', 'models', 'methods', 'sparsities', 'inits', 'seeds', 'scale', 'epochs', 'width', 'images', 'stem', 'batch', 'updates', 'fraction',
          'results', 'workers', 'per_gpu', 'threads', 'gpus', 'show')

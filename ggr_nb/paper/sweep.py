@@ -480,7 +480,7 @@ def job_of(run # a finished `Run`
     from ggr_nb.train.runs import RECIPES, recorded
     c = run.config
     if c['data'] not in RECIPES or c['images'][0] < IMAGES.get(c['data'], 0): return None
-    paper = dict(width=1., val=0., batch_limit=None, weights='keep')
+    paper = dict(width=1., val=0., batch_limit=None, scaling='keep')
     more = {'include', 'exclude', 'masks', 'grad_batches'} & c.keys()
     if more or any(c.get(k) != v for k, v in paper.items()): return None
     if recorded(c['recipe']) != recorded(asdict(RECIPES[c['data']])): return None

@@ -56,7 +56,7 @@ def train_digits(
         watch(report)
     with torch.random.fork_rng(devices=[]): torch.manual_seed(seed); net = digits_net()
     recipe = replace(RECIPES['digits'].scaled(epochs), every=every)
-    fit(net, 'digits', method, density, init, recipe, seed, progress=False, weights='unit',
+    fit(net, 'digits', method, density, init, recipe, seed, progress=False, scaling='unit',
         each_step=note)
 
 # %% ../../nbs/show/dashboard.ipynb #5806434c

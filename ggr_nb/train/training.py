@@ -489,7 +489,7 @@ def run_folder(out, # folder, made if need be
         yield out
 
 def check_storage(method:Method, # of the run
-                  weights:str, # as of `fit`
+                  scaling:str, # as of `fit`
                   compile, # likewise
                   ema:float, # of the recipe: an average would follow places that move
                   options:dict, # for the `Sparsifier`
@@ -497,7 +497,7 @@ def check_storage(method:Method, # of the run
     "Refuse what storage='sparse' cannot do, before anything is made."
     if method.first_masks is full_masks or 'momenta' in method.needs: raise ValueError(
         f"storage='sparse': {method.name!r} needs every place, and only active weights are stored")
-    for name, value, only in (('weights', weights, 'keep'), ('compile', compile, 'auto'),
+    for name, value, only in (('scaling', scaling, 'keep'), ('compile', compile, 'auto'),
                               ('ema', ema, 0.)):
         if value not in (only, False): raise ValueError(
             f"{name}={value!r} does not go with storage='sparse': leave it at {only!r}")
@@ -527,7 +527,7 @@ def fit(model, # a name (see `build`), or a module, trained in place
         out=None, # folder for checkpoints and the run; None: nothing is written
         resume:bool=False, # go on with what `out` holds
         progress:bool=True, # show a bar, or lines in a log
-        weights:str='keep', # initial values: 'keep', or rescaled for the mask, see `Sparsifier`
+        scaling:str='keep', # of the initial values: 'keep', or rescaled for the mask, see `Sparsifier`
         width:float=1., # factor on the channels of a named model
         amp='auto', # 'bf16', 'fp16' (with a loss scaler), 'off'
         channels_last='auto', # memory layout
@@ -554,9 +554,9 @@ def fit(model, # a name (see `build`), or a module, trained in place
     if recipe is not None: recipe = pick('recipe', recipe, RECIPES, Recipe)
     pick('storage', storage, dict(masked=None, sparse=None))
     if storage == 'sparse':
-        check_storage(method, weights, compile, recipe.ema if recipe else 0., options)
+        check_storage(method, scaling, compile, recipe.ema if recipe else 0., options)
     if log is not None: pick('log', log, dict(tensorboard=None))
-    pick('weights', weights, dict.fromkeys(('keep', *SCALINGS)))
+    pick('scaling', scaling, dict.fromkeys(('keep', *SCALINGS)))
     seed, density, width = whole('seed', seed, 0, 2**64 - 1), float(density), float(width)
     if batch_limit is not None: batch_limit = whole('batch_limit', batch_limit)
     if not save_every >= 0: raise ValueError(f'save_every={save_every}: give seconds, 0 or more')
@@ -589,7 +589,7 @@ def fit(model, # a name (see `build`), or a module, trained in place
         chosen = switches(net, device, amp, channels_last, compile, recipe.epochs * steps, fused,
                           tf32, benchmark)
         during.enter_context(gpu_arithmetic(chosen))
-        parts = dict(density=density, init=init, seed=seed, weights=weights, **options)
+        parts = dict(density=density, init=init, seed=seed, scaling=scaling, **options)
         marks = dict(masks=fingerprints(options['masks'])) if options.get('masks') else {}
         config = as_json(dict(
             parts | marks, recipe=asdict(recipe), switches=asdict(chosen), **described(data),
