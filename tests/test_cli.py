@@ -153,10 +153,8 @@ def test_every_switch_of_a_training_from_the_terminal(command, tmp_path):
     assert config['recipe']['epochs'] == 2 and config['density'] == .2
 
 
-def test_help_explains_every_parameter_of_a_training(said, capsys):
-    with pytest.raises(SystemExit) as ended: said('ggr_train', '--help')
-    out = capsys.readouterr().out
-    assert not ended.value.code
+def test_help_explains_every_parameter_of_a_training(said):
+    out = said('ggr_train', '--help')
     for name, word in dict(amp='bf16, fp16', channels_last='on, off, auto', compile='torch.compile', fused='one kernel', scaling='layer, unit', exclude='dense',
                            grad_batches='averaged', batch_limit='trial', save_every='checkpoints').items():
         assert f'--{name}' in out and word in ' '.join(out.split()), name
@@ -247,6 +245,21 @@ def test_no_screen_and_no_home(tmp_path):
     assert status == 0 and 'SET' in out
     status, out, _ = shell("ggr_table 7 2>&-", tmp_path)
     assert status == 1 and out == ''
+
+
+@pytest.mark.skipif(not Path('/dev/full').exists(), reason='this system has no /dev/full')
+@pytest.mark.parametrize('line', ["ggr_table 1 --results ''", 'ggr_table --help'])
+def test_a_full_disk_under_the_output(tmp_path, line):
+    status, _, err = shell(line + ' > /dev/full', tmp_path)
+    assert status == 1 and err.strip() == 'ggr_table: No space left on device'
+
+
+@pytest.mark.parametrize('error, said', [(lambda: torch.empty(10**14), "can't allocate memory"), (lambda: exec('raise torch.OutOfMemoryError("CUDA out of memory.\\nmore")', dict(torch=torch)), 'CUDA out of memory.')])
+def test_no_memory_is_one_line_and_a_bug_keeps_its_traceback(capsys, error, said):
+    with pytest.raises(SystemExit) as e, door('ggr_train'): error()
+    err = capsys.readouterr().err.strip()
+    assert e.value.code == 1 and err.startswith('ggr_train: no memory: ') and said in err and len(err.splitlines()) == 1
+    with pytest.raises(RuntimeError, match='shapes'), door('ggr_train'): raise RuntimeError('shapes do not fit')
 
 
 def test_a_demo_is_terminated_while_another_waits_for_its_file(start, command, tmp_path):

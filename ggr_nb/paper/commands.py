@@ -7,7 +7,7 @@ __all__ = ['comma', 'Ended', 'door', 'answer', 'command', 'ggr_demo', 'ggr_train
            'run_plots', 'ggr_plot', 'places', 'run_sweep', 'ggr_sweep', 'ggr_table']
 
 # %% ../../nbs/paper/commands.ipynb #92005699
-import codecs, inspect, io, json, os, signal, sys, time, unicodedata, warnings
+import codecs, inspect, io, json, os, re, signal, sys, time, unicodedata, warnings
 from contextlib import contextmanager
 from functools import partial, wraps
 from pathlib import Path
@@ -84,6 +84,9 @@ def door(name:str # of the command
         _say(f'{name}: {e.strerror or e}{where}'); raise SystemExit(1) from None
     except (ValueError, ImportError, OverflowError, MemoryError, FloatingPointError) as e:
         _say(f'{name}: {e}'); raise SystemExit(1) from None
+    except RuntimeError as e:                           # PyTorch's word for it
+        if not re.search('out of memory|allocate memory', str(e)): raise
+        _say(f'{name}: no memory: {str(e).splitlines()[0]}'); raise SystemExit(1) from None
     finally:
         for s, handler in before.items(): signal.signal(s, handler or signal.SIG_DFL)
 
@@ -93,7 +96,10 @@ def answer(func, # a function with a comment behind each parameter
            ):
     "Do what the words of a terminal say, behind the door"
     with door(func.__name__):
-        given = vars(anno_parser(func).parse_args([str(w) for w in words]))
+        parser, words = anno_parser(func), [str(w) for w in words]
+        if {'-h', '--help'} & set(words):               # argparse would be silent on a full disk
+            return print(parser.format_help(), end='')
+        given = vars(parser.parse_args(words))
         func(**{k: v for k, v in given.items() if k not in ('pdb', 'xtra')})
 
 def command(func # a function with a comment behind each parameter
