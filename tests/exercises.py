@@ -12,10 +12,18 @@ from execnb.nbio import read_nb
 
 NBS = Path(__file__).resolve().parent.parent / 'nbs'
 
+WATCH = '''def watched(model, optimizer, seen):
+    def look(*_):
+        name, weight = list(sparsifier.weights.items())[-1]
+        seen.append(float(weight.grad{1}.abs().max()))
+    {0}
+    return sparsifier'''
+
 # {notebook: {name that the reader defines: wrong answers, as source}}
 WRONG = {
     '00_masks': {
-        'comes_back': ['comes_back = False', 'comes_back = "yes"'],
+        'way': ['def way(buffer, lr, momentum): return lr * buffer', 'def way(buffer, lr, momentum): return lr * buffer / (1 - momentum)',
+                'def way(buffer, lr, momentum): return 0.'],
         'your_density': ['your_density = (.5 + .01) / 2', 'your_density = .5 * .01'],
         'dead_units': ['def dead_units(mask): return int((mask.flatten(1).sum(0) == 0).sum())',      # columns
                        'def dead_units(mask): return int(mask.flatten(1).sum(1).min() == 0)',
@@ -50,7 +58,8 @@ WRONG = {
     },
     '04_topk': {
         'smallest_key': ['smallest_key = torch.abs', 'smallest_key = lambda w: -w', 'smallest_key = lambda w: w'],
-        'large_ones_come': ['large_ones_come = "last"', 'large_ones_come = "middle"'],
+        'best_order': ['def best_order(grads): return sorted(grads, key=lambda n: grads[n].abs().max())', 'def best_order(grads): return ["last", "first", "middle"]',
+                       'def best_order(grads): return sorted(grads, key=lambda n: -grads[n].numel())', 'def best_order(grads): return list(grads)'],
         'numbers_sent': ['numbers_sent = 20', 'numbers_sent = 80', 'numbers_sent = 3400'],
     },
     '05_allocate': {
@@ -60,7 +69,7 @@ WRONG = {
         'least': ['least = 2', 'least = 11', 'least = 20', 'least = 10.5'],
     },
     '06_grow': {
-        'lost_share': ['lost_share = .5', 'lost_share = .7', 'lost_share = 0'],
+        'lost_share': ['lost_share = .3', 'lost_share = .093', 'lost_share = .393', 'lost_share = 0'],
         'cover_first': ['def cover_first(snap, layer, q): return pick_top(snap, layer, q)',
                         'def cover_first(snap, layer, q): return torch.arange(24) * 60',
                         'def cover_first(snap, layer, q):\n'
@@ -84,11 +93,14 @@ WRONG = {
         'epochs_needed': ['epochs_needed = 1', 'epochs_needed = 6', 'epochs_needed = 0'],
         'diagonal': ['diagonal = {"fc2.weight": torch.eye(10, 256)}',
                      'diagonal = {n: torch.eye(*m.flatten(1).shape, dtype=torch.bool).view_as(m) for n, m in fresh()[2].masks.items()}'],
-        'order': ['order = "after"', 'order = "it does not matter"'],
+        'watched': [WATCH.format('sparsifier = Sparsifier(model, optimizer, "static", density=.1); optimizer.register_step_pre_hook(look)', '[~sparsifier.masks[name]]'),
+                    WATCH.format('optimizer.register_step_pre_hook(look); sparsifier = Sparsifier(model, optimizer, "static", density=.1)', ''),
+                    'def watched(model, optimizer, seen): return Sparsifier(model, optimizer, "static", density=.1)'],
     },
     '10_sparse': {
         'break_even': ['break_even = 0', 'break_even = 1', 'break_even = 20 / 24'],
-        'can_miss': ['can_miss = True', 'can_miss = "no"'],
+        'inputs': ['inputs, outputs = torch.ones(2, 3), torch.full((2, 4), float("nan"))', 'inputs, outputs = torch.full((2, 3), 2e38), torch.ones(4, 2)',
+                   'inputs, outputs = torch.full((2, 3), 1e30), torch.full((2, 4), 1e-3)'],
     },
     # beyond
     # train
@@ -132,7 +144,8 @@ class Exercise(NamedTuple):
             except Exception as e: faults.append(f'{self.names[0]}: the solution is refused: {e!r}')
         for answer in self.wrong:
             put(space, before)
-            if len(refusal(answer, self.check, space)) <= 10: faults.append(f'{self.names[0]}: {answer!r} is not refused with a hint')
+            said = refusal(answer, self.check, space)
+            if not isinstance(said, AssertionError) or len(str(said)) <= 10: faults.append(f'{self.names[0]}: {answer!r} is not refused with a hint: {said!r}')
         put(space, after)
         return faults
 
@@ -146,11 +159,10 @@ def run(source, space): exec(compile(source, 'exercise', 'exec'), space)
 
 
 def refusal(answer, check, space):
-    "What the check says against an answer; '' where it takes it."
+    "The error that the check answers with; None where it takes the answer."
     run(answer, space)
     try: run(check, space)
-    except AssertionError as e: return str(e)
-    return ''
+    except Exception as e: return e
 
 
 def section(path):

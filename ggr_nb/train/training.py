@@ -527,7 +527,7 @@ def fit(model, # a name (see `build`), or a module, trained in place
         out=None, # folder for checkpoints and the run; None: nothing is written
         resume:bool=False, # go on with what `out` holds
         progress:bool=True, # show a bar, or lines in a log
-        scaling:str='keep', # of the initial values: 'keep', or rescaled for the mask, see `Sparsifier`
+        scaling:str='keep', # of initial values: 'keep', or for the mask, see `Sparsifier`
         width:float=1., # factor on the channels of a named model
         amp='auto', # 'bf16', 'fp16' (with a loss scaler), 'off'
         channels_last='auto', # memory layout
