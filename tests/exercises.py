@@ -107,6 +107,49 @@ WRONG = {
     # paper
     # show
     # studies
+    'studies/dead_weights': {
+        'is_dead': ['def is_dead(input_silent, output_unheard): return input_silent and output_unheard', 'def is_dead(input_silent, output_unheard): return input_silent',
+                    'def is_dead(input_silent, output_unheard): return False'],
+        'hit': ['def hit(d): return d', 'def hit(d): return d / 2', 'def hit(d): return 2 * d - d * d'],
+    },
+    'studies/fantastic_weights': {
+        'yours': ['def yours(w, g, gen=None): return torch.zeros_like(w)', 'def yours(w, g, gen=None): return w ** 2 + w * g', 'def yours(w, g, gen=None): return w.abs() + (w * g).abs()',
+                  'def yours(w, g, gen=None): return (w ** 2 + (w * g).abs()).sum()'],
+        'by_chance': ['def by_chance(f): return f', 'def by_chance(f): return f * f', 'def by_chance(f): return f / 2'],
+        'saved': ['def saved(w, g, gen=None): return w.abs() / g.abs()', 'def saved(w, g, gen=None): return torch.where(g == 0, torch.inf, w.abs() / g.abs())',
+                  'def saved(w, g, gen=None): return g.abs()'],
+    },
+    'studies/fill_the_dashes': {
+        'least_density': ['def least_density(shapes): return len(shapes) / sum(map(math.prod, shapes.values()))', 'def least_density(shapes): return .5',
+                          'def least_density(shapes): return sum(s[0] for s in shapes.values())', 'def least_density(shapes): return 2 * sum(s[0] for s in shapes.values()) / sum(map(math.prod, shapes.values()))'],
+        'lonely': ['def lonely(density, taps=9): return 1 - density', 'def lonely(density, taps=9): return density ** taps', 'def lonely(density, taps=9): return (1 - density) ** 9'],
+    },
+    'studies/gradient_flow': {
+        'lost': ['def lost(s): return gap("unit", "dense", s).mean >= 3', 'def lost(s): return False', 'def lost(s): return s >= .98', 'def lost(s): return True'],
+        'predicted': ['predicted = math.log10(math.sqrt(.2))', 'predicted = 6 * math.log10(.2)', 'predicted = math.sqrt(.2) ** 6', 'predicted = 6 * math.log(math.sqrt(.2))'],
+        'best': ['best, its_sign_is_sure = "pruned – ticket", False', 'best, its_sign_is_sure = max(found, key=lambda n: estimate(found[n]["ensemble gain"]).mean), True',
+                 'best, its_sign_is_sure = "dense", True'],
+    },
+    'studies/half_by_gradient': {
+        'expected': ['def expected(c): return 1.', 'def expected(c): return c ** 2', 'def expected(c): return 1 - (1 - c) ** 2'],
+        'two_correlations': ['def two_correlations(sample): return correlation([point(r) for r in sample]), correlation([point(r) for r in sample])',
+                             'def two_correlations(sample): return correlation([p for s in SHARES["mlp"] for p in centred(where(sample, share=s))]), correlation([point(r) for r in sample])'],
+    },
+    'studies/vote_harm': {
+        'same_dose': ['same_dose = .3', 'same_dose = .5', 'same_dose = .3 * turnovers(11, .3) / turnovers(5, .3)'],
+    },
+    'studies/where_the_papers_meet': {
+        'gradient_shrink': ['gradient_shrink = factor(64) * factor(300) * factor(100)', 'gradient_shrink = factor(64) * factor(300)', 'gradient_shrink = factor(100)'],
+        'last_layer': ['def last_layer(method, scale="unit"): return estimate(r["counts"][0][2] for r in where(runs, part="main", method=method, scale=scale, lr=.01, init="uniform"))',
+                       'def last_layer(method, scale="unit"): return estimate(r["counts"][-1][2] for r in where(runs, part="main", method=method, scale="unit", lr=.01, init="uniform"))',
+                       'def last_layer(method, scale="unit"): return estimate(r["counts"][-1][0] for r in where(runs, part="main", method=method, scale=scale, lr=.01, init="uniform"))'],
+    },
+    'studies/who_feeds_whom': {
+        'by_root_size': ['def by_root_size(snap, dropped, free): return dict(dropped)', 'def by_root_size(snap, dropped, free): return {n: round(math.sqrt(l.size)) for n, l in free.items()}',
+                         'def by_root_size(snap, dropped, free): return deal({n: l.size for n, l in free.items()}, dropped, room(free))'],
+        'pairs': ['pairs = [(final("MLP", r)["fc1.weight"], fmean(found["MLP", start][r].values())) for r in RULES]',
+                  'pairs = [(fmean(found["MLP", start][r].values()), final("MLP", r)["fc3.weight"]) for r in RULES]', 'pairs = [(0., 0.) for rule in RULES]'],
+    },
     # guides
 }
 
@@ -173,7 +216,8 @@ def section(path):
 
 def texts(path):
     "What the exercises of a notebook ask, by their numbers."
-    return [t for c in section(path) if c.cell_type == 'markdown' for t in re.findall(r'^(?:\*\*)?\d+\. ?.*', c.source, re.M)]
+    text = '\n'.join(c.source for c in section(path) if c.cell_type == 'markdown').partition('## Exercises')[2]
+    return re.findall(r'^(?:\*\*)?\d+\. ?.*', text.partition('\n## ')[0], re.M)
 
 
 def key(path): return path.relative_to(NBS).with_suffix('').as_posix()
