@@ -105,6 +105,59 @@ WRONG = {
     # beyond
     # train
     # paper
+    'paper/commands': {
+        'ggr_best': ['def ggr_best(results="results/paper.jsonl"):\n'
+                     '    found = {}\n'
+                     '    for r in Results(results).load().values():\n'
+                     '        j = Job(**r["job"]); place = j.data, j.model, j.density, j.init\n'
+                     '        found[place] = max(found.get(place, ("", 0)), (j.method, r["accuracy"]), key=lambda p: p[1])\n'
+                     '    return found',
+                     'def ggr_best(results="results/paper.jsonl"): return {("digits", .02, "uniform"): ("ggr", 95.)}',
+                     'def ggr_best(results="results/paper.jsonl"): return {("digits", "digits_net", .02, "uniform"): ("dense", 99.)}'],
+        'density_three': ['density_three = refusal(ggr_train, "digits_net", "digits", "ggrr", 3., out=f"{folder}/three")', 'density_three = "density 3"'],
+    },
+    'paper/demo': {
+        'sample': ['def sample(n): return {(m, "erk"): {s: random.gauss(mean, 3) for s in range(n)} for m, mean in (("ggr", 95), ("dsr", 95))}',
+                   'def sample(n): return {(m, "erk"): {s: random.gauss(mean, 9) for s in range(n)} for m, mean in (("ggr", 95), ("dsr", 93))}',
+                   'def sample(n): return {(m, "erk"): {s: random.gauss(mean, 3) for s in range(3)} for m, mean in (("ggr", 95), ("dsr", 93))}'],
+        'standard_errors': ['def standard_errors(a, b): return paired(a, b).se, paired(a, b).se',
+                            'def standard_errors(a, b): return paired(a, b).se, sum(statistics.variance(v.values()) for v in (a, b)) ** .5',
+                            'def standard_errors(a, b):\n'
+                            '    apart = sum(statistics.variance(v.values()) / len(v) for v in (a, b)) ** .5\n'
+                            '    return statistics.stdev(x - y for x, y in zip(a.values(), b.values())) / len(a) ** .5, apart'],
+    },
+    'paper/evidence': {
+        'enough': ['def enough(n): return 1.96 / math.sqrt(n) < 1', 'def enough(n): return stats.t.ppf(.95, n - 1) / math.sqrt(n) < 1', 'def enough(n): return True'],
+        'picked': ['def picked(rng):\n'
+                   '    a, b = ({s: rng.gauss(0, 1) for s in range(5)} for _ in range(2))\n'
+                   '    return paired(a, b).p',
+                   'def picked(rng): return 1.'],
+    },
+    'paper/published': {
+        'luckiest': ['def luckiest(k, n=19, draws=20_000, seed=0): return at_least(k)',
+                     'def luckiest(k, n=19, draws=20_000, seed=0):\n'
+                     '    rng = random.Random(seed)\n'
+                     '    best = [Counter(rng.choices(range(4), k=n)).most_common(1)[0][1] for _ in range(draws)]\n'
+                     '    return sum(b > k for b in best) / draws'],
+        'generous': ['def generous(cells, method, sparsity, init): return statistics.fmean(v or 0 for v in of_nets(cells, method, sparsity, init))',
+                     'def generous(cells, method, sparsity, init): return max(v for v in of_nets(cells, method, sparsity, init) if v)'],
+        'winners_of': ['def winners_of(cells): return winners(cells)',
+                       'def winners_of(cells):\n'
+                       '    columns = {}\n'
+                       '    for c, v in cells.items():\n'
+                       '        if v is not None: columns.setdefault((*c[:2], *c[3:]), {})[c.method] = v\n'
+                       '    return {place: max(row, key=row.get) for place, row in columns.items()}'],
+    },
+    'paper/sweep': {
+        'from_key': ['def from_key(key): return key.split("/")', 'def from_key(key): return Job(*key.split("/")[:3], float(key.split("/")[3]), key.split("/")[4], 0)'],
+        'timed': ['def timed(pool, jobs, listen=None):\n'
+                  '    start = time.perf_counter()\n'
+                  '    for o in pool.run(jobs, listen): yield o._replace(result=o.result | dict(seconds=time.perf_counter() - start))',
+                  'def timed(pool, jobs, listen=None):\n'
+                  '    for o in pool.run(jobs, listen):\n'
+                  '        start = time.perf_counter(); yield o._replace(result=o.result | dict(seconds=time.perf_counter() - start))',
+                  'def timed(pool, jobs, listen=None): return pool.run(jobs, listen)'],
+    },
     # show
     # studies
     'studies/dead_weights': {
@@ -203,8 +256,7 @@ def run(source, space): exec(compile(source, 'exercise', 'exec'), space)
 
 def refusal(answer, check, space):
     "The error that the check answers with; None where it takes the answer."
-    run(answer, space)
-    try: run(check, space)
+    try: run(answer, space); run(check, space)
     except Exception as e: return e
 
 
