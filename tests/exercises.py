@@ -103,6 +103,22 @@ WRONG = {
                    'inputs, outputs = torch.full((2, 3), 1e30), torch.full((2, 4), 1e-3)'],
     },
     # beyond
+    'beyond/connect': {
+        'covered_twice': ['def covered_twice(shape, gen): return covering_mask(shape, shape[0], gen)', 'def covered_twice(shape, gen): return covering_mask(shape, 2 * shape[0], gen)',
+                          'def covered_twice(shape, gen): return (torch.arange(math.prod(shape[1:])) < 2).expand(shape[0], -1).reshape(shape).clone()'],
+        'weights_needed': ['def weights_needed(units): return units', 'def weights_needed(units): return math.floor(units * math.log(units))', 'def weights_needed(units): return 10 * units'],
+    },
+    'beyond/small_dense': {
+        'widths': ['widths = {2: 100, 6: 100}', 'widths = {2: 10, 6: 10}', 'widths = {2: 25}'],
+        'surest': ['surest = .05', 'surest = .005', 'surest = 2'],
+    },
+    'beyond/snip': {
+        'anti_snip': ['def anti_snip(model, x, y, total): return snip_masks(model, x, y, total)', 'def anti_snip(model, x, y, total): return {n: ~m for n, m in snip_masks(model, x, y, total).items()}',
+                      'def anti_snip(model, x, y, total):\n'
+                      '    free = {n: (~m).flatten() for n, m in snip_masks(model, x, y, 2000).items()}\n'
+                      '    return {n: (f & (f.cumsum(0) <= (200 if n == "fc1.weight" else 0))).view_as(masks[n]) for n, f in free.items()}'],
+        'other': ['other = masks', 'other = {n: ~m for n, m in masks.items()}', 'other = anti_snip(net, x, y, 200) if anti_snip(net, x, y, 200) else masks'],
+    },
     # train
     # paper
     'paper/commands': {
