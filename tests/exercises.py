@@ -175,6 +175,42 @@ WRONG = {
                   'def timed(pool, jobs, listen=None): return pool.run(jobs, listen)'],
     },
     # show
+    'show/dashboard': {
+        'watcher': ['def watcher(board): pass', 'def watcher(board): board.halt.set()', 'def watcher(board):\n    if board.report.accuracy[0] > .9: board.halt.set()',
+                    'def watcher(board):\n    if board.report.accuracy[-1] > .75: board.halt.set()'],
+        'made_up': ['def made_up(watch, **choices): watch(Report([1], [2.3], [.1]))', 'def made_up(watch, **choices):\n    for n in range(3): watch(Report([n], [2.3 - n], [.1]))',
+                    'def made_up(watch, **choices):\n    for n in (1, 2, 3): watch(Report([*range(n)], [1., 2., 3.][:n], [.1] * n))'],
+    },
+    'show/explore': {
+        'first_layer': ["def first_layer(classes): return {'conv1': ([.5, .9, .95, .99], [DENSITIES['erk'](layer_sizes('resnet18')[0], 1 - s)['conv1.weight'] for s in (.5, .9, .95, .99)])}, ''",
+                        "def first_layer(classes): return {'conv1': ([.5, .9, .95, .99], [.5, .1, .05, .01])}, ''", "def first_layer(classes): return {'conv1': ([.5, .99], [1., classes / 1000])}, ''"],
+        'winner': ["winner, payer = list(m.masks)[0] if 'm' in globals() else 'conv1.weight', None", "winner, payer = (lambda c: (min(c, key=c.get), max(c, key=c.get)))({n: int(one_update('ggr').after[n].sum() - one_update('ggr').masks[n].sum()) for n in one_update('ggr').masks})"],
+    },
+    'show/explorer': {
+        'places': ["def places(density): return {'mask': torch.rand(32, 32) < density}, ''", "def places(density): return {'mask': torch.arange(1024).view(32, 32) < round(1024 * density)}, ''",
+                   "def places(density): return {'mask': torch.rand(32, 32, generator=torch.Generator().manual_seed(0)) < density}, ''"],
+        'is_pure': ['def is_pure(draw, **knobs): return grids(draw(**knobs)) == grids(draw(**knobs)) if not isinstance(draw(**knobs), tuple) else True', 'def is_pure(draw, **knobs): return True',
+                    'def is_pure(draw, **knobs):\n    torch.manual_seed(0); a = draw(**knobs); torch.manual_seed(0)\n    return str(a) == str(draw(**knobs))'],
+    },
+    'show/panels': {
+        'gap_bytes': ['gap_bytes = 512', 'gap_bytes = round(64 * 64 * .03)', 'gap_bytes = int(sparse.sum()) + 1'],
+        'draw_text': ['def draw_text(ax, p): pass', "def draw_text(ax, p):\n    for n, v in p['values'].items(): ax.text(0, 0, f'{v} {n}')", "def draw_text(ax, p):\n    for i, n in enumerate(p['values']): ax.text(0, i, n)"],
+    },
+    'show/plots': {
+        'mine': ["mine = bar_plot({m.upper() + '!': len(m) for m in main}, 'letters', 'x')", "mine = bar_plot(dict.fromkeys(main, 3), 'letters', 'x')", "mine = bar_plot({m: len(m) for m in main[:2]}, 'letters', 'x')"],
+        'guess': ['def guess(n): return np.zeros(n)', 'def guess(n): return np.arange(n)', 'def guess(n): return np.arange(n) - n / 2'],
+    },
+    'show/rehearsal': {
+        'back': ["back = len(set(moments[5].dropped['fc1'].tolist()) & set(moments[6].grown['fc1'].tolist()))", "back = len(moments[4].dropped['fc1'])", 'back = 0'],
+        'equal': ['def equal(snap, dropped, free): return dropped', 'def equal(snap, dropped, free): return dict.fromkeys(dropped, sum(dropped.values()) // len(dropped))',
+                  'def equal(snap, dropped, free): return {n: min(10, l.free) for n, l in free.items()}'],
+    },
+    'show/sparse_plots': {
+        'gained': ["def gained(history): return {n: l['grown'] - l['dropped'] for n, l in history[-1]['layers'].items()}", "def gained(history): return {n: sum(h['layers'][n]['grown'] for h in history) for n in history[0]['layers']}",
+                   "def gained(history): return {n: sum(h['layers'][n]['dropped'] - h['layers'][n]['grown'] for h in history) for n in history[0]['layers']}"],
+        'stays_local': ['def stays_local(history): return True', "def stays_local(history): return all(sum(l['quota'] for l in h['layers'].values()) == sum(l['dropped'] for l in h['layers'].values()) for h in history)",
+                        "def stays_local(history): return all(l['quota'] == l['dropped'] for l in history[-1]['layers'].values())" ],
+    },
     # studies
     'studies/dead_weights': {
         'is_dead': ['def is_dead(input_silent, output_unheard): return input_silent and output_unheard', 'def is_dead(input_silent, output_unheard): return input_silent',
