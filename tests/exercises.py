@@ -19,6 +19,8 @@ WATCH = '''def watched(model, optimizer, seen):
     {0}
     return sparsifier'''
 
+UNITS = 'unread_units = lambda masks: sum(int(({}).sum()) for a, b in zip([*masks.values()], [*masks.values()][1:]))'
+
 # {notebook: {name that the reader defines: wrong answers, as source}}
 WRONG = {
     '00_masks': {
@@ -102,6 +104,14 @@ WRONG = {
         'inputs': ['inputs, outputs = torch.ones(2, 3), torch.full((2, 4), float("nan"))', 'inputs, outputs = torch.full((2, 3), 2e38), torch.ones(4, 2)',
                    'inputs, outputs = torch.full((2, 3), 1e30), torch.full((2, 4), 1e-3)'],
     },
+    'hour': {
+        'drop_random': ['drop_random = lambda layers, masks, f: {n: torch.randperm(w.numel())[:63] for n, w in layers.items()}', 'drop_random = drop_smallest',
+                        'drop_random = lambda layers, masks, f: {}',
+                        'drop_random = lambda layers, masks, f: {n: drop_smallest(layers, masks, f)[n][torch.randint(63, (63,))] for n in layers}'],
+        'share_evenly': ['share_evenly = stay', 'share_evenly = lambda layers, masks, gone: dict.fromkeys(gone, sum(map(len, gone.values())) // 4)',
+                         'share_evenly = lambda layers, masks, gone: dict(zip(gone, (5, 5, 5, 8)))', 'share_evenly = lambda layers, masks, gone: {"all": 23}'],
+        'unread_units': [UNITS.format('~a.any(1) & b.any(0)'), UNITS.format('~b.any(0)'), UNITS.format('a.any(1)')],
+    },
     # beyond
     'beyond/connect': {
         'covered_twice': ['def covered_twice(shape, gen): return covering_mask(shape, shape[0], gen)', 'def covered_twice(shape, gen): return covering_mask(shape, 2 * shape[0], gen)',
@@ -120,6 +130,64 @@ WRONG = {
         'other': ['other = masks', 'other = {n: ~m for n, m in masks.items()}', 'other = anti_snip(net, x, y, 200) if anti_snip(net, x, y, 200) else masks'],
     },
     # train
+    'train/compact': {
+        'neurons': ['neurons = 8, 6', 'neurons = 8, 1', 'neurons = 8, 0', 'neurons = 0, 0'],
+        'with_carrier': ['def with_carrier(): return nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 3))',
+                         'def with_carrier():\n'
+                         '    net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 3))\n'
+                         '    net[0].weight.data[3:] = 0; net[0].bias.data[3:] = .3\n'
+                         '    return net',
+                         'def with_carrier():\n'
+                         '    net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 3, padding=1))\n'
+                         '    net[0].weight.data[3:] = 0; net[0].bias.data[3:] = 0.\n'
+                         '    return net'],
+    },
+    'train/data': {
+        'shifts_per_epoch': ['def shifts_per_epoch(data, batch, per_batch): return batch', 'def shifts_per_epoch(data, batch, per_batch): return -(-len(data.train[1]) // batch) if per_batch else len(data.train[1])',
+                             "def shifts_per_epoch(data, batch, per_batch): return data.steps('train', batch) if per_batch else len(data.train[1])"],
+        'cutout': ['def cutout(place, top, left, size): return place', 'def cutout(place, top, left, size):\n    place[:, top[0]:top[0] + size, left[0]:left[0] + size] = 0\n    return place',
+                   'def cutout(place, top, left, size):\n    for p, t, l in zip(place, top, left): p[l:l + size, t:t + size] = 0\n    return place'],
+    },
+    'train/deploy': {
+        'least_bytes': ['least_bytes = 10_000', 'least_bytes = 125_000', 'least_bytes = math.ceil(10_000 * math.log2(1_000_000) / 8)', 'least_bytes = 80794'],
+        'bits_win': ['bits_win = .03', 'bits_win = .5', 'bits_win = 1 / 32'],
+    },
+    'train/inputs': {
+        'images_needed': ['def images_needed(p, d): return math.ceil(p * (1 - p) / d ** 2)', 'def images_needed(p, d): return math.ceil(2 * p * (1 - p) / d ** 2)',
+                          'def images_needed(p, d): return math.ceil(p * (1 - p) * (2 / d) ** 2) + 100', 'def images_needed(p, d): return p * (1 - p) * 4 / d ** 2'],
+    },
+    'train/machine': {
+        'runs_finished': ['def runs_finished(p): return 2 * p + 3 * (1 - p), 1., 2 * p + (1 - p)', 'def runs_finished(p): return 1 / (p / 2 + 3 * (1 - p)), 1., 1 / (p / 2 + (1 - p))',
+                          'def runs_finished(p): return 2 * p + (1 - p) / 3, 1., 2 * p + (1 - p) / 3'],
+        'polite': ['def polite(work, stop_when):\n    for i in range(100):\n        if i == stop_when: return i\n        work(i)',
+                   'def polite(work, stop_when):\n    with listening() as asked:\n        for i in range(100):\n            if i == stop_when: os.kill(os.getpid(), signal.SIGTERM)\n            if asked: return i\n            work(i)',
+                   'def polite(work, stop_when):\n    for i in range(100):\n        if i == stop_when: os.kill(os.getpid(), signal.SIGTERM)\n        work(i)\n    return stop_when + 1',
+                   'def polite(work, stop_when):\n    with listening() as asked:\n        for i in range(100):\n            if i == stop_when: os.kill(os.getpid(), signal.SIGTERM)\n            work(i)\n            if asked: return i'],
+    },
+    'train/measure': {
+        'same_flops': ['same_flops = .03', 'same_flops = .05', 'same_flops = 7'],
+        'expected': ['def expected(d): return d', 'def expected(d): return d * d', 'def expected(d): return d / 2'],
+        'split': ['split = six', 'split = {"fc1.weight": torch.zeros(3, 4).bool(), "fc2.weight": torch.ones(2, 3).bool()}', 'split = {"fc1.weight": torch.ones(4, 3).bool(), "fc2.weight": torch.ones(3, 2).bool()}'],
+    },
+    'train/models': {
+        'small': ['small = .03', 'small = .5', 'small = .25'],
+        'same_number': ['def same_number(size, density): return {k: 0 for k in size}', 'def same_number(size, density): return {k: round(density * n) for k, n in size.items()}',
+                        'def same_number(size, density): return {k: min(n, int(density * sum(size.values()) / len(size))) for k, n in size.items()}',
+                        'def same_number(size, density): return {k: int(density * sum(size.values()) / len(size)) for k in size}'],
+    },
+    'train/runs': {
+        'images_seen': ['def images_seen(recipe, train_images): return recipe.epochs * train_images, recipe.update_until / recipe.epochs',
+                        'def images_seen(recipe, train_images): return recipe.epochs * (train_images // recipe.batch * recipe.batch), .5',
+                        'def images_seen(recipe, train_images): return recipe.epochs * (train_images // recipe.batch * recipe.batch), recipe.update_until'],
+        'write_in_place': ['def write_in_place(path, data, stop_after): path.write_bytes(data)', 'def write_in_place(path, data, stop_after): path.with_suffix(".part").write_bytes(data[:stop_after])',
+                           'def write_in_place(path, data, stop_after): path.write_bytes(data[stop_after:])', 'def write_in_place(path, data, stop_after): path.write_bytes(path.read_bytes() + data[:stop_after])'],
+    },
+    'train/training': {
+        'survivors': ["def survivors(record, training): return {n: 1. for n in training.masks_start}",
+                      "def survivors(record, training): record['survivors'] = {n: int((m & training.masks()[n]).sum()) / m.numel() for n, m in training.masks_start.items()}",
+                      "def survivors(record, training): record['survivors'] = {n: int(training.masks()[n].sum()) / int(m.sum()) for n, m in training.masks_start.items()}"],
+        'same_before': ['same_before, same_after = True, True', 'same_before, same_after = False, True', 'same_before, same_after = True, False'],
+    },
     # paper
     'paper/commands': {
         'ggr_best': ['def ggr_best(results="results/paper.jsonl"):\n'
@@ -256,6 +324,9 @@ WRONG = {
                   'pairs = [(fmean(found["MLP", start][r].values()), final("MLP", r)["fc3.weight"]) for r in RULES]', 'pairs = [(0., 0.) for rule in RULES]'],
     },
     # guides
+    'guides/trust': {
+        'norm_ratio': ['norm_ratio = 1', 'norm_ratio = 10', 'norm_ratio = 100', 'norm_ratio = .1'],
+    },
 }
 
 
