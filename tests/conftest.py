@@ -70,6 +70,14 @@ def seeded():
     torch.manual_seed(0)
 
 
+def same(a, b):
+    "Are two states, nested as they may be, equal to the last bit?"
+    if torch.is_tensor(a): return torch.equal(a, b)
+    if isinstance(a, dict): return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)): return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
 BROWSERS = []
 
 @pytest.fixture(scope='module', autouse=True)

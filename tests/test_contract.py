@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import prune
 from torch.nn.functional import cross_entropy
 
+from conftest import same
 from ggr_nb.beyond.snip import snip_masks
 from ggr_nb.init import SCALINGS, rescale_
 from ggr_nb.masks import matrices, sparse_parameters
@@ -59,13 +60,6 @@ def step(model, optimizer, i=0, *_):
 
 
 def astray(s): return [n for n, l in s.layers.items() if l.weight.detach()[~l.bool_mask].any()]
-
-
-def same(a, b):
-    if torch.is_tensor(a): return torch.equal(a, b)
-    if isinstance(a, dict): return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)): return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 def everything(*parts): return copy.deepcopy([p.state_dict() for p in parts])

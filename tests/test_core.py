@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import ggr_nb.masks as masks_module
+from conftest import same
 from ggr_nb.density import DENSITIES, budgets, largest_remainder
 from ggr_nb.drop import lowest
 from ggr_nb.init import random_masks, sample, generator
@@ -55,13 +56,6 @@ def test_60_updates_conserve_counts_and_keep_zeros(method, optimizer, dtype):
 
 
 def everything(model, opt, s): return copy.deepcopy([model.state_dict(), opt.state_dict(), s.state_dict()])
-
-
-def same(a, b):
-    if torch.is_tensor(a): return torch.equal(a, b)
-    if isinstance(a, dict): return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)): return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
