@@ -26,12 +26,14 @@ nav { position: fixed; right: 1.2em; bottom: .6em; font-size: 15px; color: #5b66
 """
 SCRIPT = """
 const slides = [...document.querySelectorAll('section')], page = document.querySelector('nav');
+const fit = s => {   // all of it on the screen, smaller if it must be
+  for (let z = 1; ; z -= .05) { s.style.zoom = z; s.style.maxWidth = 1500 / z + 'px'; if (z < .5 || s.scrollHeight * z <= innerHeight + 1) return } };
 const show = n => { n = Math.max(0, Math.min(slides.length - 1, n)); slides.forEach((s, i) => s.classList.toggle('here', i === n));
-  location.replace('#' + (n + 1)); page.textContent = `${n + 1} / ${slides.length}`; scrollTo(0, 0) };
+  fit(slides[n]); location.replace('#' + (n + 1)); page.textContent = `${n + 1} / ${slides.length}`; scrollTo(0, 0) };
 const now = () => (parseInt(location.hash.slice(1)) || 1) - 1;
 addEventListener('keydown', e => { const by = {ArrowRight: 1, PageDown: 1, ' ': 1, ArrowLeft: -1, PageUp: -1}[e.key];
   if (by) { e.preventDefault(); show(now() + by) } else if (e.key === 'Home') show(0); else if (e.key === 'End') show(slides.length - 1) });
-page.onclick = () => show(now() + 1); show(now());
+page.onclick = () => show(now() + 1); onresize = () => show(now()); show(now());
 """
 
 

@@ -124,4 +124,6 @@ def test_arrow_keys_turn_the_slides(deck, browser):
     seen = [here()]
     for key in (Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_LEFT, Keys.HOME, Keys.ARROW_LEFT): body.send_keys(key); seen.append(here())
     assert seen == [0, 1, 2, 1, 0, 0]
+    tall = browser.execute_script('return slides.map((s, i) => { show(i); return s.getBoundingClientRect().height / innerHeight })')
+    assert max(tall) < 1.01, f'slide {tall.index(max(tall)) + 1} is taller than the screen'
     assert not [e for e in browser.get_log('browser') if e['level'] == 'SEVERE']
