@@ -1,8 +1,9 @@
 """The trainer: the recipe's clock, bit-for-bit resume however it was stopped, faults, and real images."""
-import errno, json, math, os, random, re, signal, subprocess, sys, threading, warnings
+import errno, json, math, os, random, re, shutil, signal, subprocess, sys, threading, warnings
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np, pytest, torch
 from torch import nn
@@ -422,9 +423,20 @@ def test_unknown_options_and_labels():
     with pytest.raises(ValueError, match='labels run from 0 to 12'): replace(d, train=(d.train[0], d.train[1].clone().index_fill_(0, torch.tensor([4]), 12)))
 
 
-def test_a_folder_that_cannot_be_written(tmp_path):
+@pytest.mark.parametrize('name', ['file/run', 'loop', 'loop/run', 'gone', 'gone/run', 'n' * 300], ids=lambda n: n[:8])
+def test_a_folder_that_cannot_be_written(tmp_path, name):
     (tmp_path/'file').write_text('')
-    with pytest.raises(OSError, match='cannot write to.*another out='): fit(*SET, out=tmp_path/'file'/'run', **SHORT)
+    for link, to in dict(loop='loop', gone='nowhere').items(): (tmp_path/link).symlink_to(to)
+    with pytest.raises(OSError, match='cannot write to.*another out='): fit(*SET, out=tmp_path/name, **SHORT)
+
+
+def test_a_disk_without_room_for_the_network_is_told_before_the_first_step(tmp_path, monkeypatch):
+    trained = []
+    for free, fits in ((100_000, False), (10**9, True)):
+        monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=free))
+        try: fit(*SET, out=tmp_path/str(free), each_step=lambda t: trained.append(t.step), **SHORT)
+        except OSError as e: assert e.errno == errno.ENOSPC and re.search(r'room for 0.1 MB, and the trained network takes \d+.\d. Make room', str(e))
+        assert bool(trained) == fits == (tmp_path/str(free)/'run.pt').exists()
 
 
 def test_divergence_is_said_and_the_checkpoint_kept(tmp_path):

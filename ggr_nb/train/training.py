@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['AGREE', 'SWITCHES', 'POSITIONS', 'make_optimizer', 'batch_loss', 'mixed', 'means', 'evaluate', 'LossWatch',
            'Progress', 'own_sums', 'match_layout_', 'Training', 'append_line', 'check_shapes', 'run_folder',
-           'check_storage', 'same_run', 'fit', 'tensorboard_log', 'train_main', 'evaluate_run', 'RECIPES', 'Recipe',
-           'Run', 'Stopped', 'build', 'switches']
+           'check_room', 'check_storage', 'same_run', 'fit', 'tensorboard_log', 'train_main', 'evaluate_run', 'RECIPES',
+           'Recipe', 'Run', 'Stopped', 'build', 'switches']
 
 # %% ../../nbs/train/training.ipynb #5777653f
-import copy, inspect, json, math, sys, time
+import copy, errno, inspect, json, math, shutil, sys, time
 from collections import deque
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -488,6 +488,15 @@ def run_folder(out, # folder, made if need be
             f'{out} already holds {old[0]}: go on with resume=True, or give another out=')
         yield out
 
+def check_room(out:Path, # folder of the run
+               net:nn.Module, # that will be written there
+              )->None:
+    "Refuse to train what the disk has no room for."
+    size, free = sum(t.nbytes for t in net.state_dict().values()), shutil.disk_usage(out).free
+    if free < size: raise OSError(errno.ENOSPC, (
+        f'{out} has room for {free / 1e6:,.1f} MB, and the trained network takes '
+        f'{size / 1e6:,.1f}. Make room, or give another out='))
+
 def check_storage(method:Method, # of the run
                   scaling:str, # as of `fit`
                   compile, # likewise
@@ -601,6 +610,7 @@ def fit(model, # a name (see `build`), or a module, trained in place
             net.load_state_dict(done.state)
             if storage == 'sparse': sparse_storage_(net, masks=done.masks)
             return done
+        if out is not None and storage == 'masked': check_room(out, net)
         curves = tensorboard_log(out) if log and ranks()[0] == 0 else None
         training = Training(net, part, recipe, config, chosen, asked, out, save_every,
                             data if val else None, curves, storage, method=method, **parts)
