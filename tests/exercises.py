@@ -116,11 +116,12 @@ WRONG = {
     'beyond/connect': {
         'covered_twice': ['def covered_twice(shape, gen): return covering_mask(shape, shape[0], gen)', 'def covered_twice(shape, gen): return covering_mask(shape, 2 * shape[0], gen)',
                           'def covered_twice(shape, gen): return (torch.arange(math.prod(shape[1:])) < 2).expand(shape[0], -1).reshape(shape).clone()'],
-        'weights_needed': ['def weights_needed(units): return units', 'def weights_needed(units): return math.floor(units * math.log(units))', 'def weights_needed(units): return 10 * units'],
+        'weights_needed': ['def weights_needed(units): return units', 'def weights_needed(units): return math.floor(units * math.log(units)) + 1', 'def weights_needed(units): return 10 * units'],
     },
     'beyond/small_dense': {
         'widths': ['widths = {2: 100, 6: 100}', 'widths = {2: 10, 6: 10}', 'widths = {2: 25}'],
-        'surest': ['surest = .05', 'surest = .005', 'surest = 2'],
+        'sureness': ["def sureness(density): return found[('ggr', f'{density:g}'), ('small-dense', f'{density:g}')].by.mean", "def sureness(density): return -found[('ggr', f'{density:g}'), ('small-dense', f'{density:g}')].by.mean",
+                     "def sureness(density): return found[('ggr', f'{density:g}'), ('small-dense', f'{density:g}')].by.mean / 5 ** .5"],
     },
     'beyond/snip': {
         'anti_snip': ['def anti_snip(model, x, y, total): return snip_masks(model, x, y, total)', 'def anti_snip(model, x, y, total): return {n: ~m for n, m in snip_masks(model, x, y, total).items()}',
@@ -251,17 +252,18 @@ WRONG = {
     },
     'show/explore': {
         'first_layer': ["def first_layer(classes): return {'conv1': ([.5, .9, .95, .99], [DENSITIES['erk'](layer_sizes('resnet18')[0], 1 - s)['conv1.weight'] for s in (.5, .9, .95, .99)])}, ''",
-                        "def first_layer(classes): return {'conv1': ([.5, .9, .95, .99], [.5, .1, .05, .01])}, ''", "def first_layer(classes): return {'conv1': ([.5, .99], [1., classes / 1000])}, ''"],
+                        "def first_layer(classes): return {'conv1': ([.5, .9, .95, .99], [.5, .1, .05, .01])}, ''", "def first_layer(classes): return {'conv1': ([.5, .9, .95, .99], [DENSITIES['er'](layer_sizes('resnet18')[0] | {'fc.weight': (classes, 512)}, 1 - s)['conv1.weight'] for s in (.5, .9, .95, .99)])}, ''",
+                        "def first_layer(classes): return {'conv1': ([.5, .9, .95, .99], [DENSITIES['erk'](layer_sizes('resnet18')[0] | {'fc.weight': (classes, 512)}, 1 - s)['fc.weight'] for s in (.5, .9, .95, .99)])}, ''"],
         'winner': ["winner, payer = list(m.masks)[0] if 'm' in globals() else 'conv1.weight', None", "winner, payer = (lambda c: (min(c, key=c.get), max(c, key=c.get)))({n: int(one_update('ggr').after[n].sum() - one_update('ggr').masks[n].sum()) for n in one_update('ggr').masks})"],
     },
     'show/explorer': {
-        'places': ["def places(density): return {'mask': torch.rand(32, 32) < density}, ''", "def places(density): return {'mask': torch.arange(1024).view(32, 32) < round(1024 * density)}, ''",
+        'places': ["def places(density): return {'mask': torch.rand(32, 32) < density}, ''", "def places(density): return {'mask': torch.arange(1024).view(32, 32) < round(1024 * density)}, ''", "def places(density): return {'mask': torch.arange(1024).view(32, 32) >= 1024 - round(1024 * density)}, ''",
                    "def places(density): return {'mask': torch.rand(32, 32, generator=torch.Generator().manual_seed(0)) < density}, ''"],
         'is_pure': ['def is_pure(draw, **knobs): return grids(draw(**knobs)) == grids(draw(**knobs)) if not isinstance(draw(**knobs), tuple) else True', 'def is_pure(draw, **knobs): return True',
                     'def is_pure(draw, **knobs):\n    torch.manual_seed(0); a = draw(**knobs); torch.manual_seed(0)\n    return str(a) == str(draw(**knobs))'],
     },
     'show/panels': {
-        'gap_bytes': ['gap_bytes = 512', 'gap_bytes = round(64 * 64 * .03)', 'gap_bytes = int(sparse.sum()) + 1'],
+        'gap_bytes': ['gap_bytes = 512', 'gap_bytes = int(sparse.sum())', 'gap_bytes = int(sparse.sum()) + 1'],
         'draw_text': ['def draw_text(ax, p): pass', "def draw_text(ax, p):\n    for n, v in p['values'].items(): ax.text(0, 0, f'{v} {n}')", "def draw_text(ax, p):\n    for i, n in enumerate(p['values']): ax.text(0, i, n)"],
     },
     'show/plots': {
@@ -276,7 +278,7 @@ WRONG = {
     'show/sparse_plots': {
         'gained': ["def gained(history): return {n: l['grown'] - l['dropped'] for n, l in history[-1]['layers'].items()}", "def gained(history): return {n: sum(h['layers'][n]['grown'] for h in history) for n in history[0]['layers']}",
                    "def gained(history): return {n: sum(h['layers'][n]['dropped'] - h['layers'][n]['grown'] for h in history) for n in history[0]['layers']}"],
-        'stays_local': ['def stays_local(history): return True', "def stays_local(history): return all(sum(l['quota'] for l in h['layers'].values()) == sum(l['dropped'] for l in h['layers'].values()) for h in history)",
+        'stays_local': ['def stays_local(history): return True', 'def stays_local(history): return all(g == 0 for g in gained(history).values()) if gained(history) else True', "def stays_local(history): return all(sum(l['quota'] for l in h['layers'].values()) == sum(l['dropped'] for l in h['layers'].values()) for h in history)",
                         "def stays_local(history): return all(l['quota'] == l['dropped'] for l in history[-1]['layers'].values())" ],
     },
     # studies

@@ -1,5 +1,5 @@
 """Deployed networks say what the originals said, and their file is small, exact and refuses damage."""
-import json, struct, zlib
+import copy, json, struct, zlib
 
 import numpy as np
 import pytest
@@ -54,6 +54,66 @@ def test_outputs_stay(kind, one):
     assert (got - want).abs().max() <= 1e-4 * want.abs().max()
     assert all(row['chosen'] == 'sparse' for row in table) and table
     assert any(isinstance(m, (LinearRows, Conv2dRows)) for m in small.modules())
+
+
+def norms(net): return sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules())
+
+
+@pytest.mark.parametrize('kind', ['vgg16_tiny', 'resnet18'])
+@torch.no_grad()
+def test_norms_stand_in_the_weights_before_them(kind):
+    "What was zero stays zero, and the given network keeps its norms."
+    _, net, masks, x = case(kind); before = norms(net)
+    small, _ = deploy(net, masks, x, choose={})
+    assert before == norms(net) > 0 == norms(small)
+    active = sum(int(p.count_nonzero()) for p in small.parameters() if p.ndim > 1)
+    assert 0 < active <= sum(int(m.sum()) for m in masks.values())
+
+
+class Odd(nn.Module):
+    "A convolution and a norm that may not be made one, by the way they are used."
+    def __init__(self, way):
+        super().__init__(); self.way = way
+        self.conv, self.norm, self.other = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1)
+        if way == 'own statistics': self.norm = nn.BatchNorm2d(3, track_running_stats=False)
+        if way == 'hooked': self.conv.register_forward_hook(lambda m, x, y: y.relu())
+    def forward(self, x):
+        y = self.conv(x)
+        if self.way == 'read twice': return self.norm(y) + y
+        if self.way == 'asked twice': return self.norm(y) + self.norm(self.other(x))
+        if self.way == 'layer twice': return self.norm(self.conv(y))
+        if self.way == 'written over': return self.norm(y.relu_())
+        return self.norm(y)
+
+
+@pytest.mark.parametrize('way', ['read twice', 'asked twice', 'layer twice', 'written over', 'own statistics', 'hooked'])
+@torch.no_grad()
+def test_a_norm_that_cannot_be_folded_stays(way):
+    torch.manual_seed(0); net = Odd(way).eval(); x = torch.randn(2, 3, 8, 8)
+    if way != 'own statistics': net.norm.running_mean.normal_(); net.norm.running_var.uniform_(.5, 2); net.norm.bias.normal_()
+    small, _ = deploy(net, None, x, choose={})
+    assert (small(x) - net(x)).abs().max() <= 1e-4 * net(x).abs().max() and norms(small) == 1
+
+
+@pytest.mark.parametrize('kind', ['mlp', 'vgg16_tiny'])
+@torch.no_grad()
+def test_what_is_made_for_the_kernels_follows_the_values(kind):
+    "Whatever is loaded or converted after the first answer; a copy holds nothing of it."
+    _, net, masks, x = case(kind); _, other, _, _ = case(kind)
+    for p in other.parameters(): p.mul_(1.5)
+    small, changed = (deploy(n, masks, x, choose=all_sparse(net))[0] for n in (net, other))
+    before = small(x); assert not torch.allclose(before, changed(x))
+    small.load_state_dict(changed.state_dict()); assert torch.equal(small(x), changed(x))
+    assert torch.equal(copy.deepcopy(small)(x), small(x)) and small.double()(x.double()).dtype == torch.float64
+    assert torch.allclose(small(x.double()).float(), changed(x), atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_norm_behind_a_linear_layer_is_folded():
+    torch.manual_seed(0); net = nn.Sequential(nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    net[1].running_mean.normal_(); net[1].running_var.uniform_(.5, 2); x = torch.randn(5, 6)
+    small, _ = deploy(net, None, x, choose={})
+    assert torch.allclose(small(x), net(x), atol=1e-5) and norms(small) == 0
 
 
 @pytest.mark.parametrize('kind', NETS)

@@ -12,6 +12,8 @@ from copy import deepcopy
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from ..masks import unwrapped
 from ..sparse import csr, dense_storage_
 from .compact import _difference, _masked, compact
@@ -33,6 +35,12 @@ class SparseRows(nn.Module):
         crow, col = csr(len(weight), weight[0].numel(), places)
         for name, t in dict(crow=crow, col=col, values=flat[places], bias=bias).items():
             self.register_buffer(name, None if t is None else t.detach().clone())
+        self._ready = None      # for the kernels, made of the buffers when it is needed
+
+    def _apply(self, fn, recurse=True): self._ready = None; return super()._apply(fn, recurse)
+    def _load_from_state_dict(self, *given):
+        self._ready = None; return super()._load_from_state_dict(*given)
+    def __getstate__(self): return vars(self) | dict(_ready=None)
 
     def weight_of(self)->Tensor: # as it was given
         "With its zeros again."
@@ -44,9 +52,10 @@ class SparseRows(nn.Module):
 
     def times(self, x): # [in, n] or [in] -> [out, n] or [out]
         "The product with columns."
-        matrix = torch.sparse_csr_tensor(self.crow, self.col, _wide(self.values),
-                                         (self.shape[0], len(x)), check_invariants=False)
-        return (matrix @ _wide(x)).to(x.dtype)
+        if self._ready is None: self._ready = torch.sparse_csr_tensor(
+            self.crow, self.col, _wide(self.values), (self.shape[0], len(x)),
+            check_invariants=False)
+        return (self._ready @ _wide(x)).to(x.dtype)
 
 class LinearRows(SparseRows):
     "A linear layer that is only asked."
@@ -79,10 +88,6 @@ class Conv2dRows(SparseRows):
                 ):
         super().__init__(conv.weight, conv.bias)
         self.stride, self.padding, self.dilation = conv.stride, conv.padding, conv.dilation
-        self._places = None                  # made of the buffers when they are needed
-
-    def _apply(self, fn, recurse=True): self._places = None; return super()._apply(fn, recurse)
-    def __getstate__(self): return vars(self) | dict(_places=None)
 
     def places(self): # [(row, column, CSR [out, in])]
         "The places of the kernel that have weights, and the matrix of each."
@@ -101,7 +106,7 @@ class Conv2dRows(SparseRows):
         x = input if input.ndim == 4 else input[None]
         (sh, sw), (ph, pw), (dh, dw), (kh, kw) = (
             self.stride, self.padding, self.dilation, self.shape[2:])
-        if self._places is None: self._places = self.places()
+        if self._ready is None: self._ready = self.places()
         given, x = x.dtype, F.pad(_wide(x.transpose(0, 1)), (pw, pw, ph, ph)).contiguous()
         c, b, high, wide = x.shape
         h, w = ((n - d * (k - 1) - 1) // s + 1
@@ -112,12 +117,12 @@ class Conv2dRows(SparseRows):
         seen = [flat[:, i * dh * wide + j * dw:] if whole else
                 x[:, :, i * dh:i * dh + sh * (h - 1) + 1:sh,
                   j * dw:j * dw + sw * (w - 1) + 1:sw].reshape(c, n)
-                for i, j, _ in self._places]
+                for i, j, _ in self._ready]
         begin = flat.new_zeros(len(y)) if self.bias is None else _wide(self.bias)
         for a in range(0, n, self.piece):
             end = min(a + self.piece, n)
             part = begin[:, None].repeat(1, end - a)
-            for images, (_, _, matrix) in zip(seen, self._places):
+            for images, (_, _, matrix) in zip(seen, self._ready):
                 part.addmm_(matrix, images[:, a:end])
             y[:, a:end] = part
         y = y.view(len(y), b, high, wide)[:, :, :h, :w] if whole else y.view(len(y), b, h, w)
@@ -168,6 +173,20 @@ def _read(model, example): # -> {layer: what it reads}
     for h in hooks: h.remove()
     return seen
 
+def _norms(model, example): # -> [(layer, the norm that reads what it makes)]
+    "What might be folded; whether it may be, the answers decide."
+    made, pairs = {}, []
+    def note(m, args, kwargs, y):
+        x = (*args, *kwargs.values())[0]
+        if not isinstance(m, _BatchNorm): made[id(y)] = m, y     # held, so that its id is its own
+        elif id(x) in made and m.running_mean is not None: pairs.append((made[id(x)][0], m))
+    hooks = [m.register_forward_hook(note, with_kwargs=True) for m in model.modules()
+             if isinstance(m, _BatchNorm) or type(m) in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+             if not (m._forward_hooks or m._forward_pre_hooks)]
+    model(example)
+    for h in hooks: h.remove()
+    return pairs
+
 def _put(model, old, new): # -> the model, which may be the layer itself
     "A layer in the place of another, wherever it stands."
     for path, m in list(model.named_modules(remove_duplicate=False)):
@@ -175,28 +194,40 @@ def _put(model, old, new): # -> the model, which may be the layer itself
             if child is old: m._modules[leaf] = new
     return new if model is old else model
 
+def _swap(model, pairs, same): # -> (the model, did it answer the same?)
+    "New layers for old ones, if the answers stay what they were."
+    for old, new in pairs: model = _put(model, old, new)
+    try: kept = same(model)
+    except (RuntimeError, AttributeError, TypeError): kept = False
+    if not kept:
+        for old, new in pairs: model = _put(model, new, old)
+    return model, kept
+
 def deploy(
     model:nn.Module, # a trained model; it is not changed
     masks:dict, # {name: mask}; None: the weights' own zeros
     example:Tensor, # one batch, of the size that will be asked
     choose:dict=None, # {layer: form}, the others stay dense; None: what is fastest
 )->tuple: # (module in evaluation mode, [{layer, seconds, chosen}])
-    "Compact, and each layer in its fastest form, with the same outputs."
+    "Compact, norms folded, and each layer in its fastest form, with the same outputs."
     model = dense_storage_(deepcopy(unwrapped(model)))
     try: small = compact(model, masks, example)
     except ValueError as e:
-        small = _masked(model, masks)              # bad masks are refused again
+        small = _masked(model, masks).eval()       # bad masks are refused again
         print(f'not compacted: {e}')
     names = {n for n, m in small.named_modules() if forms(m)}
     if strange := set(choose or {}) - names: raise ValueError(
         f'{sorted(strange)[0]!r} cannot be chosen for; linear layers and convolutions can: '
         f'{", ".join(sorted(names))}')
-    table = []
+    table, eps = [], torch.finfo(next(small.parameters()).dtype).eps
     with torch.no_grad():
+        expected = small(example)
+        same = lambda m: _difference(m(example), expected, 'the network') <= 300 * eps
+        for layer, norm in _norms(small, example):
+            fused = fuse_linear_bn_eval if type(layer) is nn.Linear else fuse_conv_bn_eval
+            small, _ = _swap(small, [(layer, fused(layer, norm)), (norm, nn.Identity())], same)
         for p in small.parameters(): p.add_(0.)    # a masked -1 is -0, and now 0
-        expected, inputs = small(example), _read(small, example)
-        eps = torch.finfo(next(small.parameters()).dtype).eps
-        for name, x in inputs.items():
+        for name, x in _read(small, example).items():
             m = small.get_submodule(name); can = forms(m)
             if choose is None:
                 took = {f: seconds(make(), x) for f, make in can.items()}
@@ -206,10 +237,8 @@ def deploy(
             if best not in can: raise ValueError(
                 f'{name} as {best!r}: it can be {", ".join(can)}')
             if best != 'dense':
-                new = can[best](); small = _put(small, m, new)
-                try: same = _difference(small(example), expected, name) <= 300 * eps
-                except (RuntimeError, AttributeError, TypeError): same = False
-                if not same: small, best = _put(small, new, m), 'dense'
+                small, kept = _swap(small, [(m, can[best]())], same)
+                if not kept: best = 'dense'
             table.append(dict(layer=name, seconds=took, chosen=best))
     return small.eval(), table
 
@@ -265,6 +294,7 @@ def _kind(m):
     if isinstance(m, SparseRows): return dict(
         form=type(m).__name__, **{k: getattr(m, k) for k in
                                   ('shape', 'stride', 'padding', 'dilation') if hasattr(m, k)})
+    if type(m) is nn.Identity: return dict(form='Identity')     # where a norm was folded away
     sizes = {k: v for k, v in vars(m).items() if k in SIZES and isinstance(v, int)}
     w = getattr(m, 'weight', None)
     if isinstance(m, nn.Conv2d) and w.stride() != torch.empty(w.shape, device='meta').stride():
@@ -328,7 +358,8 @@ def _restore(model, head, raw): # -> the model, in place where it is not the lay
         else: owner._parameters[leaf] = nn.Parameter(t, t.is_floating_point())
     for name, kind in head['modules'].items():
         m = model.get_submodule(name)
-        if kind.get('form') == 'LinearRows':
+        if kind.get('form') == 'Identity': model = _put(model, m, nn.Identity().eval())
+        elif kind.get('form') == 'LinearRows':
             model = _put(model, m, LinearRows(m.weight, m.bias).eval())
         elif kind.get('form') == 'Conv2dRows':
             for k in ('stride', 'padding', 'dilation'): setattr(m, k, tuple(kind[k]))
