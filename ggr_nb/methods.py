@@ -67,6 +67,26 @@ def _with_memory(found):
     "What a rule found, and what it wants to remember: rules that remember return both."
     return found if isinstance(found, tuple) else (found, {})
 
+def _carries(method, free, dropped, quotas, grown):
+    "Refuse a decision that would change the count, by the method's name."
+    gone, new = (sum(map(len, places.values())) for places in (dropped, grown))
+    short = {n: (len(p), quotas[n]) for n, p in grown.items() if len(p) != quotas[n]}
+    if short: raise ValueError(f'{method.name!r}: growth gave (places, quota) {short}')
+    if new > gone or 0 < new < gone and method.first_masks is random_masks: raise ValueError(
+        f'{method.name!r} drops {gone:,} weights and grows {new:,}: the quotas of an allocation '
+        'add up to what was dropped (or to nothing, where a method only prunes)')
+    wrong = []
+    for n, places in grown.items():
+        at, held = places.sort().values, free[n].places
+        near = torch.searchsorted(held, at).clamp(max=max(0, len(held) - 1))
+        twice, taken = at[1:] == at[:-1], held[near] == at if len(held) else at < 0
+        wrong.append(twice.any() | taken.any() | (at < 0).any() | (at >= free[n].size).any())
+    home = wrong[0].device if wrong else None
+    bad = torch.stack([w.to(home) for w in wrong]).tolist() if wrong else []
+    if any(bad): raise ValueError(
+        f'{method.name!r}: growth gave places that are active already, are none of the layer, or '
+        f'stand twice, in {[n for n, b in zip(grown, bad) if b]}')
+
 def redistribute(method:Method, # the three choices
                  snap:Snapshot, # the state; not changed
                  new_value:float=0.0, # of grown weights, if the method does not say
@@ -81,6 +101,7 @@ def redistribute(method:Method, # the three choices
     free = {n: replace(l, best=found.best[n].to(l.places.device)) if n in found.best else l
             for n, l in free.items()}
     grown = {n: _grow_layer(method, snap, free[n], dropped[n], q) for n, q in found.quotas.items()}
+    _carries(method, free, dropped, found.quotas, grown)
     values = {n: new_value for n in grown}
     if method.birth:
         values, memory = method.birth(snap, free, grown)
