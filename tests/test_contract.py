@@ -15,7 +15,9 @@ from conftest import same
 from ggr_nb.beyond.snip import snip_masks
 from ggr_nb.init import SCALINGS, rescale_
 from ggr_nb.masks import matrices, sparse_parameters
-from ggr_nb.methods import METHODS
+from ggr_nb.grow import pick_random
+from ggr_nb.methods import METHODS, full_masks, no_allocation
+from ggr_nb.sparse import sparse_storage_
 from ggr_nb.sparsify import Sparsifier, unit_axis
 
 O, WHOLE = torch.optim, os.environ.get('CONTRACT') == 'all'
@@ -1068,3 +1070,80 @@ def test_torchs_own_checkpoints_load_in_any_order(order):
     assert fresh[2].steps == s.steps == 9
     for i in range(9, 14): step(model, opt, i); step(*fresh[:2], i)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), fresh[0].state_dict().values())) and astray(fresh[2]) == []
+
+
+# ---- rules of others, and masks that meet other masks
+
+OWN = dict(
+    quotas_too_small=dict(allocate=lambda snap, dropped, free: {n: max(0, q - 1) for n, q in dropped.items()}),
+    quotas_too_large=dict(allocate=lambda snap, dropped, free: {n: q + 1 for n, q in dropped.items()}),
+    places_too_few=dict(grow=lambda snap, layer, q: pick_random(layer, max(0, q - 1), snap.gen('grow', layer.name))),
+    places_active=dict(grow=lambda snap, layer, q: torch.cat([layer.places[:1], pick_random(layer, q, snap.gen('grow', layer.name))[1:]])),
+    places_twice=dict(grow=lambda snap, layer, q: pick_random(layer, q, snap.gen('grow', layer.name))[torch.arange(q).clamp(min=1) if q > 1 else []]),
+    places_outside=dict(grow=lambda snap, layer, q: layer.size + torch.arange(q)))
+
+
+@pytest.mark.parametrize('storage', ['masked', 'sparse'])
+@pytest.mark.parametrize('kind', OWN)
+def test_a_rule_of_ones_own_cannot_change_the_count(kind, storage):
+    "It is refused by the method's name at its first update, and the masks are as they were."
+    torch.manual_seed(0); model = nn.Sequential(nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 10))
+    if storage == 'sparse': sparse_storage_(model, density=.1)
+    opt = torch.optim.SGD(model.parameters(), lr=.1)
+    s = Sparsifier(model, opt, replace(METHODS['ggr'], name='my rule', **OWN[kind]), density=.1, every=1, until=5, fraction=.5)
+    before = s.masks
+    with pytest.raises(ValueError, match="'my rule'.*(add up|gave)"):
+        for i in range(3): opt.zero_grad(); model(torch.randn(8, 30)).square().mean().backward(); opt.step()
+    assert all(torch.equal(m, s.masks[n]) for n, m in before.items())
+
+
+def test_a_method_may_prune():
+    "Nothing given back, or less than was dropped from masks that were fuller than asked."
+    for change, least in ((dict(allocate=no_allocation), 0), (dict(allocate=OWN['quotas_too_small']['allocate'], first_masks=full_masks), 1)):
+        torch.manual_seed(0); model = nn.Sequential(nn.Linear(30, 20)); opt = torch.optim.SGD(model.parameters(), lr=.1)
+        s = Sparsifier(model, opt, replace(METHODS['set'], name='prune', **change), density=.5, every=1, until=5); before = sum(s.counts().values())
+        for i in range(2): opt.zero_grad(); model(torch.randn(8, 30)).square().mean().backward(); opt.step()
+        assert least <= sum(s.counts().values()) < before
+
+
+def test_the_newer_sparsifier_holds_the_weights():
+    "A second one with an optimiser of its own: the first lets go, it is said, and its masks cut nothing any more."
+    model, opt, first = sparse(nn.Sequential(nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 10)), method='static', density=.1)
+    after = torch.optim.SGD(model.parameters(), lr=.1)
+    with pytest.warns(UserWarning, match=r"another Sparsifier held these weights \(\['0.weight'"):
+        s = Sparsifier(model, after, 'static', density=.5, masks={n: torch.rand(m.shape) < .5 for n, m in first.masks.items()})
+    for i in range(3): after.zero_grad(); model(torch.randn(8, 30)).square().mean().backward(); after.step()
+    for n, w in s.weights.items(): assert not w[~s.masks[n]].any() and w[~first.masks[n]].any()
+    other = nn.Linear(30, 20); sparse(nn.Sequential(other), method='static')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error'); sparse(nn.Sequential(nn.Linear(30, 20)), method='static')        # nobody else's
+
+
+def test_fresh_masks_over_a_sparse_network_are_told():
+    make = lambda: nn.Sequential(nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 10))
+    model, _, s = sparse(make(), method='static', density=.1); masks = s.masks; state = {k: v.clone() for k, v in model.state_dict().items()}
+    again = make(); again.load_state_dict(state); opt = torch.optim.SGD(again.parameters(), lr=.1)
+    with pytest.warns(UserWarning, match=r'sparse already, and new masks cut \d+ of the 80'): Sparsifier(again, opt, 'static', density=.1, seed=9).remove()
+    again.load_state_dict(state)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        Sparsifier(again, torch.optim.SGD(again.parameters(), lr=.1), 'static', masks={n: p.detach() != 0 for n, p in sparse_parameters(again).items()})
+        assert sum(int(p.count_nonzero()) for p in sparse_parameters(again).values()) == 80 == sum(int(m.sum()) for m in masks.values())
+
+
+def test_scores_are_no_masks():
+    model = nn.Sequential(nn.Linear(30, 20)); opt = torch.optim.SGD(model.parameters(), lr=.1)
+    with pytest.raises(ValueError, match='other values than 0 and 1'): Sparsifier(model, opt, 'static', masks={'0.weight': torch.rand(20, 30)})
+    Sparsifier(model, opt, 'static', masks={'0.weight': (torch.rand(20, 30) < .5).float()})
+
+
+def test_an_unrelated_exclude_does_not_silence_what_stays_dense():
+    class Own(nn.Module):
+        def __init__(self): super().__init__(); self.experts, self.head = nn.Parameter(torch.randn(30, 30)), nn.Linear(30, 2)
+        def forward(self, x): return self.head(x @ self.experts)
+    def told(model, **how): return Sparsifier(model, torch.optim.SGD(model.parameters(), lr=.1), 'static', density=.5, **how)
+    with pytest.warns(UserWarning, match='matrix weights stay dense: experts.*takes the place'): told(Own())
+    with pytest.warns(UserWarning, match='stay dense: 0.experts'): told(nn.Sequential(Own(), nn.Linear(2, 2)), exclude='1.*')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error'); told(Own(), include=['experts', 'head*'])
+        told(nn.Sequential(Own(), nn.Linear(2, 2)), exclude=['0.experts'])
