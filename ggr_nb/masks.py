@@ -157,8 +157,9 @@ def unknown(what:str, # what was looked for, for the message
             )->ValueError: # to be raised
     "The error for a name that is not there: the nearest one, and all of them."
     names = [str(n) for n in names]
-    near = get_close_matches(name, names, 1) if isinstance(name, str) else ()
-    hint = f', did you mean {near[0]!r}?' if near else '.'
+    small = {n.lower(): n for n in names}
+    near = get_close_matches(name.lower(), small, 1) if isinstance(name, str) else ()
+    hint = f', did you mean {small[near[0]]!r}?' if near else '.'
     return ValueError(f'{what} {name!r}{hint} There are: '
                       f'{", ".join(names[:40])}{", …" * (len(names) > 40)}')
 

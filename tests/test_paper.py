@@ -378,3 +378,9 @@ def test_results_hold_no_nan_and_nothing_foreign(tmp_path):
     with pytest.raises(TypeError, match='holds a object'): store.append(dict(key='b', what=object()))
     with pytest.raises(ValueError, match='no "key"'): store.append(dict(accuracy=1.))
     assert list(store.load()) == ['a']
+
+
+def test_shares_are_no_percentages():
+    arms = {m: {s: v + .01 * s for s in range(3)} for m, v in dict(a=.9, b=.8).items()}
+    with pytest.raises(ValueError, match='in percent'): verdict(arms, images=359)
+    assert verdict(arms).rows and verdict({m: {s: 100 * v for s, v in by.items()} for m, by in arms.items()}, images=359).rows

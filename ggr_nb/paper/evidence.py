@@ -268,6 +268,8 @@ def verdict(values:dict,       # {arm: {seed: value}}
     if not pairs: raise ValueError(f'nothing to compare: {list(values)} against {against!r}')
     if margin is not None and not margin > 0:
         raise ValueError(f'margin is {margin}; give more than 0')
+    if images and max(v for a in values.values() for v in a.values()) <= 1: raise ValueError(
+        'no accuracy is above 1: with images= give them in percent')
     by = [paired(values[a], values[b], images) for a, b in pairs]
     ps = [e.p for e in by]
     equal = [e.within(margin) if margin else math.nan for e in by]
