@@ -67,7 +67,8 @@ def _least(sizes, dense):
 
 def _check(sizes, density, dense):
     "Refuse densities that cannot be reached, and say which can."
-    if not 0 < density <= 1: raise ValueError(f'density must be in (0, 1], got {density}')
+    if not hasattr(density, '__float__') or not 0 < density <= 1:
+        raise ValueError(f'density must be in (0, 1], got {density!r}')
     if unknown := set(dense) - set(sizes):
         raise ValueError(f'no such layers to keep dense: {sorted(unknown)}; layers: {list(sizes)}')
     least, total = _least(sizes, dense), sum(sizes.values())

@@ -26,7 +26,8 @@ def drop_fraction(update:int, # number of the update, the first is 1
                   schedule='cosine', # key of `SCHEDULES` or a function of progress in [0, 1]
                   )->float: # share of active weights to drop
     "f = start · schedule((update - 1) / (last - 1))."
-    if not 0 <= start <= 1: raise ValueError(f'the drop fraction must be in [0, 1], got {start}')
+    if not hasattr(start, '__float__') or not 0 <= start <= 1:
+        raise ValueError(f'the drop fraction must be in [0, 1], got {start!r}')
     return start * pick('schedule', schedule, SCHEDULES, Callable)(progress(update, last))
 
 def progress(update, last): # numbers of this and of the last update

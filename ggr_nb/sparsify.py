@@ -140,6 +140,9 @@ def fitting(masks:dict, # {name: mask} from outside
             shapes:dict, # {name: shape of the weight}
             )->dict: # the masks
     "Masks from outside must fit the layers, one for one."
+    if not hasattr(masks, 'items'): raise ValueError(
+        f'masks is a {type(masks).__name__}: give a dict, {{name of the weight: mask}}')
+    masks = {n: torch.as_tensor(m) for n, m in masks.items()}
     got = {n: tuple(m.shape) for n, m in masks.items()}
     apart = {n: (shapes.get(n), got.get(n)) for n in shapes | got if shapes.get(n) != got.get(n)}
     if apart: raise ValueError(
@@ -398,6 +401,8 @@ class Sparsifier:
                  skip_update:bool=False, # an update replaces the optimiser's step (as in RigL)
                  process_group='world', # that trains this one network; None: this process alone
                 ):
+        if not isinstance(model, nn.Module): raise ValueError(
+            f'{type(model).__name__} is no model: the model comes first, then its optimiser')
         self.method, self.seed = get_method(method), whole('seed', seed, 0, 2**64 - 1)
         self.every, self.until = self.method.every or every, until
         self.fraction, self.schedule, self.new_value = fraction, schedule, new_value

@@ -6,7 +6,7 @@ orders, drawn for each pair; CONTRACT=all takes every loop and four steps.
 import copy, gc, importlib.util, io, itertools, os, pickle, random, sys, warnings, weakref
 from dataclasses import replace
 
-import pytest, torch
+import numpy as np, pytest, torch
 from torch import nn
 from torch.nn.utils import prune
 from torch.nn.functional import cross_entropy
@@ -1147,3 +1147,13 @@ def test_an_unrelated_exclude_does_not_silence_what_stays_dense():
     with warnings.catch_warnings():
         warnings.simplefilter('error'); told(Own(), include=['experts', 'head*'])
         told(nn.Sequential(Own(), nn.Linear(2, 2)), exclude=['0.experts'])
+
+
+@pytest.mark.parametrize('wrong, said', [(dict(density=None), 'density must be in'), (dict(density='0.1'), "got '0.1'"), (dict(fraction='a'), "drop fraction must be in .*'a'"),
+                                         (dict(masks=[1, 2]), 'masks is a list: give a dict')])
+def test_numbers_and_masks_of_another_kind_are_told(wrong, said):
+    model = net(); opt = O.SGD(model.parameters(), .1)
+    with pytest.raises(ValueError, match=said): Sparsifier(model, opt, 'rigl', **dict(every=2, until=9) | wrong)
+    with pytest.raises(ValueError, match='the model comes first'): Sparsifier(opt, model, 'rigl', every=2, until=9)
+    masks = {n: np.ones(p.shape, bool) for n, p in sparse_parameters(model).items()}
+    assert Sparsifier(model, opt, 'static', masks=masks, density=np.float32(.5)).density == 1
