@@ -327,7 +327,8 @@ class SparseWeight:
             f'{method.name} needs the momentum of inactive places, which {name} does not store')
         if len(module.col) != sparsifier.targets[name]: raise ValueError(
             f'{name} stores {len(module.col)} weights, the sparsifier plans '
-            f'{sparsifier.targets[name]}: give both the same density, init, include and exclude')
+            f'{sparsifier.targets[name]}: give both the same density, init, include and exclude, '
+            'or the densities of what is stored as init={name: density}')
         self.name, self.module, self.shape = name, module, module.sparse_shape
         self._now = self.factor = None
         self._told = False                           # that the gradient is not the batches'?
