@@ -199,7 +199,7 @@ WRONG = {
                      '    return found',
                      'def ggr_best(results="results/paper.jsonl"): return {("digits", .02, "uniform"): ("ggr", 95.)}',
                      'def ggr_best(results="results/paper.jsonl"): return {("digits", "digits_net", .02, "uniform"): ("dense", 99.)}'],
-        'density_three': ['density_three = refusal(ggr_train, "digits_net", "digits", "ggrr", 3., out=f"{folder}/three")', 'density_three = "density 3"'],
+        'density_three': ['density_three = refusal(ggr_train, "digits_net", "digits", "ggrr", 3., out=f"{folder}/three")', 'density_three = "density 3"', 'density_three = refusal(ggr_train, "digits_net", "digits", "ggr", 30., out=f"{folder}/three")'],
     },
     'paper/demo': {
         'sample': ['def sample(n): return {(m, "erk"): {s: random.gauss(mean, 3) for s in range(n)} for m, mean in (("ggr", 95), ("dsr", 95))}',
@@ -224,7 +224,7 @@ WRONG = {
                      '    rng = random.Random(seed)\n'
                      '    best = [Counter(rng.choices(range(4), k=n)).most_common(1)[0][1] for _ in range(draws)]\n'
                      '    return sum(b > k for b in best) / draws'],
-        'generous': ['def generous(cells, method, sparsity, init): return statistics.fmean(v or 0 for v in of_nets(cells, method, sparsity, init))',
+        'generous': ['def generous(cells, method, sparsity, init): return 0', 'def generous(cells, method, sparsity, init): return statistics.fmean(v or 0 for v in of_nets(cells, method, sparsity, init))',
                      'def generous(cells, method, sparsity, init): return max(v for v in of_nets(cells, method, sparsity, init) if v)'],
         'winners_of': ['def winners_of(cells): return winners(cells)',
                        'def winners_of(cells):\n'
@@ -307,7 +307,7 @@ WRONG = {
     },
     'studies/half_by_gradient': {
         'expected': ['def expected(c): return 1.', 'def expected(c): return c ** 2', 'def expected(c): return 1 - (1 - c) ** 2'],
-        'two_correlations': ['def two_correlations(sample): return correlation([point(r) for r in sample]), correlation([point(r) for r in sample])',
+        'two_correlations': ['def two_correlations(sample): return 0., -.8', 'def two_correlations(sample): return correlation([point(r) for r in sample]), correlation([point(r) for r in sample])',
                              'def two_correlations(sample): return correlation([p for s in SHARES["mlp"] for p in centred(where(sample, share=s))]), correlation([point(r) for r in sample])'],
     },
     'studies/vote_harm': {
@@ -320,7 +320,7 @@ WRONG = {
                        'def last_layer(method, scale="unit"): return estimate(r["counts"][-1][0] for r in where(runs, part="main", method=method, scale=scale, lr=.01, init="uniform"))'],
     },
     'studies/who_feeds_whom': {
-        'by_root_size': ['def by_root_size(snap, dropped, free): return dict(dropped)', 'def by_root_size(snap, dropped, free): return {n: round(math.sqrt(l.size)) for n, l in free.items()}',
+        'by_root_size': ["def by_root_size(snap, dropped, free): return {'small': 2, 'large': 20}", 'def by_root_size(snap, dropped, free): return dict(dropped)', 'def by_root_size(snap, dropped, free): return {n: round(math.sqrt(l.size)) for n, l in free.items()}',
                          'def by_root_size(snap, dropped, free): return deal({n: l.size for n, l in free.items()}, dropped, room(free))'],
         'pairs': ['pairs = [(final("MLP", r)["fc1.weight"], fmean(found["MLP", start][r].values())) for r in RULES]',
                   'pairs = [(fmean(found["MLP", start][r].values()), final("MLP", r)["fc3.weight"]) for r in RULES]', 'pairs = [(0., 0.) for rule in RULES]'],
