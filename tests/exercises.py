@@ -153,6 +153,14 @@ WRONG = {
         'least_bytes': ['least_bytes = 10_000', 'least_bytes = 125_000', 'least_bytes = math.ceil(10_000 * math.log2(1_000_000) / 8)', 'least_bytes = 80794'],
         'bits_win': ['bits_win = .03', 'bits_win = .5', 'bits_win = 1 / 32'],
     },
+    'train/files': {
+        'lost_bytes': ['def lost_bytes(place): return zipfile.ZipFile(place).start_dir - sum(i.compress_size for i in zipfile.ZipFile(place).infolist())',
+                       'def lost_bytes(place): return place.stat().st_size - sum(30 + len(i.filename) + i.compress_size for i in zipfile.ZipFile(place).infolist())',
+                       'def lost_bytes(place): return zipfile.ZipFile(place).start_dir - sum(30 + len(i.filename) + i.file_size for i in zipfile.ZipFile(place).infolist())',
+                       'def lost_bytes(place):\n'         # only between the entries, not before or behind them
+                       '    i = zipfile.ZipFile(place).infolist()\n'
+                       '    return sum(b.header_offset - a.header_offset - 30 - len(a.filename) - a.compress_size for a, b in zip(i, i[1:]))'],
+    },
     'train/inputs': {
         'images_needed': ['def images_needed(p, d): return math.ceil(p * (1 - p) / d ** 2)', 'def images_needed(p, d): return math.ceil(2 * p * (1 - p) / d ** 2)',
                           'def images_needed(p, d): return math.ceil(p * (1 - p) * (2 / d) ** 2) + 100', 'def images_needed(p, d): return p * (1 - p) * 4 / d ** 2'],
