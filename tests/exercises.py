@@ -107,9 +107,10 @@ WRONG = {
     'hour': {
         'drop_random': ['drop_random = lambda layers, masks, f: {n: torch.randperm(w.numel())[:63] for n, w in layers.items()}', 'drop_random = drop_smallest',
                         'drop_random = lambda layers, masks, f: {}',
+                        'drop_random = lambda layers, masks, f: {n: m & (torch.rand(m.shape) < f) for n, m in masks.items()}',
                         'drop_random = lambda layers, masks, f: {n: drop_smallest(layers, masks, f)[n][torch.randint(63, (63,))] for n in layers}'],
         'share_evenly': ['share_evenly = stay', 'share_evenly = lambda layers, masks, gone: dict.fromkeys(gone, sum(map(len, gone.values())) // 4)',
-                         'share_evenly = lambda layers, masks, gone: dict(zip(gone, (5, 5, 5, 8)))', 'share_evenly = lambda layers, masks, gone: {"all": 23}'],
+                         'share_evenly = lambda layers, masks, gone: dict(zip(gone, (5, 5, 5, 8)))', 'share_evenly = lambda layers, masks, gone: dict.fromkeys(gone, 23 / 4)', 'share_evenly = lambda layers, masks, gone: {"all": 23}'],
         'unread_units': [UNITS.format('~a.any(1) & b.any(0)'), UNITS.format('~b.any(0)'), UNITS.format('a.any(1)')],
     },
     # beyond
