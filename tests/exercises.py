@@ -107,9 +107,10 @@ WRONG = {
     'hour': {
         'drop_random': ['drop_random = lambda layers, masks, f: {n: torch.randperm(w.numel())[:63] for n, w in layers.items()}', 'drop_random = drop_smallest',
                         'drop_random = lambda layers, masks, f: {}',
+                        'drop_random = lambda layers, masks, f: {n: m & (torch.rand(m.shape) < f) for n, m in masks.items()}',
                         'drop_random = lambda layers, masks, f: {n: drop_smallest(layers, masks, f)[n][torch.randint(63, (63,))] for n in layers}'],
         'share_evenly': ['share_evenly = stay', 'share_evenly = lambda layers, masks, gone: dict.fromkeys(gone, sum(map(len, gone.values())) // 4)',
-                         'share_evenly = lambda layers, masks, gone: dict(zip(gone, (5, 5, 5, 8)))', 'share_evenly = lambda layers, masks, gone: {"all": 23}'],
+                         'share_evenly = lambda layers, masks, gone: dict(zip(gone, (5, 5, 5, 8)))', 'share_evenly = lambda layers, masks, gone: dict.fromkeys(gone, 23 / 4)', 'share_evenly = lambda layers, masks, gone: {"all": 23}'],
         'unread_units': [UNITS.format('~a.any(1) & b.any(0)'), UNITS.format('~b.any(0)'), UNITS.format('a.any(1)')],
     },
     # beyond
@@ -132,7 +133,7 @@ WRONG = {
     },
     # train
     'train/compact': {
-        'neurons': ['neurons = 8, 6', 'neurons = 8, 1', 'neurons = 8, 0', 'neurons = 0, 0'],
+        'neurons': ['neurons = 8, 6', 'neurons = 8, 1', 'neurons = 8, 0', 'neurons = 0, 0', 'neurons = 2', 'neurons = 1'],
         'with_carrier': ['def with_carrier(): return nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 3))',
                          'def with_carrier():\n'
                          '    net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 3))\n'
@@ -146,40 +147,53 @@ WRONG = {
     'train/data': {
         'shifts_per_epoch': ['def shifts_per_epoch(data, batch, per_batch): return batch', 'def shifts_per_epoch(data, batch, per_batch): return -(-len(data.train[1]) // batch) if per_batch else len(data.train[1])',
                              "def shifts_per_epoch(data, batch, per_batch): return data.steps('train', batch) if per_batch else len(data.train[1])"],
-        'cutout': ['def cutout(place, top, left, size): return place', 'def cutout(place, top, left, size):\n    place[:, top[0]:top[0] + size, left[0]:left[0] + size] = 0\n    return place',
+        'cutout': ['def cutout(place, top, left, size): return place', 'def cutout(place, top, left, size):\n    place[:, top[0]:top[0] + size, left[0]:left[0] + size] = 0\n    return place', 'def cutout(place, top, left, size): return 0',
                    'def cutout(place, top, left, size):\n    for p, t, l in zip(place, top, left): p[l:l + size, t:t + size] = 0\n    return place'],
     },
     'train/deploy': {
         'least_bytes': ['least_bytes = 10_000', 'least_bytes = 125_000', 'least_bytes = math.ceil(10_000 * math.log2(1_000_000) / 8)', 'least_bytes = 80794'],
         'bits_win': ['bits_win = .03', 'bits_win = .5', 'bits_win = 1 / 32'],
     },
+    'train/files': {
+        'lost_bytes': ['def lost_bytes(place): return zipfile.ZipFile(place).start_dir - sum(i.compress_size for i in zipfile.ZipFile(place).infolist())',
+                       'def lost_bytes(place): return place.stat().st_size - sum(30 + len(i.filename) + i.compress_size for i in zipfile.ZipFile(place).infolist())',
+                       'def lost_bytes(place): return zipfile.ZipFile(place).start_dir - sum(30 + len(i.filename) + i.file_size for i in zipfile.ZipFile(place).infolist())',
+                       'def lost_bytes(place):\n'         # only between the entries, not before or behind them
+                       '    i = zipfile.ZipFile(place).infolist()\n'
+                       '    return sum(b.header_offset - a.header_offset - 30 - len(a.filename) - a.compress_size for a, b in zip(i, i[1:]))'],
+    },
     'train/inputs': {
         'images_needed': ['def images_needed(p, d): return math.ceil(p * (1 - p) / d ** 2)', 'def images_needed(p, d): return math.ceil(2 * p * (1 - p) / d ** 2)',
-                          'def images_needed(p, d): return math.ceil(p * (1 - p) * (2 / d) ** 2) + 100', 'def images_needed(p, d): return p * (1 - p) * 4 / d ** 2'],
+                          'def images_needed(p, d): return math.ceil(p * (1 - p) * (2 / d) ** 2) + 100', 'def images_needed(p, d): return p * (1 - p) * 4 / d ** 2',
+                          'def images_needed(p, d): return int(p * (1 - p) * 4 / d ** 2)'],
     },
     'train/machine': {
         'runs_finished': ['def runs_finished(p): return 2 * p + 3 * (1 - p), 1., 2 * p + (1 - p)', 'def runs_finished(p): return 1 / (p / 2 + 3 * (1 - p)), 1., 1 / (p / 2 + (1 - p))',
-                          'def runs_finished(p): return 2 * p + (1 - p) / 3, 1., 2 * p + (1 - p) / 3'],
+                          'def runs_finished(p): return 2 * p + (1 - p) / 3, 1., 2 * p + (1 - p) / 3',
+                          'def runs_finished(p): return .4', 'def runs_finished(p): return 2 * p - 3 * (1 - p), 1., 2 * p'],
         'polite': ['def polite(work, stop_when):\n    for i in range(100):\n        if i == stop_when: return i\n        work(i)',
                    'def polite(work, stop_when):\n    with listening() as asked:\n        for i in range(100):\n            if i == stop_when: os.kill(os.getpid(), signal.SIGTERM)\n            if asked: return i\n            work(i)',
                    'def polite(work, stop_when):\n    for i in range(100):\n        if i == stop_when: os.kill(os.getpid(), signal.SIGTERM)\n        work(i)\n    return stop_when + 1',
                    'def polite(work, stop_when):\n    with listening() as asked:\n        for i in range(100):\n            if i == stop_when: os.kill(os.getpid(), signal.SIGTERM)\n            work(i)\n            if asked: return i'],
     },
     'train/measure': {
-        'same_flops': ['same_flops = .03', 'same_flops = .05', 'same_flops = 7'],
+        'same_flops': ['same_flops = .03', 'same_flops = .07', 'same_flops = 7'],
         'expected': ['def expected(d): return d', 'def expected(d): return d * d', 'def expected(d): return d / 2'],
-        'split': ['split = six', 'split = {"fc1.weight": torch.zeros(3, 4).bool(), "fc2.weight": torch.ones(2, 3).bool()}', 'split = {"fc1.weight": torch.ones(4, 3).bool(), "fc2.weight": torch.ones(3, 2).bool()}'],
+        'split': ['split = six', 'split = {"fc1.weight": torch.zeros(3, 4).bool(), "fc2.weight": torch.ones(2, 3).bool()}', 'split = {"fc1.weight": torch.ones(4, 3).bool(), "fc2.weight": torch.ones(3, 2).bool()}',
+                  'split = {"fc1.weight": [[1] * 4, [0] * 4, [0] * 4], "fc2.weight": [[0, 1, 1]] * 2}'],
     },
     'train/models': {
         'small': ['small = .03', 'small = .5', 'small = .25'],
         'same_number': ['def same_number(size, density): return {k: 0 for k in size}', 'def same_number(size, density): return {k: round(density * n) for k, n in size.items()}',
                         'def same_number(size, density): return {k: min(n, int(density * sum(size.values()) / len(size))) for k, n in size.items()}',
-                        'def same_number(size, density): return {k: int(density * sum(size.values()) / len(size)) for k in size}'],
+                        'def same_number(size, density): return {k: int(density * sum(size.values()) / len(size)) for k in size}',
+                        'def same_number(size, density): return {k: density * n for k, n in size.items()}'],
     },
     'train/runs': {
         'images_seen': ['def images_seen(recipe, train_images): return recipe.epochs * train_images, recipe.update_until / recipe.epochs',
                         'def images_seen(recipe, train_images): return recipe.epochs * (train_images // recipe.batch * recipe.batch), .5',
-                        'def images_seen(recipe, train_images): return recipe.epochs * (train_images // recipe.batch * recipe.batch), recipe.update_until'],
+                        'def images_seen(recipe, train_images): return recipe.epochs * (train_images // recipe.batch * recipe.batch), recipe.update_until',
+                        'def images_seen(recipe, train_images): return recipe.epochs * (train_images // recipe.batch * recipe.batch)'],
         'write_in_place': ['def write_in_place(path, data, stop_after): path.write_bytes(data)', 'def write_in_place(path, data, stop_after): path.with_suffix(".part").write_bytes(data[:stop_after])',
                            'def write_in_place(path, data, stop_after): path.write_bytes(data[stop_after:])', 'def write_in_place(path, data, stop_after): path.write_bytes(path.read_bytes() + data[:stop_after])'],
     },
@@ -187,7 +201,10 @@ WRONG = {
         'survivors': ["def survivors(record, training): return {n: 1. for n in training.masks_start}",
                       "def survivors(record, training): record['survivors'] = {n: int((m & training.masks()[n]).sum()) / m.numel() for n, m in training.masks_start.items()}",
                       "def survivors(record, training): record['survivors'] = {n: int(training.masks()[n].sum()) / int(m.sum()) for n, m in training.masks_start.items()}"],
-        'same_before': ['same_before, same_after = True, True', 'same_before, same_after = False, True', 'same_before, same_after = True, False'],
+        'needed_before': ['needed_before, needed_after = {"masks"}, {"masks"}', 'needed_before, needed_after = {"masks", "steps"}, {"masks"}',
+                          'needed_before, needed_after = {"masks", "steps", "seed", "history"}, {"masks"}', 'needed_before, needed_after = {"masks", "steps", "seed"}, set()',
+                          'needed_before, needed_after = {"masks", "steps", "seed"}, {"masks", "steps"}', 'needed_before, needed_after = "masks", "masks"',
+                          'needed_before, needed_after = {"mask", "step", "seed"}, {"mask"}'],
     },
     # paper
     'paper/commands': {
@@ -327,7 +344,7 @@ WRONG = {
     },
     # guides
     'guides/trust': {
-        'norm_ratio': ['norm_ratio = 1', 'norm_ratio = 10', 'norm_ratio = 100', 'norm_ratio = .1'],
+        'norm_ratio': ['norm_ratio = 1', 'norm_ratio = 10', 'norm_ratio = 100', 'norm_ratio = .1', 'norm_ratio = 16.9 ** 2'],
     },
 }
 
