@@ -1,6 +1,13 @@
 __version__ = "0.1.0"
 
+import signal, sys
 from importlib import import_module
+from pathlib import Path
+
+# Ctrl-C while a command is still being loaded ends it without a traceback; its door takes over.
+if (Path(sys.argv[0] if sys.argv else '').name.startswith('ggr_')
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from .masks import sparse_parameters
 from .methods import METHODS, Method

@@ -289,3 +289,14 @@ def test_ctrl_c_twice(start, tmp_path):
 def test_a_stopped_training_says_by_the_door_where_it_stands(capsys):
     with pytest.raises(SystemExit) as e, door('ggr_train'): raise Stopped('Stopped in epoch 2 of 3. Saved in runs/a.')
     assert e.value.code == 130 and capsys.readouterr().err.strip() == 'ggr_train: Stopped in epoch 2 of 3. Saved in runs/a.'
+
+
+@pytest.mark.parametrize('name', ['ggr_demo', 'ggr_train', 'ggr_sweep', 'ggr_table', 'ggr_plot'])
+def test_ctrl_c_while_a_command_is_loaded(name, tmp_path):
+    "The installed script, stopped in the midst of its imports: it ends as by the signal, without a word."
+    (tmp_path/'torch.py').write_text('import os, signal, sys\nprint("reached", flush=True)\nos.kill(os.getpid(), signal.SIGINT)\n')
+    script = tmp_path/name
+    script.write_text(f'import sys\nfrom ggr_nb.paper.commands import {name}\nif __name__ == "__main__": sys.exit({name}())\n')    # as pip writes it
+    env = dict(HERE, PYTHONPATH=os.pathsep.join([str(tmp_path), HERE['PYTHONPATH']]))
+    done = subprocess.run([sys.executable, script], env=env, text=True, capture_output=True, start_new_session=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, 'reached\n', '')

@@ -55,7 +55,7 @@ def door(name:str # of the command
          ):
     "Through here every command comes in and goes out: see above"
     def _end(number, frame): raise Ended(number)
-    asked = [getattr(signal, s) for s in ('SIGTERM', 'SIGHUP') if hasattr(signal, s)]
+    asked = [getattr(signal, s) for s in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, s)]
     before = {s: signal.getsignal(s) for s in asked}
     for s, handler in before.items():
         if handler != signal.SIG_IGN: signal.signal(s, _end)      # ignored under nohup
