@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['CHUNK', 'SPARSE_LAYERS', 'apply_masks_', 'counts', 'densities', 'density', 'as_bool', 'chunk_size', 'Dense',
            'remaining', 'merged', 'Layer', 'generator', 'scramble', 'Snapshot', 'snapshot', 'unwrapped', 'named_layers',
-           'clean_name', 'matrices', 'sparse_modules', 'unknown', 'pick', 'whole', 'sparse_parameters']
+           'clean_name', 'matrices', 'sparse_modules', 'unknown', 'pick', 'whole', 'warn', 'sparse_parameters']
 
 # %% ../nbs/00_masks.ipynb #51a7ba29
-import copy, hashlib, math, operator
+import copy, hashlib, math, operator, sys, warnings
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatch
@@ -376,6 +376,14 @@ def whole(name:str, # of the number, for the message
     if number is not None and least <= number <= most: return number
     range_ = f'from {least:,} to {most:,}' if most < 2**31 else f'of {least} or more'
     raise ValueError(f'{name} is {value!r}; give a whole number {range_}')
+
+def warn(message:str, # what the user should know
+         )->None:
+    "A warning that points at the user's own line, not into this library or PyTorch."
+    frame, level = sys._getframe(), 1
+    while frame.f_back and frame.f_globals.get('__name__', '').startswith(('ggr_nb.', 'torch.')):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 # %% ../nbs/00_masks.ipynb #f6e8d7a8
 def _match(names, patterns):

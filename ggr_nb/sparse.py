@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.parallel import DistributedDataParallel
 
 from .init import as_mask, first_places, random_masks
-from .masks import Layer, counts, generator, matrices, merged, named_layers, remaining
+from .masks import Layer, counts, generator, matrices, merged, named_layers, remaining, warn
 from .methods import full_masks, get_method
 from .sparsify import _first_state, agreed, fitting, plan
 
@@ -374,9 +374,9 @@ class SparseWeight:
         factor, exact = unit_of(self.weight.grad[most], mine, self.weight.detach()[most])
         if not exact and not self._told:
             self._told = True
-            warnings.warn(f'{self.name}: the gradient of its weights is not a multiple of what the '
-                          'batches gave (a penalty in the loss, noise, clipped values, …): a '
-                          'method sees what the batches gave', stacklevel=5)
+            warn(f'{self.name}: the gradient of its weights is not a multiple of what the batches '
+                 'gave (a penalty in the loss, noise, clipped values, …): a method sees what the '
+                 'batches gave')
         nearest = 2.**round(math.log2(factor)) if 0 < factor < math.inf else 1.
         return self.scaled(nearest if abs(factor / nearest - 1) < 1e-4 else factor)
 
@@ -463,10 +463,9 @@ def sparse_storage_(model:nn.Module, # its linear layers are replaced, in place
             f'{KERNELS}: keep masks there, or move the model first')
     share = (sum(n[names[id(m.weight)]] for m in chosen.values())
              / sum(m.weight.numel() for m in chosen.values()))
-    if share > PAYS: warnings.warn(
+    if share > PAYS: warn(
         f'{share:.0%} of these weights are active. Stored sparsely they are slower than dense from '
-        f'about {PAYS:.0%} on (measured by benchmarks/sparse.py), and from 67% on they are larger',
-        stacklevel=2)
+        f'about {PAYS:.0%} on (measured by benchmarks/sparse.py), and from 67% on they are larger')
     for path, m in chosen.items():
         name = names[id(m.weight)]
         places = (first_places(m.weight.numel(), n[name], seed, name) if masks is None

@@ -7,7 +7,7 @@ __all__ = ['plan', 'hookable', 'check_optimizer', 'check_norms', 'check_weights'
            'stays_dense', 'unit_axis', 'MaskedWeight', 'take_over', 'agreed', 'Sparsifier']
 
 # %% ../nbs/09_sparsify.ipynb #5181887a
-import base64, copy, inspect, json, math, sys, warnings, weakref
+import base64, copy, inspect, json, math, sys, weakref
 from fnmatch import fnmatch
 
 import torch
@@ -16,7 +16,7 @@ from torch import nn
 from .density import DENSITIES, budgets
 from .init import SCALINGS, random_masks, rescale_
 from .masks import Dense, Layer, Snapshot, apply_masks_, as_bool, counts, generator, matrices
-from .masks import pick, sparse_modules, sparse_parameters, whole
+from .masks import pick, sparse_modules, sparse_parameters, warn, whole
 from .methods import change_, get_method, redistribute
 from .schedule import drop_fraction
 
@@ -81,6 +81,9 @@ def check_optimizer(optimizer, # the one that is listened to
                                            'other optimiser that steps once for one gradient')
     held = {id(p): group for group in optimizer.param_groups for p in group['params']}
     if missing := [n for n, p in weights.items() if id(p) not in held]:
+        if any(weights[n].ndim == 1 for n in missing): raise ValueError(    # stored sparsely
+            f'the optimiser holds the dense weights of {missing}, which the model has no longer; '
+            'make it after sparse_storage_')
         raise ValueError(f'the optimiser does not hold {missing}; pass these parameters to it, '
                          'or leave them dense with exclude=')
     if 'momenta' in method.needs:
@@ -114,10 +117,9 @@ def check_cut(weights:dict, # {name: Parameter} as they are before the masks
     alive = {n: p.detach() != 0 for n, p in weights.items()}
     kept, size = sum(int(a.sum()) for a in alive.values()), sum(p.numel() for p in weights.values())
     lost = sum(int((a & ~masks[n].to(a.device)).sum()) for n, a in alive.items())
-    if kept < size / 2 and lost: warnings.warn(
+    if kept < size / 2 and lost: warn(
         f'these weights are sparse already, and new masks cut {lost:,} of the {kept:,} that are '
-        'not zero. Load the state of their Sparsifier, or begin with masks={name: weight != 0}',
-        stacklevel=3)
+        'not zero. Load the state of their Sparsifier, or begin with masks={name: weight != 0}')
 
 def check_settings(method, every, until, fraction, schedule, grad_batches): # as of `Sparsifier`
     "Refuse settings that could only fail later."
@@ -131,7 +133,7 @@ def check_settings(method, every, until, fraction, schedule, grad_batches): # as
     if method.dynamic and until <= every:
         said = f'until={until} ≤ every={every}: the masks of {method.name!r} will never move'
         if 'targets' in method.needs: raise ValueError(f'{said}, and the density is never reached')
-        warnings.warn(said, stacklevel=3)
+        warn(said)
     drop_fraction(1, 2, fraction, schedule)
     if grad_batches < 1 or grad_batches > every:
         raise ValueError(f'grad_batches={grad_batches}: allowed are 1 to every={every}')
@@ -296,8 +298,8 @@ def take_over(weights:dict, # {name: Parameter} that shall be sparse
         held = [n for n, layer in other.layers.items() if id(layer.weight) in mine] if other else ()
         if held:
             other.remove()
-            warnings.warn(f'another Sparsifier held these weights ({held[:3]}, …): it has been '
-                          'removed, and its masks no longer cut them', stacklevel=3)
+            warn(f'another Sparsifier held these weights ({held[:3]}, …): it has been removed, '
+                 'and its masks no longer cut them')
 
 class _Call:
     "A hook that does not keep its sparsifier alive, and that a copy of the module does not follow."
@@ -384,7 +386,7 @@ class Sparsifier:
                  model, # nn.Module, wrapped (DDP, compile) or not; on its final device
                  optimizer, # any optimiser over the model's parameters; see the guide on trust
                  method='ggr', # key of `METHODS` or a `Method`
-                 density:float=0.1, # active share of all weights that can be sparse
+                 density:float=None, # active share of all weights that can be sparse; 0.1
                  init='erk', # 'uniform', 'er', 'erk', a rule, or {layer: density}
                  every:int=100, # optimiser steps between updates
                  until:int=None, # no update at or after this step
@@ -411,7 +413,8 @@ class Sparsifier:
         check_settings(self.method, self.every, until, fraction, schedule, self.grad_batches)
         pick('scaling', scaling, dict.fromkeys(('keep', *SCALINGS)))
         self.model, self.optimizer = model, hookable(optimizer)
-        wanted = (1., 'uniform') if self.method.masks_nothing else (density, init)
+        share = .1 if density is None else density
+        wanted = (1., 'uniform') if self.method.masks_nothing else (share, init)
         planned, self.targets = plan(model, *wanted, include, exclude, count_excluded)
         check_weights(planned)
         check_optimizer(self.optimizer, planned, self.method)
@@ -429,7 +432,12 @@ class Sparsifier:
             alone = self.method.first_masks is random_masks
             both = shapes | {n: l.shape for n, l in self.layers.items() if l}
             first = self.method.first_masks(shapes if alone else both, self.targets, self.seed)
-        else: first = fitting(masks, shapes)
+        else:
+            first = fitting(masks, shapes)
+            held, asked = sum(counts(first).values()), sum(self.targets[n] for n in shapes)
+            if density is not None and abs(held - asked) > .01 * asked: warn(
+                f'density={density} is not used: masks= are given, which have {held:,} active '
+                f'weights and not {asked:,}')
         check_norms(first)
         if masks is None: check_cut({n: planned[n] for n in shapes}, first)
         take_over(planned)
@@ -458,10 +466,10 @@ class Sparsifier:
         unsaid = {n: k for n, k in dense.items() if not any(fnmatch(n, g) for g in named)}
         share = sum(unsaid.values()) / (
             sum(dense.values()) + sum(layer.size for layer in self.layers.values()))
-        if share > .1 and not include: warnings.warn(
+        if share > .1 and not include: warn(
             f'{share:.0%} of the matrix weights stay dense: {", ".join(unsaid)}. Name them in '
             'exclude= to say that they shall, or list in include= all that shall be sparse (it '
-            'takes the place of the usual choice)', stacklevel=2)
+            'takes the place of the usual choice)')
 
     # ---- looking at it
 
@@ -750,16 +758,15 @@ class Sparsifier:
         mixed = {w for what in leaks.values() for w in what} - self._mixed - {'weight'}
         if after_step and mixed:
             self._mixed |= mixed
-            warnings.warn(f'{type(self.optimizer).__name__} keeps {sorted(mixed)} that differ '
-                          'where no weight is: updates leave them as they are', stacklevel=4)
+            warn(f'{type(self.optimizer).__name__} keeps {sorted(mixed)} that differ where no '
+                 'weight is: updates leave them as they are')
         found = [n for n, what in leaks.items() if 'weight' in what]
         if not found: return
         self._mask_weights()
         if after_step and not self._mask_after_step:
             self._mask_after_step = True
-            warnings.warn(f'{type(self.optimizer).__name__} moves inactive weights '
-                          f'({found[:3]}, …); they are masked after every step from now on',
-                          stacklevel=4)
+            warn(f'{type(self.optimizer).__name__} moves inactive weights ({found[:3]}, …); they '
+                 'are masked after every step from now on')
         elif not after_step and not self._mask_before_forward:
             self._mask_before_forward = True
             self._watch_forward()
@@ -767,9 +774,8 @@ class Sparsifier:
             waits = (f'. {kind}.step has not been called yet: a sparsifier needs the optimiser '
                      'whose step is' if self.steps == 0 else '. If a new optimiser steps instead '
                      f'of the {kind} given, masks move no more: make a new sparsifier for it')
-            warnings.warn('something outside the optimiser\'s step has changed inactive weights '
-                          f'({found[:3]}, …); they are masked before every forward pass '
-                          f'from now on{waits}', stacklevel=4)
+            warn('something outside the optimiser\'s step has changed inactive weights '
+                 f'({found[:3]}, …); they are masked before every forward pass from now on{waits}')
 
     def group(self): # None if this process is alone
         "The processes that train this one network."
@@ -831,10 +837,9 @@ class Sparsifier:
         cut = [n for n in self._loaded if n in self._aside and bool(
             ((self._aside[n][0] != 0) & (self.layers[n].mask == 0)).any())]
         self._loaded = set()
-        if cut: warnings.warn(
+        if cut: warn(
             f'weights were loaded that are not zero where the masks are ({cut[:3]}, …): they were '
-            'set to zero. A sparse run is restored together with the sparsifier\'s own state',
-            stacklevel=4)
+            'set to zero. A sparse run is restored together with the sparsifier\'s own state')
 
     # ---- listening, copying, saving
 

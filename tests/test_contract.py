@@ -1149,11 +1149,46 @@ def test_an_unrelated_exclude_does_not_silence_what_stays_dense():
         told(nn.Sequential(Own(), nn.Linear(2, 2)), exclude=['0.experts'])
 
 
-@pytest.mark.parametrize('wrong, said', [(dict(density=None), 'density must be in'), (dict(density='0.1'), "got '0.1'"), (dict(fraction='a'), "drop fraction must be in .*'a'"),
+@pytest.mark.parametrize('wrong, said', [(dict(density=0), 'density must be in'), (dict(density='0.1'), "got '0.1'"), (dict(fraction='a'), "drop fraction must be in .*'a'"),
                                          (dict(masks=[1, 2]), 'masks is a list: give a dict')])
 def test_numbers_and_masks_of_another_kind_are_told(wrong, said):
     model = net(); opt = O.SGD(model.parameters(), .1)
     with pytest.raises(ValueError, match=said): Sparsifier(model, opt, 'rigl', **dict(every=2, until=9) | wrong)
     with pytest.raises(ValueError, match='the model comes first'): Sparsifier(opt, model, 'rigl', every=2, until=9)
     masks = {n: np.ones(p.shape, bool) for n, p in sparse_parameters(model).items()}
-    assert Sparsifier(model, opt, 'static', masks=masks, density=np.float32(.5)).density == 1
+    assert Sparsifier(model, opt, 'static', masks=masks).density == 1
+
+
+def test_a_density_that_is_not_used_is_told():
+    model = net(); size = sum(p.numel() for p in sparse_parameters(model).values())
+    masks = {n: torch.arange(p.numel()).view(p.shape) % 4 == 0 for n, p in sparse_parameters(model).items()}
+    held = sum(int(m.sum()) for m in masks.values())
+    make = lambda **how: Sparsifier(model, O.SGD(model.parameters(), .1), 'static', masks=masks, **how)
+    with pytest.warns(UserWarning, match=f'density=0.05 is not used: .* {held:,} active weights and not {round(.05 * size):,}'): make(density=.05).remove()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for how in (dict(), dict(density=held / size), dict(density=np.float32(.25))):
+            s = make(**how); assert s.density == held / size; s.remove()
+
+
+def test_warnings_point_at_the_users_line():
+    "Said while a sparsifier is made, inside a step, inside a forward pass and while a layer is stored."
+    from ggr_nb.sparse import sparse_storage_
+    small = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 5)); opt = O.SGD(small.parameters(), .1)
+    def step(): opt.zero_grad(); small(torch.randn(3, 20)).sum().backward(); opt.step()
+    def write():
+        with torch.no_grad(): small[0].weight.add_(1)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter('always')
+        s = Sparsifier(small, opt, 'ggr', every=9, until=9); step()
+        write(); step()
+        small.load_state_dict({n: torch.ones_like(p) for n, p in small.state_dict().items()}); step()
+        s.remove(); sparse_storage_(small, density=.5)
+    assert [os.path.basename(w.filename) for w in told] == len(told) * ["test_contract.py"]
+    for kind in ('never move', 'something outside', 'weights were loaded', 'Stored sparsely'): assert any(kind in str(w.message) for w in told), kind
+
+
+def test_an_optimiser_older_than_the_storage_is_told():
+    from ggr_nb.sparse import sparse_storage_
+    model = nn.Sequential(nn.Linear(20, 30)); opt = O.SGD(model.parameters(), .1); sparse_storage_(model, density=.1)
+    with pytest.raises(ValueError, match='make it after sparse_storage_'): Sparsifier(model, opt, 'static')

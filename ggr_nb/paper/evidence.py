@@ -8,7 +8,7 @@ __all__ = ['MARKS', 'SHADES', 'LABELS', 'Estimate', 'estimate', 'paired', 'holm'
 
 # %% ../../nbs/paper/evidence.ipynb #9d672459
 import math, statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -207,6 +207,7 @@ class Verdict:
     margin:float=None # what would not matter
     images:int=None   # size of the test set whose error is included
     digits:int=1      # decimals
+    alone:dict=field(default=None, repr=False) # {arm: its seeds that the other side lacks}
 
     def __iter__(self): return iter(self.rows)
 
@@ -246,6 +247,8 @@ class Verdict:
                  'whole table')
         if self.margin: notes += ' and as much for its equalities'
         if self.images: notes += f'; the error of a test set of {self.images:,} images is included'
+        if self.alone: notes += '; left out where the other side lacks the seed: ' + ', '.join(
+            f'{self.name(arm)} {" ".join(map(str, s))}' for arm, s in self.alone.items())
         return Table(head, rows, '', notes + '.', names=2)
 
     def __str__(self): return str(self.table())
@@ -270,11 +273,15 @@ def verdict(values:dict,       # {arm: {seed: value}}
         raise ValueError(f'margin is {margin}; give more than 0')
     if images and max(v for a in values.values() for v in a.values()) <= 1: raise ValueError(
         'no accuracy is above 1: with images= give them in percent')
-    by = [paired(values[a], values[b], images) for a, b in pairs]
+    by, alone = [paired(values[a], values[b], images) for a, b in pairs], {}
+    for a, b in (*pairs, *(pair[::-1] for pair in pairs)):
+        lost = values[a].keys() - values[b].keys()
+        if lost: alone[a] = sorted(lost | {*alone.get(a, ())})
     ps = [e.p for e in by]
     equal = [e.within(margin) if margin else math.nan for e in by]
     rows = zip(pairs, by, ps, holm(ps), holm(equal))
-    return Verdict([Difference(*pair, *row) for pair, *row in rows], margin, images, digits)
+    found = [Difference(*pair, *row) for pair, *row in rows]
+    return Verdict(found, margin, images, digits, alone)
 
 # %% ../../nbs/paper/evidence.ipynb #ae0ddc8b
 def read_runs(name:str, # of the experiment: results/NAME.jsonl is read

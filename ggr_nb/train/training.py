@@ -528,7 +528,7 @@ def same_run(now:dict, # config
 def fit(model, # a name (see `build`), or a module, trained in place
         data, # a name, a folder of images, `Data`, or a pair of PyTorch data sets or loaders
         method='ggr', # name in `METHODS`, or a `Method`
-        density:float=0.1, # share of active weights, in (0, 1]
+        density:float=None, # share of active weights, in (0, 1]; 0.1, or that of masks=
         init='erk', # name in `DENSITIES`, or {layer: density}
         recipe=None, # a `Recipe`, a name in `RECIPES`; None: that of the data, or CIFAR-100's
         seed:int=0, # of weights, masks, growth, images and dropout
@@ -566,10 +566,13 @@ def fit(model, # a name (see `build`), or a module, trained in place
         check_storage(method, scaling, compile, recipe.ema if recipe else 0., options)
     if log is not None: pick('log', log, dict(tensorboard=None))
     pick('scaling', scaling, dict.fromkeys(('keep', *SCALINGS)))
-    seed, density, width = whole('seed', seed, 0, 2**64 - 1), float(density), float(width)
+    seed, width = whole('seed', seed, 0, 2**64 - 1), float(width)
+    if density is None and options.get('masks') is None: density = .1
+    if density is not None: density = float(density)
     if batch_limit is not None: batch_limit = whole('batch_limit', batch_limit)
     if not save_every >= 0: raise ValueError(f'save_every={save_every}: give seconds, 0 or more')
-    if not 0 < density <= 1: raise ValueError(f'density={density}: give a share in (0, 1]')
+    if density is not None and not 0 < density <= 1:
+        raise ValueError(f'density={density}: give a share in (0, 1]')
     if not 0 <= val < 1: raise ValueError(f'val={val}: give a share in [0, 1)')
     if not 0 < width < math.inf: raise ValueError(f'width={width}: give a number above 0')
     if log and out is None: raise ValueError(f'log={log!r} needs a folder: give out=')
