@@ -8,9 +8,9 @@ __all__ = ['CRITERIA', 'BLIND', 'lowest', 'highest', 'magnitude', 'random_score'
            'adjust', 'drop_threshold', 'drop_global', 'drop_nothing', 'drop_sign', 'drop_to_schedule']
 
 # %% ../nbs/03_drop.ipynb #d4e70d08
-import torch
+import numpy as np, torch
 
-from .masks import Layer, Snapshot, pick, remaining
+from .masks import Layer, Snapshot, pick, remaining, true_places
 
 # %% ../nbs/03_drop.ipynb #0f760baf
 def lowest(scores:torch.Tensor, # [n], any real dtype
@@ -25,9 +25,9 @@ def lowest(scores:torch.Tensor, # [n], any real dtype
         if luck: first = luck(first).argsort()
         first = first[scores[first].argsort(stable=True)][:k]
         return torch.zeros_like(scores, dtype=torch.bool).index_fill_(0, first, True)
-    cut = scores.kthvalue(k).values
+    cut = torch.from_numpy(np.partition(scores.detach().numpy(), k - 1))[k - 1]    # the k-th
     pick = scores < cut
-    equals, missing = (scores == cut).nonzero().flatten(), k - int(pick.sum())
+    equals, missing = true_places(scores == cut), k - int(pick.sum())
     if luck and missing < len(equals): equals = equals[luck(equals).argsort()]
     pick[equals[:missing]] = True
     return pick

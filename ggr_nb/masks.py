@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['CHUNK', 'SPARSE_LAYERS', 'apply_masks_', 'counts', 'densities', 'density', 'as_bool', 'chunk_size', 'Dense',
-           'remaining', 'merged', 'Layer', 'generator', 'scramble', 'Snapshot', 'snapshot', 'unwrapped', 'named_layers',
-           'clean_name', 'matrices', 'sparse_modules', 'unknown', 'pick', 'whole', 'warn', 'sparse_parameters']
+           'true_places', 'remaining', 'merged', 'Layer', 'generator', 'scramble', 'Snapshot', 'snapshot', 'unwrapped',
+           'named_layers', 'clean_name', 'matrices', 'sparse_modules', 'unknown', 'pick', 'whole', 'warn',
+           'sparse_parameters']
 
 # %% ../nbs/00_masks.ipynb #51a7ba29
 import copy, hashlib, math, operator, sys, warnings
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatch
 
-import torch
+import numpy as np, torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
@@ -91,12 +92,18 @@ class Dense:
         return self.tensor[torch.unravel_index(positions, self.tensor.shape)]
 
 # %% ../nbs/00_masks.ipynb #ee7294b8
+def true_places(mask:torch.Tensor, # bool, any shape
+                )->torch.Tensor: # [n] int64, sorted flat positions
+    "Where a mask is true. On a CPU NumPy is five times as fast as PyTorch's `nonzero`."
+    if mask.device.type != 'cpu': return mask.flatten().nonzero().flatten()
+    return torch.from_numpy(np.flatnonzero(mask.numpy()))
+
 def remaining(places:torch.Tensor, # [n] int64, sorted
               gone:torch.Tensor, # [r] int64, among them
               )->torch.Tensor: # [n - r] int64: which entries of `places` stay, in order
     "What is left of sorted places."
     stay = torch.ones(len(places), dtype=torch.bool, device=places.device)
-    return stay.index_fill_(0, torch.searchsorted(places, gone), False).nonzero().flatten()
+    return true_places(stay.index_fill_(0, torch.searchsorted(places, gone), False))
 
 def merged(places:torch.Tensor, # [n] int64, sorted
            new:torch.Tensor, # [q] int64, in any order, not among them
@@ -235,7 +242,7 @@ def snapshot(weights:dict, # {name: tensor}; a layer without one counts as zero
     "The state of masked layers as an update sees it."
     layers, kinds = {}, dict(grads=grads, momenta=momenta or {})
     for name, mask in masks.items():
-        places = mask.flatten().nonzero().flatten()
+        places = true_places(mask)
         values = Dense(weights[name].detach()).at(places) if name in weights else places * 0.
         sources = {kind: Dense(t[name].detach()) for kind, t in kinds.items() if name in t}
         layers[name] = Layer(name, tuple(mask.shape), places, values, sources)

@@ -16,7 +16,7 @@ from torch import nn
 from .density import DENSITIES, budgets
 from .init import SCALINGS, random_masks, rescale_
 from .masks import Dense, Layer, Snapshot, apply_masks_, as_bool, counts, generator, matrices
-from .masks import pick, sparse_modules, sparse_parameters, warn, whole
+from .masks import pick, sparse_modules, sparse_parameters, true_places, warn, whole
 from .methods import change_, get_method, redistribute
 from .schedule import drop_fraction
 
@@ -215,7 +215,7 @@ class MaskedWeight:
     @property
     def size(self): return self.weight.numel()
     @property
-    def places(self): return self.mask.flatten().nonzero().flatten()
+    def places(self): return true_places(self.mask != 0)
     @property
     def count(self): return int(torch.count_nonzero(self.mask))
     @property

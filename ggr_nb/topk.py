@@ -11,7 +11,7 @@ import math
 import torch
 
 from .drop import highest
-from .masks import chunk_size
+from .masks import chunk_size, true_places
 
 # %% ../nbs/04_topk.ipynb #ccaf2e80
 def _refuse_broken(name, scores):
@@ -57,7 +57,7 @@ class StreamingTopK:
             score = chunk if self.key is None else self.key(chunk)
             better = score >= self.threshold if self.full and self.luck else score > self.threshold
             if where is not None: better &= where.flatten()[a:a + size]
-            found = better.nonzero().flatten()
+            found = true_places(better)
             self._keep(number, score[found], found + (start + a))
         return self
 
@@ -79,7 +79,7 @@ class StreamingTopK:
         self.values = self.places = self.layers = ()       # not held twice
         if self.held > self.k:
             lots = lambda i: self._lots(kept[1][i], kept[2][i])
-            best = highest(kept[0], self.k, lots).nonzero().flatten()
+            best = true_places(highest(kept[0], self.k, lots))
             kept = [t[best] for t in kept]
         self.values, self.places, self.layers = ([t] for t in kept)
         self.held = len(kept[0])
