@@ -270,9 +270,27 @@ def test_ray_is_asked_for_by_name(monkeypatch):
     with pytest.raises(ImportError, match=r'ggr_nb\[cluster\]'): RayPool(math.sqrt)
 
 
-def test_ray_with_a_killed_worker(tmp_path, monkeypatch):
+@pytest.mark.parametrize('late, said', [(0, None), (2, None), (3, 'did not start in 3 attempts'), (-1, 'no such cluster')])
+def test_ray_is_given_time_on_a_busy_machine(monkeypatch, late, said):
+    "Its own limit is half a minute; a start that it gave up is tried again, another error is not."
+    class Ray(type(sys)):
+        asked = ended = 0
+        def is_initialized(self): return False
+        def shutdown(self): self.ended += 1
+        def remote(self, **resources): return lambda f: f
+        def init(self, address, **options):
+            self.asked += 1
+            if late < 0: raise ConnectionError('no such cluster')
+            if self.asked <= late: raise Exception('The current node timed out during startup. This could happen because …')
+    ray = Ray('ray'); monkeypatch.setitem(sys.modules, 'ray', ray)
+    if said is None: RayPool(math.sqrt)
+    else:
+        with pytest.raises(OSError, match=said): RayPool(math.sqrt)
+    assert (ray.asked, ray.ended) == {0: (1, 0), 2: (3, 2), 3: (3, 3), -1: (1, 1)}[late]
+
+
+def test_ray_with_a_killed_worker(tmp_path):
     ray = pytest.importorskip('ray', reason='Ray is not installed (extra "cluster"): the cluster test is skipped')
-    monkeypatch.setenv('RAY_raylet_start_wait_time_s', '240')                         # a busy machine may take a while
     try:
         pool = RayPool(partial(work, note='ray'), cpus=1, num_cpus=2, include_dashboard=False,
                        runtime_env=dict(env_vars=dict(PYTHONPATH=os.pathsep.join(sys.path))))
