@@ -270,30 +270,22 @@ def test_ray_is_asked_for_by_name(monkeypatch):
     with pytest.raises(ImportError, match=r'ggr_nb\[cluster\]'): RayPool(math.sqrt)
 
 
-@pytest.mark.parametrize('late, said', [(0, None), (2, None), (3, 'did not start in 3 attempts'), (-1, 'no such cluster')])
-def test_ray_is_given_time_on_a_busy_machine(monkeypatch, late, said):
-    "Its own limit is half a minute; a start that it gave up is tried again, another error is not."
+@pytest.mark.parametrize('wrong, said', [(Exception('The current node timed out during startup. This could …'), 'within its 30 seconds.*without --ray'),
+                                         (ConnectionError('no such cluster'), 'no such cluster')])
+def test_a_ray_that_does_not_start_is_one_line(monkeypatch, wrong, said):
     class Ray(type(sys)):
-        asked = ended = 0
         def is_initialized(self): return False
-        def shutdown(self): self.ended += 1
-        def remote(self, **resources): return lambda f: f
-        def init(self, address, **options):
-            self.asked += 1
-            if late < 0: raise ConnectionError('no such cluster')
-            if self.asked <= late: raise Exception('The current node timed out during startup. This could happen because …')
-    ray = Ray('ray'); monkeypatch.setitem(sys.modules, 'ray', ray)
-    if said is None: RayPool(math.sqrt)
-    else:
-        with pytest.raises(OSError, match=said): RayPool(math.sqrt)
-    assert (ray.asked, ray.ended) == {0: (1, 0), 2: (3, 2), 3: (3, 3), -1: (1, 1)}[late]
+        def init(self, address, **options): raise wrong
+    monkeypatch.setitem(sys.modules, 'ray', Ray('ray'))
+    with pytest.raises(OSError, match=said): RayPool(math.sqrt)
 
 
 def test_ray_with_a_killed_worker(tmp_path):
     ray = pytest.importorskip('ray', reason='Ray is not installed (extra "cluster"): the cluster test is skipped')
     try:
-        pool = RayPool(partial(work, note='ray'), cpus=1, num_cpus=2, include_dashboard=False,
-                       runtime_env=dict(env_vars=dict(PYTHONPATH=os.pathsep.join(sys.path))))
+        try: pool = RayPool(partial(work, note='ray'), cpus=1, num_cpus=2, include_dashboard=False,
+                            runtime_env=dict(env_vars=dict(PYTHONPATH=os.pathsep.join(sys.path))))
+        except TimeoutError as e: pytest.skip(str(e))             # Ray's own limit, on a machine that is too busy for it
         results, killed, gate = Results(tmp_path/'r.jsonl'), [], tmp_path/'gate'
 
         def kill_one(record):
