@@ -291,19 +291,20 @@ class _Weights(TorchFunctionMode):
             self.found.append(args[1])
         return product(*args, **(kwargs or {}))
 
-_KEEPS_ZEROS = {}    # class of a layer that is not torch's own -> as found when it was tried
+_KEEPS_ZEROS = {}    # class and settings of a layer not of torch -> as found when it was tried
 
 def _keeps_zeros(layer):
     "Does it multiply by its weight as it is? Weight standardisation would fill the zeros again."
-    kind = type(layer)
-    if kind.__module__.startswith('torch.') or layer.weight.is_meta: return True
+    if type(layer).__module__.startswith('torch.') or layer.weight.is_meta: return True
+    plain = {k: v for k, v in vars(layer).items() if isinstance(v, (bool, int, float, str, tuple))}
+    kind = type(layer), repr(sorted((plain | dict(training=0)).items()))    # a flag may decide
     if kind not in _KEEPS_ZEROS:
         try:
             trial, weights = copy.deepcopy(layer).cpu().float().eval(), _Weights()
             if hasattr(layer, 'in_features'): x = torch.zeros(1, layer.in_features)
             else: x = torch.zeros(1, layer.in_channels, *(
                 2 + k * d for k, d in zip(layer.kernel_size, layer.dilation)))
-            with torch.no_grad(), weights:
+            with torch.no_grad(), torch.random.fork_rng([]), weights:
                 trial.weight.zero_().view(-1)[0] = 1       # one weight, and zeros
                 trial(x)
             used = [w for w in weights.found if w.shape == trial.weight.shape]

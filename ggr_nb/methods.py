@@ -53,9 +53,16 @@ class Update:
     memory: dict # what the method carries to the next update
 
 # %% ../nbs/08_methods.ipynb #4374e317
+def _as_places(method, step, name, found):
+    "What a rule gave for a layer, or an error if it is no list of positions."
+    if torch.is_tensor(found) and found.dtype == torch.int64 and found.ndim == 1: return found
+    kind = f'{found.dtype} of shape {list(found.shape)}' if torch.is_tensor(found) else type(found)
+    raise ValueError(f'{method.name!r}: {step} gave a {kind} for {name}; give flat positions, an '
+                     'int64 tensor [n]')
+
 def _grow_layer(method, snap, layer, dropped, q):
     "Fill the quota of one layer; just-dropped places last, if the method avoids them."
-    first = method.grow(snap, layer, min(q, layer.free))
+    first = _as_places(method, 'growth', layer.name, method.grow(snap, layer, min(q, layer.free)))
     if len(first) == q: return first
     # nothing else is free: all places but the just-dropped are taken
     others = torch.cat([layer.places, first]).sort().values
@@ -67,6 +74,42 @@ def _with_memory(found):
     "What a rule found, and what it wants to remember: rules that remember return both."
     return found if isinstance(found, tuple) else (found, {})
 
+def _misplaced(rule, found, layers, active):
+    "In which layers a rule of somebody's own gave places twice, or of the other kind."
+    if getattr(rule, 'func', rule).__module__.startswith('ggr_nb.'): return []    # they are tested
+    wrong = []
+    for n, places in found.items():
+        at, held = places.sort().values, layers[n].places
+        near = torch.searchsorted(held, at).clamp(max=max(0, len(held) - 1))
+        twice, there = at[1:] == at[:-1], held[near] == at if len(held) else at < 0
+        wrong.append(twice.any() | (there != active).any() | (at < 0).any()
+                     | (at >= layers[n].size).any())
+    home = wrong[0].device if wrong else None
+    bad = torch.stack([w.to(home) for w in wrong]).tolist() if wrong else []
+    return [n for n, b in zip(found, bad) if b]
+
+def _drops(method, snap):
+    "What the drop found: active places of every layer, each once."
+    dropped, memory = _with_memory(method.drop(snap))
+    if not isinstance(dropped, dict) or dropped.keys() != snap.layers.keys(): raise ValueError(
+        f'{method.name!r}: the drop gave {list(dropped)[:5]}; give positions for each of '
+        f'{list(snap.layers)}, if need be none')
+    for n, places in dropped.items(): _as_places(method, 'the drop', n, places)
+    if bad := _misplaced(method.drop, dropped, snap.layers, active=True): raise ValueError(
+        f'{method.name!r}: the drop gave places that are not active, or stand twice, in {bad}')
+    return dropped, memory
+
+def _fits(method, quotas, free):
+    "Refuse quotas that are no whole numbers, or more than a layer has room for."
+    if not isinstance(quotas, dict) or quotas.keys() != free.keys(): raise ValueError(
+        f'{method.name!r}: the allocation gave quotas for {list(quotas)[:5]}; the layers are '
+        f'{list(free)}')
+    for n, q in quotas.items():
+        room = free[n].size - len(free[n].places)
+        if not (hasattr(q, '__index__') and 0 <= q <= room): raise ValueError(
+            f'{method.name!r}: the allocation gave {n} {q!r} places; give a whole number from 0 '
+            f'to {room:,}')
+
 def _carries(method, free, dropped, quotas, grown):
     "Refuse a decision that would change the count, by the method's name."
     gone, new = (sum(map(len, places.values())) for places in (dropped, grown))
@@ -75,28 +118,21 @@ def _carries(method, free, dropped, quotas, grown):
     if new > gone or 0 < new < gone and method.first_masks is random_masks: raise ValueError(
         f'{method.name!r} drops {gone:,} weights and grows {new:,}: the quotas of an allocation '
         'add up to what was dropped (or to nothing, where a method only prunes)')
-    rule, wrong = getattr(method.grow, 'func', method.grow), []     # the library's own are tested
-    for n, places in grown.items() if not rule.__module__.startswith('ggr_nb.') else ():
-        at, held = places.sort().values, free[n].places
-        near = torch.searchsorted(held, at).clamp(max=max(0, len(held) - 1))
-        twice, taken = at[1:] == at[:-1], held[near] == at if len(held) else at < 0
-        wrong.append(twice.any() | taken.any() | (at < 0).any() | (at >= free[n].size).any())
-    home = wrong[0].device if wrong else None
-    bad = torch.stack([w.to(home) for w in wrong]).tolist() if wrong else []
-    if any(bad): raise ValueError(
+    if bad := _misplaced(method.grow, grown, free, active=False): raise ValueError(
         f'{method.name!r}: growth gave places that are active already, are none of the layer, or '
-        f'stand twice, in {[n for n, b in zip(grown, bad) if b]}')
+        f'stand twice, in {bad}')
 
 def redistribute(method:Method, # the three choices
                  snap:Snapshot, # the state; not changed
                  new_value:float=0.0, # of grown weights, if the method does not say
                  )->Update: # the decision
     "Drop, allocate, grow: one update of any method."
-    dropped, memory = _with_memory(method.drop(snap))
+    dropped, memory = _drops(method, snap)
     snap = replace(snap, memory=snap.memory | memory)
     free = {n: l.without(dropped[n], method.regrow_dropped) for n, l in snap.layers.items()}
     found = method.allocate(snap, {n: len(d) for n, d in dropped.items()}, free)
     if not isinstance(found, Allocation): found = Allocation(found, {}, {})
+    _fits(method, found.quotas, free)
     snap = replace(snap, memory=snap.memory | found.memory)
     free = {n: replace(l, best=found.best[n].to(l.places.device)) if n in found.best else l
             for n, l in free.items()}

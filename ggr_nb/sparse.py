@@ -388,7 +388,7 @@ class SparseWeight:
 
     def view(self, sources): # {'grads': Outer}
         "The layer as a rule sees it."
-        return Layer(self.name, self.shape, self.places, self.weight.detach(), sources)
+        return Layer(self.name, self.shape, self.places, self.weight.detach().clone(), sources)
 
     def carry_out(self, gone, new, values, states): # as `MaskedWeight.carry_out`
         "Write a decision: into the pattern, the values, their gradient and the optimiser's state."
@@ -451,6 +451,9 @@ def sparse_storage_(model:nn.Module, # its linear layers are replaced, in place
     if layers is not None and (unknown := set(layers) - set(linear)): raise ValueError(
         f'{sorted(unknown)} are not linear layers with a mask; there are {list(linear)}')
     if not chosen: raise ValueError('the model has no linear layer to store sparsely')
+    if '' in chosen: raise ValueError(
+        'the model is itself the layer, and cannot be replaced in its own place: give '
+        'nn.Sequential(layer), or make SparseLinear.from_linear(layer, places)')
     used = {}                                        # {id of a weight: where it stands}
     for path, m in model.named_modules(remove_duplicate=False):
         for leaf, p in m._parameters.items(): used.setdefault(id(p), []).append(f'{path}.{leaf}')

@@ -15,6 +15,7 @@ from ggr_nb.init import sparse_init_
 from ggr_nb.masks import sparse_parameters
 from ggr_nb.train.measure import emptiness, parameters
 from ggr_nb.train.models import MODELS, mlp
+from ggr_nb.sparsify import Sparsifier
 
 SIZE = {'lenet': (1, 28, 28), 'mlp': (1, 8, 8), 'digits_net': (1, 8, 8)}
 WIDTH = {'vgg16_tiny': .06, 'mobilenet_v2': .1, 'resnet18': .125}
@@ -358,3 +359,28 @@ def test_refusals():
         def forward(self, x): return self.f(x) if x.mean() > 0 else x
     with pytest.raises(ValueError, match='torch.fx cannot follow Branch'): compact(Branch(), None, torch.zeros(1, 2))
     with pytest.raises(ValueError, match='nothing'): compact(mlp(), {'nothing': torch.ones(1)}, torch.zeros(1, 1, 8, 8))
+
+
+def test_hooks_of_a_sparsifier_stand_in_nobodys_way():
+    "After a write from outside every layer has one; a compact network has none, and is as small as without."
+    torch.manual_seed(0); net = nn.Sequential(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 5))
+    optimizer = torch.optim.SGD(net.parameters(), .1); s = Sparsifier(net, optimizer, 'static', density=.05); x = torch.randn(8, 20)
+    def step(): optimizer.zero_grad(); net(x).square().mean().backward(); optimizer.step()
+    sizes = lambda m: [tuple(p.shape) for p in m.parameters()]
+    step(); small = sizes(compact(net, s.masks, x))
+    with torch.no_grad(): net[0].weight.add_(.01)
+    with pytest.warns(UserWarning, match='outside the optimiser'): step()
+    again = compact(net, s.masks, x)
+    assert sizes(again) == small != sizes(net)
+    assert not any(m._forward_pre_hooks or m._load_state_dict_post_hooks for m in again.modules())
+
+
+@pytest.mark.parametrize('way', [lambda h: torch.cat(h.chunk(2, 1), 1), lambda h: torch.cat(torch.split(h, 20, 1), 1),
+                                 lambda h: torch.cat(tensors=[h[:, :20], h[:, 20:]], dim=1), lambda h: torch.reshape(input=h, shape=(-1, 40))])
+def test_what_is_not_read_costs_size_and_never_correctness(way):
+    class Net(nn.Module):
+        def __init__(self): super().__init__(); self.a, self.b = nn.Linear(20, 40), nn.Linear(40, 5)
+        def forward(self, x): return self.b(way(torch.relu(self.a(x))))
+    torch.manual_seed(0); net, x = Net().eval(), torch.randn(4, 20)
+    with torch.no_grad(): net.a.weight[:30] = 0; net.a.bias[:30] = 0
+    assert torch.allclose(compact(net, None, x)(x), net(x))

@@ -3,8 +3,9 @@
 The matrix takes every optimiser with every method, each in one of the loops and resumed at one of its steps in one of the
 orders, drawn for each pair; CONTRACT=all takes every loop and four steps.
 """
-import copy, gc, importlib.util, io, itertools, os, pickle, random, sys, warnings, weakref
+import copy, gc, importlib.util, io, itertools, math, os, pickle, random, sys, warnings, weakref
 from dataclasses import replace
+from functools import partial
 
 import numpy as np, pytest, torch
 from torch import nn
@@ -15,6 +16,7 @@ from conftest import same
 from ggr_nb.beyond.snip import snip_masks
 from ggr_nb.init import SCALINGS, rescale_
 from ggr_nb.masks import matrices, sparse_parameters
+from ggr_nb.drop import drop_local
 from ggr_nb.grow import pick_random
 from ggr_nb.methods import METHODS, full_masks, no_allocation
 from ggr_nb.sparse import sparse_storage_
@@ -1080,7 +1082,17 @@ OWN = dict(
     places_too_few=dict(grow=lambda snap, layer, q: pick_random(layer, max(0, q - 1), snap.gen('grow', layer.name))),
     places_active=dict(grow=lambda snap, layer, q: torch.cat([layer.places[:1], pick_random(layer, q, snap.gen('grow', layer.name))[1:]])),
     places_twice=dict(grow=lambda snap, layer, q: pick_random(layer, q, snap.gen('grow', layer.name))[torch.arange(q).clamp(min=1) if q > 1 else []]),
-    places_outside=dict(grow=lambda snap, layer, q: layer.size + torch.arange(q)))
+    places_outside=dict(grow=lambda snap, layer, q: layer.size + torch.arange(q)),
+    places_float=dict(grow=lambda snap, layer, q: torch.linspace(0, layer.free - 1, q)),
+    places_listed=dict(grow=lambda snap, layer, q: list(range(q))),
+    quotas_float=dict(allocate=lambda snap, dropped, free: {n: float(q) for n, q in dropped.items()}),
+    quotas_of_some=dict(allocate=lambda snap, dropped, free: {next(iter(dropped)): sum(dropped.values())}),
+    quotas_without_room=dict(allocate=lambda snap, dropped, free: {n: 10**6 * (n == '0.weight') for n in dropped}),
+    dropped_inactive=dict(drop=lambda snap: {n: l.free_places(torch.arange(2)) for n, l in snap.layers.items()}),
+    dropped_twice=dict(drop=lambda snap: {n: l.places[[0, 0, 1]] for n, l in snap.layers.items()}),
+    dropped_outside=dict(drop=lambda snap: {n: l.size + torch.arange(2) for n, l in snap.layers.items()}),
+    dropped_of_some=dict(drop=lambda snap: {'0.weight': snap.layers['0.weight'].places[:2]}),
+    dropped_as_a_mask=dict(drop=lambda snap: {n: l.values > 0 for n, l in snap.layers.items()}))
 
 
 @pytest.mark.parametrize('storage', ['masked', 'sparse'])
@@ -1192,3 +1204,65 @@ def test_an_optimiser_older_than_the_storage_is_told():
     from ggr_nb.sparse import sparse_storage_
     model = nn.Sequential(nn.Linear(20, 30)); opt = O.SGD(model.parameters(), .1); sparse_storage_(model, density=.1)
     with pytest.raises(ValueError, match='make it after sparse_storage_'): Sparsifier(model, opt, 'static')
+
+
+def test_pruning_reaches_its_density_without_the_gradients_of_all():
+    "Experts take turns: the batch of an update leaves one of them out. And a step without any gradient moves nothing."
+    class Experts(nn.Module):
+        def __init__(self): super().__init__(); self.i, self.e = nn.Linear(20, 30), nn.ModuleList(nn.Linear(30, 5) for _ in range(2))
+        def forward(self, x, k): return self.e[k](self.i(x).relu())
+    model = Experts(); opt = O.SGD(model.parameters(), .1); s = Sparsifier(model, opt, 'gmp', density=.1, every=10, until=60)
+    for i in range(70): opt.zero_grad(); model(torch.randn(8, 20), i % 2).square().mean().backward(); opt.step()
+    assert s.counts() == s.targets and sum(s.counts().values()) == 90
+    for method in ('chase', 'deepr-global', 'ggr', 'rigl'):
+        model = nn.Sequential(nn.Linear(20, 30), nn.Linear(30, 5)); opt = O.SGD(model.parameters(), .1)
+        s = Sparsifier(model, opt, method, density=.1, every=1, until=9); before = s.masks
+        model(torch.randn(8, 20)).square().mean().backward(); opt.step()
+        opt.zero_grad(); opt.step()
+        assert same(s.masks, before) and s.steps == 2
+
+
+def test_an_update_that_empties_a_normalised_output_is_refused_before_it():
+    torch.manual_seed(1)
+    wrapped = nn.utils.parametrizations.weight_norm(nn.Conv1d(32, 32, 3, groups=32, padding=1))
+    model = nn.Sequential(nn.Linear(20, 256), nn.Unflatten(1, (32, 8)), wrapped, nn.ReLU(), nn.Flatten(), nn.Linear(256, 5))
+    opt = O.SGD(model.parameters(), .1, momentum=.9)
+    s = Sparsifier(model, opt, 'set', density=.8, exclude=['0.weight', '5.weight'], count_excluded=False, every=10, until=300, fraction=.9, seed=1)
+    before = s.masks
+    with pytest.raises(ValueError, match='after update 1 some outputs of .* would have no weight but zeros.*Nothing was changed'):
+        for _ in range(30): opt.zero_grad(); model(torch.randn(64, 20)).square().mean().backward(); opt.step()
+    assert same(s.masks, before) and all(p.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize('stored', [False, True])
+def test_a_criterion_may_scribble_on_what_it_is_given(stored):
+    torch.manual_seed(0); model = nn.Sequential(nn.Linear(20, 40), nn.Linear(40, 5))
+    if stored: sparse_storage_(model, density=.2)
+    rule = partial(drop_local, criterion=lambda w, g, gen=None: w.abs_().add_(g.abs()))
+    opt = O.SGD(model.parameters(), 0.); s = Sparsifier(model, opt, replace(METHODS['ggr'], name='mine', drop=rule), density=.2, every=1, until=3)
+    for _ in range(2): opt.zero_grad(); model(torch.randn(8, 20)).square().mean().backward(); opt.step()
+    assert s.updates and sum(int((w < 0).sum()) for w in s.weights.values()) > 50
+
+
+def test_whether_a_layer_fills_its_zeros_is_asked_of_each_kind_of_it():
+    class Lin(nn.Linear):
+        def __init__(self, a, b, standard): super().__init__(a, b); self.standard = standard
+        def forward(self, x): return torch.nn.functional.linear(x, self.weight - self.weight.mean(1, keepdim=True) if self.standard else self.weight, self.bias)
+    for first in (False, True):
+        model = nn.Sequential(Lin(20, 40, first), nn.ReLU(), Lin(40, 40, not first))
+        at = torch.get_rng_state()
+        assert list(sparse_parameters(model)) == ['2.weight' if first else '0.weight']
+        assert torch.equal(at, torch.get_rng_state())
+
+
+def test_densities_by_hand_are_shares():
+    model = nn.Sequential(nn.Linear(20, 40), nn.Linear(40, 5)); make = lambda d: Sparsifier(model, O.SGD(model.parameters(), .1), 'static', init={'0.weight': d, '1.weight': .1})
+    for wrong in (2., 0., -.1, math.nan):
+        with pytest.raises(ValueError, match='no shares in'): make(wrong)
+    assert make(1.).counts() == {'0.weight': 800, '1.weight': 20}
+
+
+def test_a_model_that_is_the_layer_is_not_stored_beside_itself():
+    layer = nn.Linear(20, 5)
+    with pytest.raises(ValueError, match='is itself the layer'): sparse_storage_(layer, density=.1)
+    assert not list(layer.children())

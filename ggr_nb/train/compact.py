@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 from ..masks import clean_name, unwrapped
+from ..sparsify import _Call
 
 # %% ../../nbs/train/compact.ipynb #65b7376e
 STAYS, BIAS, CARRIER = 0, 1, 2
@@ -99,6 +100,7 @@ def _viewed(run, node, out):
 
 def _concatenated(run, node, out):
     nodes, dim = node.args[0], _given(node, 1, 'dim', 0) % out.ndim
+    if not isinstance(nodes, (list, tuple)): return None         # the parts of a split
     known = [run.where[n] for n in nodes if run.where.get(n)]
     if not known: return None
     parts = [run.on(n, known[0].dim) for n in nodes]
@@ -261,7 +263,8 @@ class Follow(fx.Interpreter):
     def _rule(self, node):
         if node.target in self.shared: return None
         if node.op == 'get_attr': return _vector
-        if node.op in ('call_function', 'call_method'): return FUNCTIONS.get(node.target)
+        if node.op in ('call_function', 'call_method'):     # called by keywords alone: not read
+            return FUNCTIONS.get(node.target) if node.args else None
         if node.op != 'call_module': return None
         m = self.modules[node.target]
         return None if m._forward_hooks or m._forward_pre_hooks else MODULES.get(type(m))
@@ -441,6 +444,9 @@ def _masked(model, masks):
     except Exception as e: raise ValueError(
         f'{type(model).__name__} cannot be copied ({str(e).splitlines()[0]}); if it is pruned or '
         'parametrised, make that permanent first') from e
+    for m in model.modules():                     # a sparsifier's hooks mean nothing to a copy
+        for hooks in (m._forward_pre_hooks, m._load_state_dict_post_hooks):
+            for k in [k for k, hook in hooks.items() if isinstance(hook, _Call)]: del hooks[k]
     tensors = {clean_name(n): p for n, p in model.named_parameters()}
     for name, mask in (masks or {}).items():
         if name not in tensors: raise ValueError(
