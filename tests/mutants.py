@@ -116,7 +116,7 @@ MUTANTS = [(module, *lines) for module, group in {
 ], 'methods': [
     ("rigl = Method('rigl', grow=grow.gradient", "rigl = Method('rigl', grow=grow.random", 'RigL grows at random'),
     ('allocate=allocate.survivors, regrow_dropped=False', 'allocate=allocate.survivors', 'DSR takes dropped places back'),
-    ('min(q, layer.free))\n', 'q)\n', 'a full layer cannot take its own places back'),
+    ('min(q, layer.free)))\n', 'q))\n', 'a full layer cannot take its own places back'),
     ('others = torch.cat([layer.places, first]).sort().values', 'others = layer.places', 'second growth collides with the first'),
     ('l.without(dropped[n], method.regrow_dropped)', 'l.without(dropped[n][:0], method.regrow_dropped)', 'growth sees the layer as before the drop'),
     ('* 2 - 1\n', '\n', 'DeepR: half of the new weights have no sign'),
