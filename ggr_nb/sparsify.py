@@ -659,10 +659,8 @@ class Sparsifier:
         "The state as a method sees it at an update."
         u, last, views = self.steps // self.every, self.until / self.every, {}
         grads = self._averaged() if grads is None else grads
-        if 'targets' in self.method.needs:      # pruning asks for no gradient: absent layers, too
-            grads = {n: grads.get(n) for n, l in self.layers.items() if l.weight.requires_grad}
         for name, grad in grads.items():
-            layer, sources = self.layers[name], {} if grad is None else dict(grads=grad)
+            layer, sources = self.layers[name], dict(grads=grad)
             if 'momenta' in self.method.needs:
                 states = self._states(layer)
                 momentum = states.get('momentum_buffer', states.get('exp_avg'))
