@@ -92,11 +92,12 @@ class Dense:
         return self.tensor[torch.unravel_index(positions, self.tensor.shape)]
 
 # %% ../nbs/00_masks.ipynb #ee7294b8
-def true_places(mask:torch.Tensor, # bool, any shape
+def true_places(mask:torch.Tensor, # bool or 0/1 in any dtype, any shape
                 )->torch.Tensor: # [n] int64, sorted flat positions
     "Where a mask is true. On a CPU NumPy is two to five times as fast as PyTorch's `nonzero`."
     if mask.device.type != 'cpu': return mask.flatten().nonzero().flatten()
-    return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    true = mask if mask.dtype == torch.bool else mask != 0
+    return torch.from_numpy(np.flatnonzero(true.numpy()))
 
 def remaining(places:torch.Tensor, # [n] int64, sorted
               gone:torch.Tensor, # [r] int64, among them

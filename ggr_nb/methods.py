@@ -69,11 +69,7 @@ def _grow_layer(method, snap, layer, dropped, q):
     again = replace(layer, taken=others, best=None)
     return torch.cat([first, method.grow(snap, again, q - len(first))])
 
-# %% ../nbs/08_methods.ipynb #168ba786
-def _with_memory(found):
-    "What a rule found, and what it wants to remember: rules that remember return both."
-    return found if isinstance(found, tuple) else (found, {})
-
+# %% ../nbs/08_methods.ipynb #4f96d159
 def _misplaced(rule, found, layers, active):
     "In which layers a rule of somebody's own gave places twice, or of the other kind."
     if getattr(rule, 'func', rule).__module__.startswith('ggr_nb.'): return []    # they are tested
@@ -89,10 +85,11 @@ def _misplaced(rule, found, layers, active):
     return [n for n, b in zip(found, bad) if b]
 
 def _drops(method, snap):
-    "What the drop found: active places of every layer, each once."
-    dropped, memory = _with_memory(method.drop(snap))
+    "What the drop found, active places of every layer, each once, and what it remembers."
+    found = method.drop(snap)
+    dropped, memory = found if isinstance(found, tuple) else (found, {})
     if not isinstance(dropped, dict) or dropped.keys() != snap.layers.keys(): raise ValueError(
-        f'{method.name!r}: the drop gave {list(dropped)[:5]}; give positions for each of '
+        f'{method.name!r}: the drop gave {str(dropped)[:80]}; give positions for each of '
         f'{list(snap.layers)}, if need be none')
     for n, places in dropped.items(): _as_places(method, 'the drop', n, places)
     if bad := _misplaced(method.drop, dropped, snap.layers, active=True): raise ValueError(
@@ -102,7 +99,7 @@ def _drops(method, snap):
 def _fits(method, quotas, free):
     "Refuse quotas that are no whole numbers, or more than a layer has room for."
     if not isinstance(quotas, dict) or quotas.keys() != free.keys(): raise ValueError(
-        f'{method.name!r}: the allocation gave quotas for {list(quotas)[:5]}; the layers are '
+        f'{method.name!r}: the allocation gave {str(quotas)[:80]}; the layers are '
         f'{list(free)}')
     for n, q in quotas.items():
         room = free[n].size - len(free[n].places)
@@ -122,6 +119,7 @@ def _carries(method, free, dropped, quotas, grown):
         f'{method.name!r}: growth gave places that are active already, are none of the layer, or '
         f'stand twice, in {bad}')
 
+# %% ../nbs/08_methods.ipynb #168ba786
 def redistribute(method:Method, # the three choices
                  snap:Snapshot, # the state; not changed
                  new_value:float=0.0, # of grown weights, if the method does not say

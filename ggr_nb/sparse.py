@@ -105,8 +105,8 @@ class SparseLinear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         for name in ('crow', 'col', 'crow_t', 'col_t', 'turn'):
             self.register_buffer(name, None, persistent=name in ('crow', 'col'))
-        self.watching, self.batches = False, []   # keep (x, dy) for growth? of the step's batches
-        self._pass = None                         # the backward pass that the last of them is of
+        self.watching = None                      # the hook by which batches are kept for growth
+        self.batches, self._passes = [], {}       # (x, dy) of the step; {pass: of those under way}
         self.group = self._ddp = None             # processes whose gradients are averaged; by whom
         self._moves, self._copied = 0, None       # patterns so far; as of `__deepcopy__`
         self.set_pattern(places)
@@ -157,8 +157,8 @@ class SparseLinear(nn.Module):
 
     @property
     def weight(self): # CSR [out, in]
-        "What other code reads of a linear layer: shape, dtype and device of its weight."
-        return self.matrix(self.values.detach())
+        "The weight as other code reads it; a gradient of it is one of the values."
+        return self.matrix(self.values)
 
     def matrix(self, values): # [n] -> CSR [out, in]
         "The weight, made of these values."
@@ -170,14 +170,24 @@ class SparseLinear(nn.Module):
         return torch.sparse_csr_tensor(self.crow_t, self.col_t, values.index_select(0, self.turn),
                                        self.sparse_shape[::-1], check_invariants=False)
 
+    def watch(self, growth): # will the coming step ask for the gradient of free places?
+        "Keep the coming step's batches, or none."
+        if self.watching: self.watching.remove()
+        look = growth and self.values.requires_grad
+        self.watching = self.values.register_post_accumulate_grad_hook(self._add) if look else None
+        self.batches, self._passes = [], {}
+
     def seen(self, x, dy): # [B, in], [B, out]
-        "Keep what growth will look at, of every batch that the coming step is made of."
+        "Keep what growth may look at, if this backward pass adds to the gradient."
         self._copied = None                           # a copy that is trained has its own places
         if not self.watching: return
         task = torch._C._current_graph_task_id()      # a layer may be used twice in one pass
-        if task != self._pass and self._thrown_away(): self.batches = []
-        self._pass = task
-        self.batches.append((x.detach(), dy.detach()))
+        if task not in self._passes and self._thrown_away(): self.batches = []
+        self._passes.setdefault(task, []).append((x.detach(), dy.detach()))
+
+    def _add(self, values):
+        "The pass has added to the gradient, so the coming step is made of its batches too."
+        self.batches += self._passes.pop(torch._C._current_graph_task_id(), [])
 
     def _thrown_away(self):
         "Is the gradient of the batches kept so far gone, or set to zero?"
@@ -240,7 +250,12 @@ class SparseLinear(nn.Module):
         return linear
 
     def __getstate__(self): # processes and originals cannot be copied or pickled
-        return vars(self) | dict(group=None, _ddp=None, _copied=None, batches=[])
+        return vars(self) | dict(group=None, _ddp=None, _copied=None, batches=[], _passes={},
+                                 watching=bool(self.watching))
+
+    def __setstate__(self, state):
+        super().__setstate__(state | dict(watching=None))
+        self.watch(state['watching'])
 
     def store(self, name, sparsifier): # of the layer; whose processes it belongs to
         "The weight as a `Sparsifier` handles it."
@@ -354,17 +369,19 @@ class SparseWeight:
         "What a new weight begins with in a state: no inactive place shows it, so one is asked for."
         return _first_state(optimizer, self.weight).get(name, 0.)
 
-    def expect(self, growth): # will the coming step ask for the gradient of free places?
-        "Keep the coming step's batches, or none."
-        self.module.watching, self.module.batches = growth, []
+    def expect(self, growth): self.module.watch(growth)
 
     def gradient(self):
         "The gradient that growth looks at, in the units of `values.grad` (unscaled, as it is)."
         if self.weight.grad is None or not self.weight.requires_grad: return None
         if not self.module.watching: raise RuntimeError(
             f'{self.name}: no batch was kept, for the coming step is not due to be an update')
-        if not self.module.batches: return None  # it took no part
-        x, dy = (t[0] if len(t) == 1 else torch.cat(t) for t in zip(*self.module.batches))
+        batches = self.module.batches or sum(self.module._passes.values(), []) # .grad set by hand
+        if not batches and self.weight.grad.any(): self._tell(
+            'its weights have a gradient that did not come through the layer (a penalty, another '
+            'use of layer.weight), so growth has nothing to look at: it keeps its places')
+        if not batches: return None              # it took no part
+        x, dy = (t[0] if len(t) == 1 else torch.cat(t) for t in zip(*batches))
         whole = Outer(x, dy, self.module.group)
         most = self.weight.grad.abs().topk(min(64, len(self.weight))).indices
         row = torch.searchsorted(self.module.crow, most, right=True) - 1
@@ -372,13 +389,16 @@ class SparseWeight:
         self._now, self.factor = whole, None
         if not mine.any(): return whole                               # no weight tells the unit
         factor, exact = unit_of(self.weight.grad[most], mine, self.weight.detach()[most])
-        if not exact and not self._told:
-            self._told = True
-            warn(f'{self.name}: the gradient of its weights is not a multiple of what the batches '
-                 'gave (a penalty in the loss, noise, clipped values, …): a method sees what the '
-                 'batches gave')
+        if not exact: self._tell(
+            'the gradient of its weights is not a multiple of what the batches gave (a penalty in '
+            'the loss, noise, clipped values, …): a method sees what the batches gave')
         nearest = 2.**round(math.log2(factor)) if 0 < factor < math.inf else 1.
         return self.scaled(nearest if abs(factor / nearest - 1) < 1e-4 else factor)
+
+    def _tell(self, what):
+        "Say it once for each layer."
+        if not self._told: warn(f'{self.name}: {what}')
+        self._told = True
 
     def scaled(self, factor): # of what a batch shows to what the optimiser sees
         "The gradient in the units of `values.grad`."

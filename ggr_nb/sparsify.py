@@ -232,7 +232,7 @@ class MaskedWeight:
     @property
     def size(self): return self.weight.numel()
     @property
-    def places(self): return true_places(self.mask != 0)
+    def places(self): return true_places(self.mask)
     @property
     def count(self): return int(torch.count_nonzero(self.mask))
     @property
@@ -403,7 +403,7 @@ class Sparsifier:
                  model, # nn.Module, wrapped (DDP, compile) or not; on its final device
                  optimizer, # any optimiser over the model's parameters; see the guide on trust
                  method='ggr', # key of `METHODS` or a `Method`
-                 density:float=None, # active share of all weights that can be sparse; 0.1
+                 density:float=None, # active share of all weights that can be sparse; default: 0.1
                  init='erk', # 'uniform', 'er', 'erk', a rule, or {layer: density}
                  every:int=100, # optimiser steps between updates
                  until:int=None, # no update at or after this step
@@ -658,8 +658,7 @@ class Sparsifier:
                 )->Snapshot:
         "The state as a method sees it at an update."
         u, last, views = self.steps // self.every, self.until / self.every, {}
-        grads = self._averaged() if grads is None else grads
-        for name, grad in grads.items():
+        for name, grad in (self._averaged() if grads is None else grads).items():
             layer, sources = self.layers[name], dict(grads=grad)
             if 'momenta' in self.method.needs:
                 states = self._states(layer)

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from ggr_nb.init import as_mask
 from ggr_nb.methods import METHODS
-from ggr_nb.sparse import Outer, SparseLinear, csr, dense_storage_, sparse_storage_, unit_of, unit_of
+from ggr_nb.sparse import Outer, SparseLinear, csr, dense_storage_, sparse_storage_, unit_of
 from ggr_nb.sparsify import Sparsifier
 
 pytestmark = [pytest.mark.core, pytest.mark.filterwarnings('ignore:.* of these weights are active')]
@@ -366,6 +366,73 @@ def test_a_batch_that_is_thrown_away_is_not_seen_by_growth(set_to_none):
             opt.step()
     p, q = (places(run[2]) for run in runs)
     assert all(torch.equal(p[n], q[n]) for n in p) and runs[0][2].updates == 5
+
+
+def looks(model, i, when): # gradients of something else, between the batches of a step: a saliency map, a penalty
+    if when(i): torch.autograd.grad(model(x := (X * 30 + i).requires_grad_()).square().sum(), x)
+
+
+def by_hand(model, i):
+    "The gradient is asked for, and set."
+    weights = list(model.parameters())
+    for w, g in zip(weights, torch.autograd.grad(cross_entropy(model(X + i), Y), weights)): w.grad = g
+
+
+def by_parts(model, i):
+    for part, (x, y) in enumerate(zip(X.chunk(2), Y.chunk(2))):
+        looks(model, i, lambda i: i % 2 == part)
+        cross_entropy(model(x + i), y).backward()
+        looks(model, i, lambda i: i % 3 == part)
+
+
+def by_checkpoints(model, i):
+    "Each half of the network in a backward pass of its own, within the backward pass."
+    half = len(model) // 2
+    inner = lambda x: torch.utils.checkpoint.checkpoint(model[:half], x, use_reentrant=True)
+    cross_entropy(model[half:](inner((X + i).requires_grad_())), Y).backward()
+
+
+def by_copies(model, i): copy.deepcopy(model)(X * 30).sum().backward(); cross_entropy(model(X + i), Y).backward()
+
+
+@pytest.mark.parametrize('loop', [by_hand, by_parts, by_checkpoints, by_copies])
+def test_growth_sees_what_the_gradient_is_made_of(loop):
+    runs = built(mlp, 'ggr', True), built(mlp, 'ggr', False)
+    for i in range(12):
+        for model, opt, _ in runs: opt.zero_grad(); loop(model, i); opt.step()
+        p, q = (places(run[2]) for run in runs)
+        assert all(torch.equal(p[n], q[n]) for n in p), i
+    assert runs[0][2].updates == 5 and all(sum(l['grown'] for l in run[2].history[-1]['layers'].values()) for run in runs)
+
+
+def test_a_step_goes_on_in_a_copy_or_another_process():
+    runs = built(mlp, 'ggr', True), built(mlp, 'ggr', False)
+    for model, opt, s in runs:
+        for i in range(2): step(model, opt, s, i)                       # the coming step is an update
+    buffer = io.BytesIO(); torch.save(runs[0], buffer); buffer.seek(0)
+    a, b = copy.deepcopy(runs[0]), torch.load(buffer, weights_only=False)
+    for run in (a, b, *runs): step(*run, 2)
+    for run in (a, b): assert all(torch.equal(p, places(run[2])[n]) for n, p in places(runs[1][2]).items()) and run[2].updates == 1
+
+
+@pytest.mark.parametrize('penalty', [lambda w: w.sum(), lambda w: (w * w).sum(), lambda w: w.abs().sum(), lambda w: w.to_dense().norm()])
+def test_the_weight_has_a_gradient(penalty):
+    a, b = (built(mlp, 'static', sparse)[0] for sparse in (True, False))
+    for model in (a, b): (model(X).square().sum() + penalty(model[0].weight)).backward()
+    mask = a[0].weight.to_dense() != 0
+    torch.testing.assert_close(a[0].values.grad, b[0].weight.grad[mask])
+
+
+@pytest.mark.parametrize('used', [lambda x, layer: nn.functional.linear(x, layer.weight, layer.bias), lambda x, layer: (layer.weight @ x.t()).t() + layer.bias])
+def test_a_weight_that_is_used_outside_its_layer_learns_and_is_said_not_to_move(used):
+    class Model(nn.Module):
+        def __init__(self): super().__init__(); self.a, self.b = nn.Linear(12, 10).double(), nn.Linear(10, 4).double()
+        def forward(self, x): return self.b(used(x, self.a).relu())
+    model, opt, sparsifier = built(Model, 'ggr', True); before, values = places(sparsifier), model.a.values.detach().clone()
+    with pytest.warns(UserWarning, match='a.weight: its weights have a gradient that did not come through the layer'):
+        for i in range(6): step(model, opt, sparsifier, i)
+    after = places(sparsifier); moved = {n: not torch.equal(before[n], after[n]) for n in before}
+    assert moved == {'a.weight': False, 'b.weight': True} and not torch.equal(values, model.a.values)
 
 
 @pytest.mark.parametrize('penalty', ['l2', 'l1', 'both'])

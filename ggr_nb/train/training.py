@@ -528,7 +528,7 @@ def same_run(now:dict, # config
 def fit(model, # a name (see `build`), or a module, trained in place
         data, # a name, a folder of images, `Data`, or a pair of PyTorch data sets or loaders
         method='ggr', # name in `METHODS`, or a `Method`
-        density:float=None, # share of active weights, in (0, 1]; 0.1, or that of masks=
+        density:float=None, # share of active weights, in (0, 1]; default: 0.1, or as in masks=
         init='erk', # name in `DENSITIES`, or {layer: density}
         recipe=None, # a `Recipe`, a name in `RECIPES`; None: that of the data, or CIFAR-100's
         seed:int=0, # of weights, masks, growth, images and dropout
