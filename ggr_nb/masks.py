@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHUNK', 'SPARSE_LAYERS', 'apply_masks_', 'counts', 'densities', 'density', 'as_bool', 'chunk_size', 'Dense',
            'true_places', 'remaining', 'merged', 'Layer', 'generator', 'scramble', 'Snapshot', 'snapshot', 'unwrapped',
-           'named_layers', 'clean_name', 'matrices', 'sparse_modules', 'unknown', 'pick', 'whole', 'warn',
+           'named_layers', 'clean_names', 'matrices', 'sparse_modules', 'unknown', 'pick', 'whole', 'warn',
            'sparse_parameters']
 
 # %% ../nbs/00_masks.ipynb #51a7ba29
@@ -272,11 +272,15 @@ def named_layers(model:nn.Module, # wrapped or not
             if child is not None: yield from walk(child, f'{name}.{n}' if name else n)
     yield from walk(model, prefix)
 
-def clean_name(name:str, # parameter name, as in `model.named_parameters()` of a wrapped model
-               )->str: # the name the bare model would give it
-    "`name` without the prefixes that DDP and `torch.compile` add around a whole model."
-    while name.startswith(('module.', '_orig_mod.')): name = name.split('.', 1)[1]
-    return name
+def clean_names(model:nn.Module, # wrapped or not
+                )->dict: # {name in `named_parameters()` or `named_buffers()`: in the bare model}
+    "The names of tensors, as the bare model would give them."
+    bare, join, names = {id(m): n for n, m in named_layers(model)}, '.'.join, {}
+    for prefix, module in model.named_modules():
+        if id(module) in bare: names.update(
+            {join(filter(None, (prefix, n))): join(filter(None, (bare[id(module)], n)))
+             for n in (*module._parameters, *module._buffers)})
+    return names
 
 # %% ../nbs/00_masks.ipynb #ffdd1023
 SPARSE_LAYERS = (nn.Linear, nn.Bilinear, nn.Conv1d, nn.Conv2d, nn.Conv3d,

@@ -8,7 +8,8 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ggr_nb.masks import counts, density, sparse_parameters
+from ggr_nb.masks import apply_masks_, counts, density, sparse_parameters
+from ggr_nb.train.compact import compact
 from ggr_nb.train.measure import (connected, emptiness, exploration, flops, forward_flops, gradient_flow, gradients, jaccard,
                             parameters, positions, survival)
 from ggr_nb.train.models import MODELS, digits_net, mlp, resnet18
@@ -198,6 +199,25 @@ def test_gradients_have_clean_names_and_need_examples():
     assert list(gradients(nn.DataParallel(net), x, y)) == [n for n, _ in net.named_parameters()]
     with torch.no_grad(): assert gradient_flow(net, x, y) > 0      # also inside no_grad
     with pytest.raises(ValueError, match='no examples'): gradients(net, x[:0], y[:0])
+
+
+class Named(nn.Module):
+    "Children that are called as wrappers call theirs; one may be compiled."
+    def __init__(self, part=lambda m: m): super().__init__(); self.module, self._orig = part(nn.Linear(8, 16)), nn.Linear(16, 4)
+    def forward(self, x): return self._orig(self.module(x).relu())
+
+
+@pytest.mark.parametrize('make', [Named, lambda: torch.compile(Named()), lambda: nn.DataParallel(Named()), lambda: Named(torch.compile)],
+                         ids=['plain', 'compiled', 'parallel', 'compiled part'])
+def test_names_and_measures_do_not_depend_on_wrappers(make):
+    model = make(); names = ['module.weight', 'module.bias', '_orig.weight', '_orig.bias']
+    weights = sparse_parameters(model); assert list(weights) == names[::2]
+    masks = {n: torch.rand(p.shape, generator=torch.Generator().manual_seed(0)) < .2 for n, p in weights.items()}
+    assert list(gradients(model, torch.randn(5, 8), torch.arange(5) % 4)) == names
+    plain = Named(); assert all(torch.equal(m, connected(plain, masks, (8,))[n]) for n, m in connected(model, masks, (8,)).items())
+    assert flops(model, (8,), masks) == flops(plain, (8,), masks)
+    small = compact(model, masks, x := torch.randn(5, 8)); apply_masks_(weights, masks)
+    assert sum(p.numel() for p in small.parameters()) < 212 and torch.allclose(small(x), model(x), atol=1e-6)
 
 
 # sets

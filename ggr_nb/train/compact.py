@@ -16,7 +16,7 @@ import torch, torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
-from ..masks import clean_name, unwrapped
+from ..masks import unwrapped
 from ..sparsify import _Call
 
 # %% ../../nbs/train/compact.ipynb #65b7376e
@@ -444,10 +444,13 @@ def _masked(model, masks):
     except Exception as e: raise ValueError(
         f'{type(model).__name__} cannot be copied ({str(e).splitlines()[0]}); if it is pruned or '
         'parametrised, make that permanent first') from e
-    for m in model.modules():                     # a sparsifier's hooks mean nothing to a copy
+    for m in [*model.modules()]:                  # compiled parts, as they are written
+        for n, child in m._modules.items():
+            if child is not None: m._modules[n] = unwrapped(child)
+        # a sparsifier's hooks mean nothing to a copy
         for hooks in (m._forward_pre_hooks, m._load_state_dict_post_hooks):
             for k in [k for k, hook in hooks.items() if isinstance(hook, _Call)]: del hooks[k]
-    tensors = {clean_name(n): p for n, p in model.named_parameters()}
+    tensors = dict(model.named_parameters())
     for name, mask in (masks or {}).items():
         if name not in tensors: raise ValueError(
             f'a mask for {name!r}, but the model has no such parameter; it has '

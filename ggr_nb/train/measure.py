@@ -16,7 +16,7 @@ import torch, torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
-from ggr_nb.masks import (SPARSE_LAYERS, clean_name, counts, density, sparse_parameters,
+from ggr_nb.masks import (SPARSE_LAYERS, clean_names, counts, density, sparse_parameters,
     unwrapped)
 
 # %% ../../nbs/train/measure.ipynb #76c0e048
@@ -197,16 +197,19 @@ def connected(
     "The active weights that lie on a path from the input to the output."
     model = unwrapped(model)
     weights, stand_ins = {id(p) for p in sparse_parameters(model).values()}, {}
+    names, found = clean_names(model), {}
     for name, t in [*model.named_parameters(), *model.named_buffers()]:
-        clean, like = clean_name(name), dict(device=t.device, dtype=torch.float32)
-        if clean in masks: stand_ins[name] = masks[clean].to(**like).requires_grad_()
+        clean, like = names[name], dict(device=t.device, dtype=torch.float32)
+        if clean in masks:
+            found[clean] = stand_ins[name] = masks[clean].to(**like).requires_grad_()
         else: stand_ins[name] = (torch.ones if id(t) in weights else torch.zeros)(t.shape, **like)
-    if missing := set(masks) - {clean_name(n) for n in stand_ins}:
+    if missing := set(masks) - set(found):
         raise ValueError(f'masks for {sorted(missing)}, which the model does not have')
     image = torch.ones(1, *input_size, device=next(iter(stand_ins.values())).device)
-    with evaluating(model), torch.enable_grad(), Reach():
+    eager = torch.compiler.set_stance('force_eager')         # compiled parts, as they are written
+    with evaluating(model), torch.enable_grad(), eager, Reach():
         out = functional_call(model, stand_ins, (image,)).sum()
-    found = [stand_ins[n] for n in masks]
+    found = [found[n] for n in masks]
     grads = (torch.autograd.grad(out, found, allow_unused=True) if out.requires_grad
              else [None] * len(found))
     none = lambda m: torch.zeros_like(m, dtype=torch.bool)
@@ -233,7 +236,8 @@ def gradients(
             value = loss(functional_call(model, tensors, (a,)), b) * (len(a) / len(x))
         grads = torch.autograd.grad(value, list(params.values()), materialize_grads=True)
         for n, g in zip(params, grads): total[n] += g
-    return {clean_name(n): g for n, g in total.items()}
+    names = clean_names(model)
+    return {names[n]: g for n, g in total.items()}
 
 def gradient_flow(
     model:nn.Module, # any model
