@@ -8,6 +8,7 @@ __all__ = ['DENSITIES', 'er_ratio', 'erk_ratio', 'uniform_ratio', 'saturation_ro
 
 # %% ../nbs/01_density.ipynb #963dc0e5
 import math
+from numbers import Real
 
 # %% ../nbs/01_density.ipynb #f4cbcac3
 def er_ratio(shape, # weight shape (n_out, n_in, *kernel)
@@ -67,7 +68,7 @@ def _least(sizes, dense):
 
 def _check(sizes, density, dense):
     "Refuse densities that cannot be reached, and say which can."
-    if not hasattr(density, '__float__') or not 0 < density <= 1:
+    if not isinstance(density, Real) or not 0 < density <= 1:
         raise ValueError(f'density must be in (0, 1], got {density!r}')
     if unknown := set(dense) - set(sizes):
         raise ValueError(f'no such layers to keep dense: {sorted(unknown)}; layers: {list(sizes)}')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHUNK', 'SPARSE_LAYERS', 'apply_masks_', 'counts', 'densities', 'density', 'as_bool', 'chunk_size', 'Dense',
            'true_places', 'remaining', 'merged', 'Layer', 'generator', 'scramble', 'Snapshot', 'snapshot', 'unwrapped',
-           'named_layers', 'clean_names', 'matrices', 'sparse_modules', 'unknown', 'pick', 'whole', 'warn',
+           'named_layers', 'clean_names', 'matrices', 'sparse_modules', 'unknown', 'pick', 'whole', 'warn', 'listed',
            'sparse_parameters']
 
 # %% ../nbs/00_masks.ipynb #51a7ba29
@@ -253,6 +253,8 @@ def snapshot(weights:dict, # {name: tensor}; a layer without one counts as zero
 def unwrapped(module:nn.Module, # wrapped or not
               )->nn.Module: # the module inside
     "The module inside DDP's and `torch.compile`'s wrappers."
+    if not isinstance(module, nn.Module): raise ValueError(
+        f'the model is a {type(module).__name__}: give an nn.Module')
     while True:
         if isinstance(module, (nn.DataParallel, DistributedDataParallel)): module = module.module
         elif '_orig_mod' in module._modules: module = module._modules['_orig_mod']
@@ -399,10 +401,19 @@ def warn(message:str, # what the user should know
     warnings.warn(message, stacklevel=level)
 
 # %% ../nbs/00_masks.ipynb #f6e8d7a8
-def _match(names, patterns):
+def listed(kind:str, # what is named, for the message
+           names, # a string, or several
+           )->list: # of strings
+    "One name or several, as a list."
+    try: found = [names] if isinstance(names, str) else list(names)
+    except TypeError: found = [names]
+    if all(isinstance(n, str) for n in found): return found
+    raise ValueError(f'{kind} is {names!r}: give a name, or a list of names')
+
+def _match(names, kind, patterns):
     "The set of `names` that match any of the globs; a glob without a match is an error."
-    patterns, found = [patterns] if isinstance(patterns, str) else list(patterns), set()
-    for pattern in patterns:
+    found = set()
+    for pattern in listed(kind, patterns):
         hit = {n for n in names if fnmatch(n, pattern)}
         if not hit: raise unknown('no weight matches the pattern', pattern, names)
         found |= hit
@@ -415,9 +426,9 @@ def sparse_parameters(
 )->dict: # {clean name: Parameter}, in the order of the model
     "The tensors that get a mask."
     all_ = matrices(model)
-    if include is not None: names = _match(all_, include)
+    if include is not None: names = _match(all_, 'include', include)
     else: names = {n for n, (p, by_default) in all_.items() if by_default}
-    if exclude is not None: names -= _match(all_, exclude)
+    if exclude is not None: names -= _match(all_, 'exclude', exclude)
     if not names: raise ValueError(f'no weight left to make sparse: include={include!r}, '
         f'exclude={exclude!r}, and the model has these matrices: {list(all_) or "none"}')
     return {n: p for n, (p, _) in all_.items() if n in names}

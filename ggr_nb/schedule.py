@@ -8,6 +8,7 @@ __all__ = ['SCHEDULES', 'cosine', 'constant', 'linear', 'inverse', 'drop_fractio
 # %% ../nbs/07_schedule.ipynb #963dc0e5
 import math
 from collections.abc import Callable
+from numbers import Real
 
 from .masks import pick
 
@@ -28,7 +29,12 @@ def drop_fraction(update:int, # number of the update, the first is 1
     "f = start · schedule((update - 1) / (last - 1))."
     if not hasattr(start, '__float__') or not 0 <= start <= 1:
         raise ValueError(f'the drop fraction must be in [0, 1], got {start!r}')
-    return start * pick('schedule', schedule, SCHEDULES, Callable)(progress(update, last))
+    t, curve = progress(update, last), pick('schedule', schedule, SCHEDULES, Callable)
+    share = curve(t)
+    if not isinstance(share, Real) or not 0 <= start * share <= 1: raise ValueError(
+        f'the schedule gives {share!r} at progress {t:g}: of a first fraction of {start} that must '
+        'make a share in [0, 1]')
+    return start * share
 
 def progress(update, last): # numbers of this and of the last update
     "t in [0, 1]: 0 at the first update, 1 at the last."

@@ -16,7 +16,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.parallel import DistributedDataParallel
 
 from .init import as_mask, first_places, random_masks
-from .masks import Layer, counts, generator, matrices, merged, named_layers, remaining, warn
+from .masks import (Layer, counts, generator, listed, matrices, merged, named_layers,
+                          remaining, warn)
 from .methods import full_masks, get_method
 from .sparsify import _first_state, agreed, fitting, plan
 
@@ -170,8 +171,8 @@ class SparseLinear(nn.Module):
         return torch.sparse_csr_tensor(self.crow_t, self.col_t, values.index_select(0, self.turn),
                                        self.sparse_shape[::-1], check_invariants=False)
 
-    def watch(self, growth): # will the coming step ask for the gradient of free places?
-        "Keep the coming step's batches, or none."
+    def watch(self, growth): # will it be looked at after the coming step?
+        "Begin to keep the batches that the gradient will be made of, or none."
         if self.watching: self.watching.remove()
         look = growth and self.values.requires_grad
         self.watching = self.values.register_post_accumulate_grad_hook(self._add) if look else None
@@ -369,7 +370,9 @@ class SparseWeight:
         "What a new weight begins with in a state: no inactive place shows it, so one is asked for."
         return _first_state(optimizer, self.weight).get(name, 0.)
 
-    def expect(self, growth): self.module.watch(growth)
+    def expect(self, growth): # will the coming step ask for the gradient of free places?
+        "Keep the coming step's batches, or none."
+        self.module.watch(growth)
 
     def gradient(self):
         "The gradient that growth looks at, in the units of `values.grad` (unscaled, as it is)."
@@ -453,7 +456,8 @@ def sparse_storage_(model:nn.Module, # its linear layers are replaced, in place
                     masks:dict=None, # {name: mask} of a trained model, instead of a density
                     )->nn.Module: # the model
     "Replace linear layers by ones that store only their active weights; masks as `Sparsifier`'s."
-    if (density is None) == (masks is None): raise ValueError(
+    drawn = density is not None or isinstance(init, dict)
+    if drawn == (masks is not None): raise ValueError(
         'give a density, for masks that are drawn, or masks')
     if masks is None:
         method = get_method(method)
@@ -467,8 +471,9 @@ def sparse_storage_(model:nn.Module, # its linear layers are replaced, in place
     names = {id(p): name for name, p in planned.items()}
     linear = {path: m for path, m in named_layers(model)
               if type(m) is nn.Linear and id(m.weight) in names}
-    chosen = {path: m for path, m in linear.items() if layers is None or path in layers}
-    if layers is not None and (unknown := set(layers) - set(linear)): raise ValueError(
+    asked = [*linear] if layers is None else listed('layers', layers)
+    chosen = {path: m for path, m in linear.items() if path in asked}
+    if unknown := set(asked) - set(linear): raise ValueError(
         f'{sorted(unknown)} are not linear layers with a mask; there are {list(linear)}')
     if not chosen: raise ValueError('the model has no linear layer to store sparsely')
     if '' in chosen: raise ValueError(
@@ -508,10 +513,10 @@ def sparse_storage_(model:nn.Module, # its linear layers are replaced, in place
     return model
 
 def dense_storage_(model:nn.Module, # its sparse layers are replaced, in place
-                   )->nn.Module: # the model
+                   )->nn.Module: # the model, or the new layer if it is one itself
     "The way back: every `SparseLinear` becomes an nn.Linear."
-    for path, m in list(named_layers(model)):
-        if isinstance(m, SparseLinear):
-            parent, _, leaf = path.rpartition('.')
-            setattr(model.get_submodule(parent), leaf, m.to_dense())
+    if isinstance(model, SparseLinear): return model.to_dense()
+    dense = {m: m.to_dense() for m in model.modules() if isinstance(m, SparseLinear)}
+    for m in [*model.modules()]:
+        m._modules.update({leaf: dense[c] for leaf, c in m._modules.items() if c in dense})
     return model

@@ -33,12 +33,12 @@ def _rule(init):
         return init | dict.fromkeys(dense, 1.0)
     if callable(init): return init
     if isinstance(init, dict): return given
-    if init in DENSITIES: return DENSITIES[init]
+    if isinstance(init, str) and init in DENSITIES: return DENSITIES[init]
     raise ValueError(f'unknown initial density {init!r}: choose from {list(DENSITIES)}, '
                      'or give a function or a dict {layer: density}')
 
 def plan(model, # nn.Module
-         density:float, # of all weights that can be sparse, in (0, 1]
+         density:float, # of all weights that can be sparse, in (0, 1]; None: as `init` says
          init='erk', # key of `DENSITIES`, a rule, or {name: density}
          include=None, # globs: which weights to consider
          exclude=None, # globs: which of them stay dense
@@ -53,9 +53,16 @@ def plan(model, # nn.Module
     shapes = {n: stored[id(p)].sparse_shape if id(p) in stored else tuple(p.shape)
               for n, p in counted.items()}
     dense = [n for n in counted if n not in sparse]
-    wanted, size = _rule(init)(shapes, density, dense), sum(map(math.prod, shapes.values()))
+    size = sum(map(math.prod, shapes.values()))
+    wanted = _rule(init)(shapes, density, dense)
     total = None if isinstance(init, dict) else round(density * size)
+    if not isinstance(wanted, dict) or wanted.keys() != shapes.keys(): raise ValueError(
+        f'the rule init={init!r} gave {str(wanted)[:80]}: give a density for each of {[*shapes]}')
     n = budgets(shapes, wanted, total, dense)
+    held, asked = sum(n.values()), size * (density or 0)
+    if total is None and density is not None and abs(held - asked) > .01 * asked: warn(
+        f'density={density} is not used: init= gives each layer its own, and {held:,} of {size:,} '
+        'weights together')
     return sparse, {k: n[k] for k in sparse}
 
 # %% ../nbs/09_sparsify.ipynb #a9f604af
@@ -141,7 +148,7 @@ def check_cut(weights:dict, # {name: Parameter} as they are before the masks
 def check_settings(method, every, until, fraction, schedule, grad_batches): # as of `Sparsifier`
     "Refuse settings that could only fail later."
     for name, value in dict(every=every, until=until, grad_batches=grad_batches).items():
-        if value is not None and not hasattr(value, '__index__'):
+        if not hasattr(value, '__index__') and (name, value) != ('until', None):
             raise ValueError(f'{name}={value!r}: give a whole number of optimiser steps')
     if every < 1: raise ValueError(f'every={every}: updates are at least one step apart')
     if method.dynamic and (until is None or until < 1):
@@ -430,7 +437,7 @@ class Sparsifier:
         check_settings(self.method, self.every, until, fraction, schedule, self.grad_batches)
         pick('scaling', scaling, dict.fromkeys(('keep', *SCALINGS)))
         self.model, self.optimizer = model, hookable(optimizer)
-        share = .1 if density is None else density
+        share = .1 if density is None and not isinstance(init, dict) else density
         wanted = (1., 'uniform') if self.method.masks_nothing else (share, init)
         planned, self.targets = plan(model, *wanted, include, exclude, count_excluded)
         check_weights(planned)
@@ -704,6 +711,11 @@ class Sparsifier:
                             grown=new.get(n, 0), count=now[n] if n in now else layer.count)
                     for n, layer in self.layers.items()}))
         self._agree()
+        if 'targets' not in self.method.needs or self.steps + self.every < self.until: return
+        if late := {n: (l.count, self.targets[n]) for n, l in self.layers.items()
+                    if l.count > self.targets[n]}: warn(
+            f'the last update of {self.method.name!r} has left layers above their budgets, for '
+            f'they had no gradient in its batch: (weights, budget) {str(late)[:200]}')
 
     def mask_gradients(self)->None:
         "Update if it is time, then zero gradients of inactive weights. Call it before clipping."

@@ -38,7 +38,7 @@ MUTANTS = [(module, *lines) for module, group in {
     ("scramble(positions, self.gen('equals', name).initial_seed())", 'positions', 'ties go to the first rows'),
     ('if p.ndim < 2: continue', 'if p.ndim < 1: continue', 'biases and normalisation are offered masks'),
     ('and id(p) not in tables', '', 'a tied embedding is made sparse'),
-    ('names -= _match(all_, exclude)', 'names &= _match(all_, exclude)', 'exclude= keeps what it should leave out'),
+    ("names -= _match(all_, 'exclude', exclude)", "names &= _match(all_, 'exclude', exclude)", 'exclude= keeps what it should leave out'),
     ('.detach().to(torch.bool, copy=True)', '.detach().to(torch.bool)', 'a lost copy: the masks handed out are the working masks'),
 ], 'density': [
     ('return sum(shape) / math.prod(shape)', 'return sum(shape[:2]) / math.prod(shape[:2])', 'ER called ERK'),

@@ -1,5 +1,5 @@
 """Compact models say what the originals said, whatever the network is made of."""
-import importlib.util, json, os
+import copy, importlib.util, json, os
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,9 @@ from ggr_nb.init import sparse_init_
 from ggr_nb.masks import sparse_parameters
 from ggr_nb.train.measure import emptiness, parameters
 from ggr_nb.train.models import MODELS, mlp
+from ggr_nb.sparse import SparseLinear
 from ggr_nb.sparsify import Sparsifier
+from ggr_nb.train.deploy import deploy
 
 SIZE = {'lenet': (1, 28, 28), 'mlp': (1, 8, 8), 'digits_net': (1, 8, 8)}
 WIDTH = {'vgg16_tiny': .06, 'mobilenet_v2': .1, 'resnet18': .125}
@@ -384,3 +386,28 @@ def test_what_is_not_read_costs_size_and_never_correctness(way):
     torch.manual_seed(0); net, x = Net().eval(), torch.randn(4, 20)
     with torch.no_grad(): net.a.weight[:30] = 0; net.a.bias[:30] = 0
     assert torch.allclose(compact(net, None, x)(x), net(x))
+
+
+@pytest.mark.parametrize('function', [compact, deploy])
+@pytest.mark.parametrize('wrong, said', [(dict(model=None), 'the model is a NoneType'), (dict(model=nn.ReLU()), 'ReLU has no parameters'), (dict(masks=[1]), 'masks is a list'),
+                                         (dict(masks={'0.weight': [1, 0]}), 'the mask of 0.weight is a list'), (dict(example=[1, 2]), 'give one batch'),
+                                         (dict(example=torch.tensor(1.)), 'give one batch'), (dict(example=torch.zeros(0, 8)), 'give one batch')], ids=str)
+def test_what_is_no_model_no_masks_or_no_batch_is_told(function, wrong, said):
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    how = dict(model=model, masks=None, example=torch.randn(3, 8)) | wrong
+    with pytest.raises(ValueError, match=said): function(*how.values())
+
+
+def test_a_network_that_is_stored_sparsely_is_made_smaller_as_a_masked_one_is():
+    class Twice(nn.Module):
+        def __init__(self): super().__init__(); self.a, self.b = nn.Linear(32, 32), nn.Linear(32, 4); self.again = self.a
+        def forward(self, x): return self.b(self.again(self.a(x).relu()).relu())
+    for model in (nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4)), Twice()):
+        masks = {n: torch.rand(p.shape, generator=torch.Generator().manual_seed(0)) < .05 for n, p in model.named_parameters() if p.ndim == 2}
+        stored = copy.deepcopy(model); layers = {m: SparseLinear.from_linear(m, masks[f'{n}.weight'].flatten().nonzero().flatten()) for n, m in stored.named_modules() if type(m) is nn.Linear}
+        for n, m in list(stored.named_modules(remove_duplicate=False)):
+            if m in layers: setattr(stored, n, layers[m])
+        small, x = compact(stored, masks, torch.randn(3, 32)), torch.randn(5, 32)
+        assert not any(isinstance(m, SparseLinear) for m in small.modules()) and any(isinstance(m, SparseLinear) for m in stored.modules())
+        same = compact(model, masks, torch.randn(3, 32)); torch.testing.assert_close(small(x), same(x))
+        assert sum(p.numel() for p in small.parameters()) == sum(p.numel() for p in same.parameters())

@@ -682,6 +682,22 @@ def test_layers_absent_from_a_batch_are_neither_dropped_nor_grown(method):
     if s.method.dynamic and method not in ('dsr', 'deepr', 'deepr-global'): assert not torch.equal(kept, s.masks['b.weight'])
 
 
+@core
+@pytest.mark.parametrize('until', [11, 12, 13])
+def test_a_layer_that_pruning_did_not_reach_is_told_at_its_last_update(until):
+    "Updates at every second step; the last two come without the layer."
+    model = Sometimes(); opt = O.SGD(model.parameters(), .1)
+    s = Sparsifier(model, opt, 'gmp', density=.2, every=2, until=until)
+    last = max(range(2, until, 2))
+    for i in range(last): model.on = i < last - 2; step(model, opt, i)
+    with pytest.warns(UserWarning, match=r"the last update of 'gmp' has left layers above their budgets.*\{'b.weight'"): step(model, opt, last)
+    counts = s.counts(); assert counts['b.weight'] > s.targets['b.weight'] and counts['a.weight'] == s.targets['a.weight']
+    model = Sometimes(); opt = O.SGD(model.parameters(), .1); s = Sparsifier(model, opt, 'gmp', density=.2, every=2, until=until)
+    with warnings.catch_warnings(record=True) as told:
+        for i in range(14): step(model, opt, i)
+    assert s.counts() == s.targets and not [w for w in told if 'budgets' in str(w.message)]
+
+
 # ---- 7, 8: scalers and newborn state ---------------------------------------------------------------------------------
 
 @core
@@ -1162,7 +1178,13 @@ def test_an_unrelated_exclude_does_not_silence_what_stays_dense():
 
 
 @pytest.mark.parametrize('wrong, said', [(dict(density=0), 'density must be in'), (dict(density='0.1'), "got '0.1'"), (dict(fraction='a'), "drop fraction must be in .*'a'"),
-                                         (dict(masks=[1, 2]), 'masks is a list: give a dict')])
+                                         (dict(masks=[1, 2]), 'masks is a list: give a dict'), (dict(density=torch.tensor(.1)), 'density must be in'),
+                                         (dict(every=None), 'every=None: give a whole number'), (dict(grad_batches=None), 'grad_batches=None: give a whole'),
+                                         (dict(init=[1, 2]), r'unknown initial density \[1, 2\]'), (dict(init=lambda *_: None), 'gave None: give a density for each of'),
+                                         (dict(init=lambda shapes, *_: dict.fromkeys([*shapes][:1], .1)), 'give a density for each of'),
+                                         (dict(include=3), 'include is 3: give a name'), (dict(exclude=[3]), r'exclude is \[3\]: give a name'), (dict(exclude=b'a'), 'exclude is b'),
+                                         (dict(schedule=lambda t: None), 'the schedule gives None at progress'), (dict(schedule=lambda t: 99), 'the schedule gives 99 at'),
+                                         (dict(schedule=lambda t: float('nan')), 'the schedule gives nan at')])
 def test_numbers_and_masks_of_another_kind_are_told(wrong, said):
     model = net(); opt = O.SGD(model.parameters(), .1)
     with pytest.raises(ValueError, match=said): Sparsifier(model, opt, 'rigl', **dict(every=2, until=9) | wrong)
@@ -1181,6 +1203,16 @@ def test_a_density_that_is_not_used_is_told():
         warnings.simplefilter('error')
         for how in (dict(), dict(density=held / size), dict(density=np.float32(.25))):
             s = make(**how); assert s.density == held / size; s.remove()
+
+
+@pytest.mark.parametrize('make', [lambda model, **how: Sparsifier(model, O.SGD(model.parameters(), .1), 'static', **how), sparse_storage_], ids=['masked', 'stored'])
+def test_a_density_beside_one_for_each_layer_is_told(make):
+    shares = dict.fromkeys(sparse_parameters(nn.Sequential(nn.Linear(20, 30), nn.Linear(30, 10))), .2)
+    model = lambda: nn.Sequential(nn.Linear(20, 30), nn.Linear(30, 10))
+    with pytest.warns(UserWarning, match='density=0.05 is not used: init= gives each layer its own, and 180 of 900'): make(model(), density=.05, init=shares)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error'); warnings.filterwarnings('ignore', message='.* of these weights are active|Sparse CSR')
+        for how in (dict(), dict(density=.2)): make(model(), init=shares, **how)
 
 
 def test_warnings_point_at_the_users_line():

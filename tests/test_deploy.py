@@ -292,6 +292,22 @@ def test_any_name_any_call_and_a_model_that_is_one_layer(make, tmp_path):
     for few in (x[:0], x[:1]): assert net(few).shape == (len(few), 5)
 
 
+class Twice(nn.Module):
+    "One layer in two places."
+    def __init__(self): super().__init__(); self.a, self.head = nn.Linear(32, 32), nn.Linear(32, 4); self.b = self.a
+    def forward(self, x): return self.head(self.b(self.a(x).relu()).relu())
+
+
+@pytest.mark.parametrize('chosen', [{}, {'a': 'sparse'}], ids=str)
+def test_a_layer_in_two_places_is_written_once_and_comes_back(chosen, tmp_path):
+    model, x = Twice(), torch.randn(6, 32)
+    masks = {n: torch.rand(p.shape) < .1 for n, p in sparse_parameters(model).items()}
+    net, _ = deploy(model, masks, x, choose=chosen); assert net.a is net.b
+    save_deployed(tmp_path / 'net', net); again = load_deployed(tmp_path / 'net', model)
+    assert again.a is again.b and type(again.a) is type(net.a) and torch.equal(net(x), again(x))
+    assert (tmp_path / 'net').stat().st_size < 2000                                     # 1.2 kB, twice the layer 2 kB
+
+
 @pytest.mark.parametrize('stride', [1, 2])
 def test_batches_of_none_and_images_alone(stride):
     conv = nn.Conv2d(3, 4, 3, stride, padding=1); rows = Conv2dRows(conv)

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 from ..masks import unwrapped
+from ..sparse import dense_storage_
 from ..sparsify import _Call
 
 # %% ../../nbs/train/compact.ipynb #65b7376e
@@ -440,7 +441,10 @@ def _traced(whole):
 # %% ../../nbs/train/compact.ipynb #d75c3c05
 def _masked(model, masks):
     "A copy in evaluation mode with the masks multiplied in"
-    try: model = deepcopy(unwrapped(model)).eval()
+    bare = unwrapped(model)
+    if not any(True for _ in bare.parameters()): raise ValueError(
+        f'{type(bare).__name__} has no parameters')
+    try: model = dense_storage_(deepcopy(bare)).eval()
     except Exception as e: raise ValueError(
         f'{type(model).__name__} cannot be copied ({str(e).splitlines()[0]}); if it is pruned or '
         'parametrised, make that permanent first') from e
@@ -451,11 +455,15 @@ def _masked(model, masks):
         for hooks in (m._forward_pre_hooks, m._load_state_dict_post_hooks):
             for k in [k for k, hook in hooks.items() if isinstance(hook, _Call)]: del hooks[k]
     tensors = dict(model.named_parameters())
+    if masks is not None and not hasattr(masks, 'items'): raise ValueError(
+        f'masks is a {type(masks).__name__}: give a dict, {{name of the weight: mask}}, or None')
     for name, mask in (masks or {}).items():
         if name not in tensors: raise ValueError(
             f'a mask for {name!r}, but the model has no such parameter; it has '
             f'{", ".join(list(tensors)[:3])}, …')
         p = tensors[name]
+        if not isinstance(mask, Tensor): raise ValueError(
+            f'the mask of {name} is a {type(mask).__name__}: give a tensor')
         if mask.shape != p.shape: raise ValueError(
             f'the mask of {name} has shape {tuple(mask.shape)}, the weight {tuple(p.shape)}: '
             'give one entry for each weight')
@@ -481,12 +489,17 @@ def _difference(got, expected, name):
         if error != error: worst = float('inf')
     return worst
 
+def _check_batch(example):
+    if not isinstance(example, Tensor) or not example.ndim or not len(example): raise ValueError(
+        f'the example is {str(example)[:60]}: give one batch of what the model reads, a tensor')
+
 def compact(
     model:nn.Module, # a trained model; it is not changed
     masks:dict, # {name: mask}; None: the weights' own zeros
     example_input:Tensor, # one batch of images, any content
 )->nn.Module: # a smaller model in evaluation mode, with the same outputs
     "Remove empty neurons and inputs, fold constants, keep the outputs."
+    _check_batch(example_input)
     whole, name = _OneInput(_masked(model, masks)), type(unwrapped(model)).__name__
     noise = torch.rand(example_input[:1].shape, generator=torch.Generator().manual_seed(0))
     probe = torch.cat([example_input[:1], noise.to(example_input)])

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from ..masks import unwrapped
-from ..sparse import csr, dense_storage_
-from .compact import _difference, _masked, compact
+from ..sparse import csr
+from .compact import _check_batch, _difference, _masked, compact
 from .files import write_atomically
 
 # %% ../../nbs/train/deploy.ipynb #3b14d94d
@@ -210,7 +210,7 @@ def deploy(
     choose:dict=None, # {layer: form}, the others stay dense; None: what is fastest
 )->tuple: # (module in evaluation mode, [{layer, seconds, chosen}])
     "Compact, norms folded, and each layer in its fastest form, with the same outputs."
-    model = dense_storage_(deepcopy(unwrapped(model)))
+    _check_batch(example)
     try: small = compact(model, masks, example)
     except ValueError as e:
         small = _masked(model, masks).eval()       # bad masks are refused again
@@ -306,10 +306,11 @@ def save_deployed(
     model:nn.Module, # from `deploy`
 )->int: # bytes
     "One file without zeros, written whole or not at all."
-    tensors, pieces = {}, []
+    tensors, pieces, layers = {}, [], dict(model.named_modules())
     for name, t in model.state_dict().items():
-        owner = model.get_submodule(name.rpartition('.')[0])
-        leaf = name.rpartition('.')[2]
+        path_, _, leaf = name.rpartition('.')
+        if path_ not in layers: continue            # a layer in two places is written once
+        owner = layers[path_]
         if isinstance(owner, SparseRows) and leaf in ('crow', 'col'): continue
         if isinstance(owner, SparseRows) and leaf == 'values': t = owner.weight_of()
         raw = t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
