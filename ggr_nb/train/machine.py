@@ -7,7 +7,7 @@ __all__ = ['AMP', 'SIGNALS', 'Switches', 'bf16_units', 'switches', 'gpu_arithmet
            'all_reduce_sum', 'synchronised', 'wrapped', 'Stopped', 'listening', 'explaining_memory']
 
 # %% ../../nbs/train/machine.ipynb #f26faada
-import atexit, os, re, signal, threading, warnings
+import atexit, os, re, signal, threading, time, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -99,6 +99,11 @@ def ranks()->tuple: # (rank, number of processes)
     return (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
 
 # %% ../../nbs/train/machine.ipynb #54d2cfde
+def _leave():
+    "End the processes' talk, and give gloo's threads a moment to free what they still hold."
+    if dist.is_initialized(): dist.destroy_process_group()
+    time.sleep(.1)    # a tensor freed while Python ends aborts the process (pytorch pull 179291)
+
 def init_distributed(device=None, # as asked for; None: a GPU if there is one
                     ): # the torch device of this process
     "Become one of torchrun's processes, if there are several; say which device is this one's."
@@ -117,7 +122,7 @@ def init_distributed(device=None, # as asked for; None: a GPU if there is one
         f'$WORLD_SIZE is {world!r}: torchrun makes it a number; unset it to train in one process')
     if int(world) > 1 and ranks()[1] == 1:
         dist.init_process_group('nccl' if wanted.type == 'cuda' else 'gloo')
-        atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
+        atexit.register(_leave)
     if ranks()[1] > 1 and wanted == torch.device('cuda'):
         torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
         return torch.device('cuda', torch.cuda.current_device())
