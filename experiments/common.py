@@ -12,7 +12,6 @@ from tqdm.auto import tqdm
 
 from ggr_nb.train.data import digits
 from ggr_nb.init import generator
-from ggr_nb.masks import clean_name
 from ggr_nb.train.runs import RECIPES, commit, hardware, versions
 from ggr_nb.sparsify import Sparsifier
 from ggr_nb.paper.sweep import Results
@@ -65,7 +64,7 @@ def first_gradient(net, data, seed, batch=256):
     "Standard deviation of the logits and {layer: dense gradient} of the first training batch; the net stays as it is."
     x, y = next(data.batches('train', batch, 0, seed, augment=False))
     kept = {n: b.clone() for n, b in net.named_buffers()}
-    out = net.train()(x); named = {clean_name(n): p for n, p in net.named_parameters() if p.ndim >= 2}
+    out = net.train()(x); named = {n: p for n, p in net.named_parameters() if p.ndim >= 2}
     grads = torch.autograd.grad(cross_entropy(out, y), list(named.values()))
     for n, b in net.named_buffers(): b.copy_(kept[n])
     return float(out.detach().std(0).mean()), dict(zip(named, grads))

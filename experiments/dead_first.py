@@ -25,7 +25,6 @@ from torch.nn.functional import avg_pool2d, cross_entropy
 
 from common import accuracy, digits, equip, recipe, resplit, run_all, seeded, train
 from ggr_nb.drop import drop_local, drop_lowest
-from ggr_nb.masks import clean_name
 from ggr_nb.methods import METHODS
 from ggr_nb.train.data import cifar100
 from ggr_nb.train.models import digits_net, lenet
@@ -103,7 +102,7 @@ def as_many(snap, marked):
 
 def removal(arm, seen, net, data, batches, tau, snap):
     "One arm's removal; what it saw goes into `seen`."
-    named = {clean_name(n): p for n, p in net.named_parameters()}
+    named = {n: p for n, p in net.named_parameters()}
     looks = probes(data, snap.seed, snap.update, batches - 1)
     once = {n: l.grads == 0 for n, l in snap.layers.items()}
     dead = once if arm in ('magnitude', 'snip') else dead_weights(net, {n: named[n] for n in snap.layers}, snap, looks)

@@ -291,6 +291,17 @@ def test_a_stopped_training_says_by_the_door_where_it_stands(capsys):
     assert e.value.code == 130 and capsys.readouterr().err.strip() == 'ggr_train: Stopped in epoch 2 of 3. Saved in runs/a.'
 
 
+def test_ctrl_c_while_the_progress_is_made(tmp_path):
+    "A bar that is stopped half-built cannot be closed, and complains when it is thrown away: not to the user."
+    (tmp_path/'tqdm').mkdir(); (tmp_path/'tqdm/__init__.py').write_text('from .auto import tqdm')
+    (tmp_path/'tqdm/auto.py').write_text('import os, signal\nclass tqdm:\n    def __init__(self, *a, **k): print("reached", flush=True); os.kill(os.getpid(), signal.SIGINT); self.made = 1\n'
+                                         '    def __del__(self): self.lost\n')
+    script = tmp_path/'ggr_demo'; script.write_text('import sys\nfrom ggr_nb.paper.commands import ggr_demo\nif __name__ == "__main__": sys.exit(ggr_demo())\n')
+    env = dict(HERE, PYTHONPATH=os.pathsep.join([str(tmp_path), HERE['PYTHONPATH']]))
+    done = subprocess.run([sys.executable, script, '--epochs', '1', '--workers', '1'], env=env, cwd=tmp_path, text=True, capture_output=True, start_new_session=True)
+    assert done.returncode == 130 and 'reached' in done.stdout and done.stderr.strip().startswith('ggr_demo: stopped') and len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
 @pytest.mark.parametrize('name', ['ggr_demo', 'ggr_train', 'ggr_sweep', 'ggr_table', 'ggr_plot'])
 def test_ctrl_c_while_a_command_is_loaded(name, tmp_path):
     "The installed script, stopped in the midst of its imports: it ends as by the signal, without a word."

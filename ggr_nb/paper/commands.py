@@ -110,7 +110,10 @@ def command(func # a function with a comment behind each parameter
         caller = inspect.currentframe().f_back.f_globals
         terminal = caller.get('__name__') == '__main__' and '__file__' in caller
         if args or kwargs or not terminal: return func(*args, **kwargs)
-        answer(func, sys.argv[1:])
+        try: answer(func, sys.argv[1:])
+        except SystemExit:            # what was stopped while it was made may die without a word
+            sys.unraisablehook = lambda _: None
+            raise
     return _run
 
 # %% ../../nbs/paper/commands.ipynb #0aeeff21
