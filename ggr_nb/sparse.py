@@ -232,6 +232,9 @@ class SparseLinear(nn.Module):
     @torch._disable_dynamo                   # its size moves: a compiled graph goes around it
     def forward(self, input): # [..., in] -> [..., out]
         "The product with the active weights, in their own precision, also under autocast."
+        if torch.compiler.is_exporting() or torch.jit.is_tracing(): raise RuntimeError(
+            'a layer that is stored sparsely has no exported form: export dense_storage_ of a copy '
+            'of the model, or what deploy makes of it, through dense_layers')
         if self._copied: self._refuse_mixed()
         ddp = DistributedDataParallel._get_active_ddp_module()
         if ddp is not None and (self._ddp is None or self._ddp() is not ddp): self._meet(ddp)

@@ -512,6 +512,14 @@ def test_static_masks_need_no_batches():
     assert sparsifier.updates == 0
 
 
+@pytest.mark.parametrize('export', [lambda m, x: torch.export.export(m, (x,)), torch.jit.trace], ids=['export', 'trace'])
+def test_an_exported_form_is_refused_and_the_way_to_it_said(export):
+    model = sparse_storage_(mlp(), density=.1).eval()
+    with pytest.raises(RuntimeError, match='no exported form: export dense_storage_ of a copy'): export(model, X)
+    done = export(dense_storage_(copy.deepcopy(model)), X)
+    torch.testing.assert_close((done.module() if isinstance(done, torch.export.ExportedProgram) else done)(X), model(X))
+
+
 def test_a_second_derivative_is_refused():
     model = sparse_storage_(mlp(), density=.1); (g,) = torch.autograd.grad(model(X).square().sum(), model[0].values, create_graph=True)
     with pytest.raises(RuntimeError, match='once_differentiable'): g.sum().backward()
