@@ -536,6 +536,14 @@ def test_a_flipped_bit_inside_the_zip_is_noticed(tmp_path):
     with pytest.raises(ValueError, match='n9_5.JPEG is damaged: .*CRC'): tiny_imagenet(path, cache=tmp_path)
 
 
+@pytest.mark.parametrize('character', ['\n', '\r', '\0', '\x1b', '\x85'], ids=repr)
+def test_a_name_that_holds_any_character_is_told_in_one_line(tmp_path, character):
+    path = as_zip(tmp_path / 'tiny-imagenet-200.zip', tiny_files()); raw = bytearray(path.read_bytes())
+    at = raw.index(b'n9_5.JPEG', raw.index(b'PK\x01\x02')); raw[at + 2] = character.encode('latin-1')[0]; path.write_bytes(bytes(raw))
+    with pytest.raises(ValueError, match='Fetch it again') as e: tiny_imagenet(path, cache=tmp_path)
+    assert len(str(e.value).splitlines()) == 1 and str(e.value).isprintable(), repr(str(e.value))
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_a_changed_byte_anywhere_in_the_zip_is_the_same_or_one_clear_line(tmp_path_factory, data):

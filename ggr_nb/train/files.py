@@ -68,7 +68,9 @@ class Tree:
         self.infos = {n[len(top):]: i for n, i in infos.items() if n.startswith(top)}
         self.stamps = {n: (i.file_size, i.CRC) for n, i in self.infos.items()}
 
-    def _error(self, what): return ValueError(f'{self.place} {what}. Fetch it again: {self.url}')
+    def _error(self, what):                          # a damaged name may hold any character
+        line = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in what)
+        return ValueError(f'{self.place} {line}. Fetch it again: {self.url}')
 
     def read(self,
              name: str,    # below the top
