@@ -179,7 +179,7 @@ def said_well(name, status, out, err):
 
 
 ODD = ['', ' ', '0', '-1', '1', '2', '1e400', 'nan', 'inf', '-inf', '1e-9', '99999999999999999999', '½', 'ä', '../..', '/dev/null', 'None', 'true', ',', '1,,2',
-       '[', '(', '*', '%s', '{}', 'cpu', 'cpu:1', 'cuda:9', 'meta', 'mps', 'erk', 'ggr', 'on', 'a' * 300, 'a=1', 'pad=-1', 'timm:', 'torchvision:', '\n']
+       '[', '(', '*', '%s', '{}', 'cpu', 'cpu:1', 'cuda:9', 'meta', 'mps', 'erk', 'ggr', 'on', 'a' * 300, 'a=1', 'pad=-1', 'timm:', 'torchvision:', '\n', 'a\x1b[31m', 'a\u2028b']
 options = lambda *names: st.lists(st.tuples(st.sampled_from(names), st.sampled_from(ODD)), min_size=1, max_size=2)
 words = lambda pairs: [f'--{name}={value}' for name, value in pairs]
 TRAIN = ('model', 'data', 'method', 'density', 'init', 'seed', 'batch', 'lr', 'lr_schedule', 'optimizer', 'momentum', 'weight_decay', 'label_smoothing', 'accumulate', 'mixup', 'ema',
@@ -191,6 +191,7 @@ SWEEP = ('tables', 'data', 'models', 'methods', 'sparsities', 'inits', 'seeds', 
 
 @settings(derandomize=True, suppress_health_check=list(HealthCheck), max_examples=share(5))
 @example([('root', ' ')])
+@example([('evaluate', '\n')])
 @given(options(*TRAIN))
 def test_any_words_to_ggr_train(tmp_path_factory, pairs):
     base = dict(model='mlp', data='digits', epochs='1', batch_limit='1', device='cpu')
@@ -205,6 +206,7 @@ def test_any_words_to_ggr_sweep(tmp_path_factory, pairs):
 
 
 @settings(derandomize=True, suppress_health_check=list(HealthCheck), max_examples=share(5))
+@example('1', [('results', '\n')])
 @given(st.sampled_from(['1', '2', '3', '4', *ODD]), options('results', 'recipe'))
 def test_any_words_to_ggr_table(tmp_path_factory, number, pairs):
     said_well('ggr_table', *through_the_door(commands.ggr_table, [number, *words(pairs)]))

@@ -97,6 +97,8 @@ def answer(func, # a function with a comment behind each parameter
     "Do what the words of a terminal say, behind the door"
     with door(func.__name__):
         parser, words = anno_parser(func), [str(w) for w in words]
+        if odd := [w for w in words if re.search(r'[\x00-\x1f\x7f-\x9f\u2028\u2029]', w)]:
+            parser.error(f'{odd[0]!r} holds a character that would break a line')
         if {'-h', '--help'} & set(words):               # argparse would be silent on a full disk
             return print(parser.format_help(), end='')
         given = vars(parser.parse_args(words))
