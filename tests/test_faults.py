@@ -192,6 +192,8 @@ SWEEP = ('tables', 'data', 'models', 'methods', 'sparsities', 'inits', 'seeds', 
 @settings(derandomize=True, suppress_health_check=list(HealthCheck), max_examples=share(5))
 @example([('root', ' ')])
 @example([('evaluate', '\n')])
+@example([('device', 'meta')])
+@example([('width', '99999999999999999999')])
 @given(options(*TRAIN))
 def test_any_words_to_ggr_train(tmp_path_factory, pairs):
     base = dict(model='mlp', data='digits', epochs='1', batch_limit='1', device='cpu')

@@ -574,7 +574,8 @@ def fit(model, # a name (see `build`), or a module, trained in place
     if density is not None and not 0 < density <= 1:
         raise ValueError(f'density={density}: give a share in (0, 1]')
     if not 0 <= val < 1: raise ValueError(f'val={val}: give a share in [0, 1)')
-    if not 0 < width < math.inf: raise ValueError(f'width={width}: give a number above 0')
+    if not 0 < width <= 1e6: raise ValueError(
+        f'width={width}: give a number above 0, and at most a million')
     if log and out is None: raise ValueError(f'log={log!r} needs a folder: give out=')
     if recipe: drop_fraction(1, 2, recipe.fraction, recipe.schedule)
     if set(augment or {}) - {'pad', 'flip', 'rotate'}:
