@@ -182,6 +182,8 @@ def ggr_train(model:str='resnet18',    # resnet18, mobilenet_v2, …; timm:NAME,
     "Train one sparse network; Ctrl-C leaves a checkpoint, --resume goes on"
     given = dict(locals())
     evaluate, compact = given.pop('evaluate'), given.pop('compact')
+    if str(device).startswith('meta'): raise ValueError(
+        f'device {device!r}: nothing is computed there. Give cpu, cuda or nothing')
     if not (evaluate or compact): train_main(**given); return
     if evaluate: print(score_again(evaluate, device, root))
     if compact: print(compact_run(compact))

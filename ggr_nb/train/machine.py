@@ -111,8 +111,6 @@ def init_distributed(device=None, # as asked for; None: a GPU if there is one
     try: wanted = torch.device(name)
     except RuntimeError:
         raise ValueError(f"unknown device {name!r}: give 'cpu', 'cuda' or nothing") from None
-    if wanted.type == 'meta': raise ValueError(
-        "device 'meta': nothing is computed there. Give 'cpu', 'cuda' or nothing")
     if wanted.type == 'mps': raise ValueError(
         "device 'mps': it has no float64, in which this trainer sums. Give 'cpu', or nothing")
     if wanted.type == 'cuda' and not torch.cuda.is_available():
