@@ -12,7 +12,7 @@ from conftest import forked
 from ggr_nb.sparse import SparseLinear
 from ggr_nb.sparsify import Sparsifier
 from ggr_nb.train.data import DATASETS, Data, cifar100, digits, tiny_imagenet
-from ggr_nb.masks import counts
+from ggr_nb.masks import counts, sparse_parameters
 from ggr_nb.train import runs
 from ggr_nb.methods import METHODS
 from ggr_nb.train.models import MODELS
@@ -984,3 +984,16 @@ def test_the_command_takes_a_storage(tmp_path):
     runs = [train_main(**COMMAND, storage=s, out=str(tmp_path/s)) for s in ('masked', 'sparse')]
     assert [r.config['storage'] for r in runs] == ['masked', 'sparse'] and runs[0].history[-1]['counts'] == runs[1].history[-1]['counts']
     with pytest.raises(ValueError, match="'snfs' needs every place"): train_main(**COMMAND | dict(method='snfs'), storage='sparse', out=str(tmp_path/'c'))
+
+
+@pytest.mark.parametrize('storage', ['masked', 'sparse'])
+def test_a_density_for_each_layer_needs_no_other(storage, tmp_path):
+    "Nobody is told of a density that nobody gave, and the run goes on from its checkpoint."
+    net = MODELS['mlp']; sizes = {n: p.numel() for n, p in sparse_parameters(net()).items()}; shares = dict(zip(sizes, (.1, .1, .3), strict=True))
+    how = dict(init=shares, recipe=replace(RECIPES['digits'], epochs=2), device='cpu', progress=False, batch_limit=3, storage=storage)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter('always'); run = fit(net(), 'digits', 'static', out=tmp_path/'run', **how)
+    assert not [w for w in told if 'is not used' in str(w.message)]
+    assert {n: int(m.sum()) for n, m in run.masks.items()} == {n: round(d * sizes[n]) for n, d in shares.items()}
+    assert fit(net(), 'digits', 'static', resume=True, out=tmp_path/'run', **how).accuracy == run.accuracy
+    with pytest.warns(UserWarning, match='density=0.5 is not used: init= gives'): fit(net(), 'digits', 'static', .5, **how)

@@ -528,7 +528,7 @@ def same_run(now:dict, # config
 def fit(model, # a name (see `build`), or a module, trained in place
         data, # a name, a folder of images, `Data`, or a pair of PyTorch data sets or loaders
         method='ggr', # name in `METHODS`, or a `Method`
-        density:float=None, # share of active weights, in (0, 1]; default: 0.1, or as in masks=
+        density:float=None, # active share, in (0, 1]; default: 0.1, or as masks=, init= say
         init='erk', # name in `DENSITIES`, or {layer: density}
         recipe=None, # a `Recipe`, a name in `RECIPES`; None: that of the data, or CIFAR-100's
         seed:int=0, # of weights, masks, growth, images and dropout
@@ -567,7 +567,8 @@ def fit(model, # a name (see `build`), or a module, trained in place
     if log is not None: pick('log', log, dict(tensorboard=None))
     pick('scaling', scaling, dict.fromkeys(('keep', *SCALINGS)))
     seed, width = whole('seed', seed, 0, 2**64 - 1), float(width)
-    if density is None and options.get('masks') is None: density = .1
+    own = options.get('masks') is not None or isinstance(init, dict)      # what says it already
+    if density is None and not own: density = .1
     if density is not None: density = float(density)
     if batch_limit is not None: batch_limit = whole('batch_limit', batch_limit)
     if not save_every >= 0: raise ValueError(f'save_every={save_every}: give seconds, 0 or more')
