@@ -204,6 +204,7 @@ def test_what_cannot_be_chosen_is_said():
     make, net, masks, x = case('mlp')
     with pytest.raises(ValueError, match='fc9'): deploy(net, masks, x, choose={'fc9': 'sparse'})
     with pytest.raises(ValueError, match='it can be dense, sparse'): deploy(net, masks, x, choose={'fc1': 'quick'})
+    with pytest.raises(ValueError, match="give {layer: form}"): deploy(net, masks, x, choose='sparse')
 
 
 @torch.no_grad()

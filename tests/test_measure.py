@@ -1,4 +1,5 @@
 """The measures against independent ways of getting the same numbers."""
+import copy, warnings
 from itertools import product
 
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ggr_nb.masks import apply_masks_, counts, density, sparse_parameters
+from ggr_nb.masks import apply_masks_, counts, density, sparse_modules, sparse_parameters
+from ggr_nb.sparse import sparse_storage_
 from ggr_nb.train.compact import compact
 from ggr_nb.train.measure import (connected, emptiness, exploration, flops, forward_flops, gradient_flow, gradients, jaccard,
                             parameters, positions, survival)
@@ -51,6 +53,107 @@ def test_transposed_reused_and_wrapped_layers():
     layer = nn.Linear(4, 4)
     assert positions(nn.Sequential(layer, nn.ReLU(), layer), (4,)) == {'0.weight': 2}
     net = mlp(); assert flops(torch.compile(net), (1, 8, 8)) == flops(nn.DataParallel(net), (1, 8, 8)) == flops(net, (1, 8, 8))
+
+
+class Tied(nn.Module):
+    "A language model: its head multiplies by the words' own table."
+    def __init__(self):
+        super().__init__(); self.words, self.block = nn.Embedding(50, 16), nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+        self.head = nn.Linear(16, 50, bias=False); self.head.weight = self.words.weight
+    def forward(self, ids): return self.head(self.block(self.words(ids)))
+
+
+class Windows(nn.Module):
+    "Four windows of an image are four rows of a batch."
+    def __init__(self): super().__init__(); self.part, self.head = nn.Linear(16, 8), nn.Linear(32, 3)
+    def forward(self, x): return self.head(self.part(x.view(len(x) * 4, 16)).view(len(x), -1))
+
+
+class Conv1D(nn.Module):
+    "GPT-2's linear layer: [in, out]."
+    def __init__(self, nf, nx): super().__init__(); self.weight, self.bias = nn.Parameter(torch.randn(nx, nf)), nn.Parameter(torch.zeros(nf))
+    def forward(self, x): return torch.addmm(self.bias, x.view(-1, x.shape[-1]), self.weight).view(*x.shape[:-1], -1)
+
+
+class Cells(nn.Module):
+    def __init__(self): super().__init__(); self.cell = nn.GRUCell(6, 10)
+    def forward(self, x):
+        h = None
+        for t in range(x.shape[1]): h = self.cell(x[:, t], h)
+        return h
+
+
+class Crossed(nn.Module):
+    def __init__(self, **kw): super().__init__(); self.attention = nn.MultiheadAttention(16, 4, batch_first=True, **kw)
+    def forward(self, q, k): return self.attention(q, key=k, value=k, need_weights=False)[0]
+
+
+norm = nn.utils.parametrizations.weight_norm
+OTHERS = {
+    'encoder': (lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), 2), (7, 16)),
+    'sequence first': (lambda: nn.TransformerEncoderLayer(16, 4, 32), torch.zeros(7, 1, 16)),
+    'decoder': (lambda: nn.TransformerDecoderLayer(16, 4, 32, batch_first=True), (torch.zeros(1, 7, 16), torch.zeros(1, 7, 16))),
+    'crossed': (lambda: Crossed(), (torch.zeros(1, 7, 16), torch.zeros(1, 3, 16))),
+    'other sizes': (lambda: Crossed(kdim=12, vdim=12), (torch.zeros(1, 7, 16), torch.zeros(1, 3, 12))),
+    'by name': (lambda: Crossed(), dict(q=torch.zeros(1, 7, 16), k=torch.zeros(1, 7, 16))),
+    'lstm': (lambda: nn.LSTM(6, 10, 2, batch_first=True, bidirectional=True), (9, 6)),
+    'projected': (lambda: nn.LSTM(6, 10, proj_size=4, batch_first=True), (9, 6)),
+    'gru': (lambda: nn.GRU(6, 10, batch_first=True), (9, 6)), 'rnn': (lambda: nn.RNN(6, 10), torch.zeros(9, 1, 6)),
+    'cells': (Cells, (9, 6)), 'tied': (Tied, torch.zeros(1, 11, dtype=torch.long)), 'windows': (Windows, (64,)),
+    'gpt2': (lambda: nn.Sequential(Conv1D(24, 16), nn.GELU(), Conv1D(16, 24)), (5, 16)),
+    'normalised': (lambda: nn.Sequential(norm(nn.Conv2d(3, 4, 3)), nn.ReLU(), norm(nn.Conv2d(4, 2, 3))), (3, 8, 8)),
+}
+
+
+@pytest.mark.parametrize('name', OTHERS)
+def test_products_with_weights_are_counted_in_any_kind_of_layer(name):
+    make, example = OTHERS[name]; counter = FlopCounterMode(display=False)
+    with torch.device('meta'): net = make().eval()
+    args = list(example.values()) if isinstance(example, dict) else [example] if torch.is_tensor(example) else list(example)
+    if not torch.is_tensor(args[0]): args = [torch.zeros(1, *example)]
+    args = [t.to('meta') for t in args]
+    with counter, torch.no_grad(): net(*args)                       # of a product of activations (bmm) nothing is counted
+    by_op = {str(op): n for op, n in counter.get_flop_counts()['Global'].items()}
+    products = sum(n for op, n in by_op.items() if op in ('aten.mm', 'aten.addmm', 'aten.convolution'))
+    given = {'q': args[0], 'k': args[1]} if isinstance(example, dict) else tuple(args) if len(args) > 1 else args[0]
+    assert flops(net, given).dense == products > 0
+    plain = make(); masks = {n: torch.rand(p.shape) < .3 for n, p in sparse_parameters(plain).items()}; f = flops(plain, example, masks)
+    assert f.dense == products and f.sparse < f.dense and f.sparse == sum(s for _, s in f.layers.values())
+
+
+def test_layers_stored_sparsely_measure_as_masked_ones_do():
+    torch.manual_seed(0); plain = mlp((64, 300, 10)); masks = draw(plain, .05, 0)
+    apply_masks_(sparse_parameters(plain), masks); stored = sparse_storage_(copy.deepcopy(plain), masks=masks)
+    for of in (None, masks): assert flops(stored, (1, 8, 8), of) == flops(plain, (1, 8, 8), masks)
+    assert parameters(stored) == parameters(stored, masks) == parameters(plain, masks)
+    for n, m in connected(stored, masks, (1, 8, 8)).items(): assert torch.equal(m, connected(plain, masks, (1, 8, 8))[n])
+    assert sparse_modules(stored), 'the model itself is left as it was'
+
+
+class Product(nn.Module):
+    "A weight in a module of somebody's own: nobody can know how often it is used."
+    def __init__(self): super().__init__(); self.w, self.head = nn.Parameter(torch.randn(8, 8)), nn.Linear(8, 2)
+    def forward(self, x): return self.head(x @ self.w)
+
+
+def test_weights_that_are_not_counted_are_named():
+    net = Product(); masks = {n: torch.ones(p.shape, dtype=torch.bool) for n, p in net.named_parameters() if p.ndim > 1}
+    with pytest.warns(UserWarning, match=r'no FLOPs are counted for w: '): f = flops(net, (8,), masks)
+    assert f.layers.keys() == {'head.weight'}
+    with warnings.catch_warnings(): warnings.simplefilter('error'); flops(net, (8,)); flops(Tied(), torch.zeros(1, 3, dtype=torch.long))
+
+
+@pytest.mark.parametrize('shape', ['abc', 3, None, (3, 'a'), (3.5, 8), (0, 8, 8), (True, 8, 8), {3, 8}], ids=str)
+@pytest.mark.parametrize('measure', [flops, positions, lambda net, s: connected(net, draw(net, .5, 0), s)], ids=['flops', 'positions', 'connected'])
+def test_a_shape_of_another_kind_is_refused_in_one_line(measure, shape):
+    with pytest.raises(ValueError, match='whole number') as e: measure(digits_net(), shape)
+    assert '\n' not in str(e.value)
+
+
+def test_masks_of_another_model_are_refused_by_name():
+    net = mlp(); masks = {'other.weight': torch.ones(2, 2)}
+    for measure in (lambda: parameters(net, masks), lambda: flops(net, (1, 8, 8), masks), lambda: connected(net, masks, (1, 8, 8))):
+        with pytest.raises(ValueError, match=r"like 'other.weight', did you mean 'fc3.weight'\? There are: fc1.weight"): measure()
 
 
 def test_positions_of_grouped_shared_and_strided_layers():

@@ -216,6 +216,8 @@ def deploy(
         small = _masked(model, masks).eval()       # bad masks are refused again
         print(f'not compacted: {e}')
     names = {n for n, m in small.named_modules() if forms(m)}
+    if choose is not None and not isinstance(choose, dict): raise ValueError(
+        f'choose is {choose!r}: give {{layer: form}}, or None for the fastest')
     if strange := set(choose or {}) - names: raise ValueError(
         f'{sorted(strange)[0]!r} cannot be chosen for; linear layers and convolutions can: '
         f'{", ".join(sorted(names))}')

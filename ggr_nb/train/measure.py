@@ -8,16 +8,19 @@ __all__ = ['RULES', 'AS_IT_IS', 'evaluating', 'Parameters', 'parameters', 'layer
            'exploration', 'jaccard', 'survival']
 
 # %% ../../nbs/train/measure.ipynb #a40eda5d
+import copy
+from collections.abc import Mapping
 from contextlib import contextmanager
-from functools import partial
+from fractions import Fraction
 from math import prod
 from typing import NamedTuple
 import torch, torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
-from ggr_nb.masks import (SPARSE_LAYERS, clean_names, counts, density, sparse_parameters,
-    unwrapped)
+from ..masks import (SPARSE_LAYERS, clean_names, counts, density, matrices, named_layers,
+    sparse_modules, sparse_parameters, unknown, unwrapped, warn, whole)
+from ..sparse import dense_storage_
 
 # %% ../../nbs/train/measure.ipynb #76c0e048
 @contextmanager
@@ -45,42 +48,105 @@ class Parameters(NamedTuple):
     @property
     def density(self): return self.active / self.weights
 
+def _places(model):
+    "{name: number of places} of every matrix, those of sparsely stored layers included."
+    stored = sparse_modules(model)
+    return {n: prod(stored[id(p)].sparse_shape) if id(p) in stored else p.numel()
+            for n, (p, _) in matrices(model).items()}
+
+def _known(masks, names):
+    "The masks, if all of them have a place in the model."
+    if missing := sorted(set(masks) - set(names)):
+        raise unknown('masks for weights that the model does not have, like', missing[0], names)
+    return masks
+
 def parameters(
     model:nn.Module, # any model
-    masks:dict=None, # {name: mask}; default: everything active
+    masks:dict=None, # {name: mask}; default: everything that is stored is active
 )->Parameters: # integers
     "Count parameters: all, those that masks cover, and the active ones."
-    covered = sparse_parameters(model) if masks is None else masks
-    sizes = {n: t.numel() for n, t in covered.items()}
-    active = sizes if masks is None else counts(masks)
-    total = sum(p.numel() for p in model.parameters())
-    return Parameters(total, sum(sizes.values()), sum(active.values()))
+    places, held = _places(model), {n: p.numel() for n, p in sparse_parameters(model).items()}
+    active = held if masks is None else counts(_known(masks, places))
+    unstored = sum(places[n] - k for n, k in held.items())      # of layers stored sparsely
+    total = sum(p.numel() for p in model.parameters()) + unstored
+    return Parameters(total, sum(places[n] for n in active), sum(active.values()))
 
 # %% ../../nbs/train/measure.ipynb #66136e6e
+def _weight(layer):
+    "The tensor a conv or linear layer multiplies by, or the one it is made of."
+    return max(layer.parameters(), key=torch.numel)
+
 def layers_by_weight(
     model:nn.Module, # any model
 )->list: # [(clean name of its weight, layer), ...]; layers that share a weight share its name
-    "Every conv and linear layer, under the name of its weight."
-    names = {id(p): n for n, p in sparse_parameters(model).items()}
-    return [(names[id(m.weight)], m) for m in model.modules() if isinstance(m, SPARSE_LAYERS)]
+    "Every conv and linear layer, however its weight is kept, under the name of its weight."
+    names = {id(p): n for n, (p, _) in matrices(model).items()}
+    return [(names[id(_weight(m))], m) for _, m in named_layers(model)
+            if isinstance(m, SPARSE_LAYERS) or hasattr(m, 'sparse_shape')
+            or type(m).__name__ == 'Conv1D']                        # GPT-2's name for linear
+
+# %% ../../nbs/train/measure.ipynb #da7bea85
+def _rows(x): # x: [..., features], or a packed sequence
+    "How many vectors these are."
+    return x.data.numel() // x.data.shape[-1]
+
+def _uses(layer, given, output): # a layer, what it was given, what it gave
+    "[(tensor, how often this call uses each of its weights), ...]"
+    if isinstance(layer, nn.MultiheadAttention):
+        q, k, v = map(_rows, given[:3])
+        return [(layer.in_proj_weight, Fraction(q + k + v, 3)),     # the mean of its three parts
+                (layer.q_proj_weight, q), (layer.k_proj_weight, k), (layer.v_proj_weight, v),
+                (_weight(layer.out_proj), q)]
+    if isinstance(layer, (nn.RNNBase, nn.RNNCellBase)):
+        return [(p, _rows(given[0])) for p in layer.parameters()]
+    if not hasattr(layer, 'out_channels'): times = _rows(output)
+    elif layer.transposed: times = given[0].numel() // layer.in_channels
+    else: times = output.numel() // layer.out_channels
+    return [(_weight(layer), times)]
+
+# %% ../../nbs/train/measure.ipynb #aaf6be88
+def _image(shape, like):
+    "A batch of one image of this shape, all ones, of the device and dtype of `like`."
+    if not isinstance(shape, (tuple, list)): raise ValueError(
+        f'the shape of an image is {str(shape)[:60]!r}; give whole numbers, e.g. (3, 32, 32)')
+    return torch.ones(1, *(whole('a size of the image', s) for s in shape),
+                      device=like.device, dtype=like.dtype)
 
 def positions(
     model:nn.Module, # any model, on any device, `meta` included
-    input_size:tuple, # shape of one image, e.g. (3, 32, 32)
-)->dict: # {name: how often each weight of the tensor is used per image}
-    "u_l: the output positions of every conv and linear layer."
-    model, uses = unwrapped(model), {}
-    def count(name, layer, inputs, output): # a weight's name, and what a forward hook is given
-        there = inputs[0] if 'Transpose' in type(layer).__name__ else output
-        uses[name] = uses.get(name, 0) + there[0].numel() // len(layer.weight)
-    like = next(p for p in model.parameters() if p.is_floating_point())
-    image = torch.zeros(1, *input_size, device=like.device, dtype=like.dtype)
-    hooks = [m.register_forward_hook(partial(count, n)) for n, m in layers_by_weight(model)]
+    example, # shape of one image, or one example as the model reads it: tensor, tuple or dict
+    of=(), # names of masks: weights that are none of a known layer's are warned of
+)->dict: # {name: how often each weight of the tensor is used for the example}
+    "u_l: the output positions of every conv and linear layer, the steps of a recurrent one."
+    model, layers = unwrapped(model), layers_by_weight(model)
+    known = {id(m) for _, m in layers} | {id(m) for _, m in named_layers(model) if isinstance(
+        m, (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase))}
+    wanted = {*of, *sparse_parameters(model), *(n for n, _ in layers)}
+    names = {id(p): n for n, (p, _) in matrices(model).items() if n in wanted}
+    uses, ran = {}, set()
+    def count(layer, args, kwargs, output):                         # after every call of a module
+        ran.update(names.get(id(p)) for p in layer._parameters.values())
+        if id(layer) not in known: return
+        for p, times in _uses(layer, [*args, *kwargs.values()], output):
+            if id(p) in names: uses[names[id(p)]] = uses.get(names[id(p)], 0) + times
+    if isinstance(example, Mapping): args, kwargs = (), dict(example)
+    elif isinstance(example, torch.Tensor): args, kwargs = (example,), {}
+    elif isinstance(example, (tuple, list)) and any(isinstance(x, torch.Tensor) for x in example):
+        args, kwargs = example, {}
+    else:
+        like = next(p for p in model.parameters() if p.is_floating_point())
+        args, kwargs = (_image(example, like),), {}
+    hooks = [m.register_forward_hook(count, with_kwargs=True) for _, m in named_layers(model)
+             if not isinstance(m, (nn.Embedding, nn.EmbeddingBag))]  # they look up, no product
+    eager = torch.compiler.set_stance('force_eager')         # compiled parts, as they are written
     try:
-        with evaluating(model), torch.no_grad(): model(image)
+        with evaluating(model), torch.no_grad(), eager: model(*args, **kwargs)
     finally:
-        for h in hooks: h.remove()              # also if the model refused the image half way
-    return uses
+        for h in hooks: h.remove()              # also if the model refused the example half way
+    if uncounted := sorted(ran - uses.keys() - {None}): warn(
+        f'no FLOPs are counted for {", ".join(uncounted)}: nothing is known of how often the '
+        'modules that hold them use them')
+    return {n: int(u) if u == int(u) else u for n, u in uses.items()}
 
 # %% ../../nbs/train/measure.ipynb #efb1678c
 def forward_flops(
@@ -88,7 +154,7 @@ def forward_flops(
     counts:dict, # {name: n_l}
 )->int: # 2 · Σ u_l n_l
     "FLOPs of one forward pass with `counts` active weights."
-    return 2 * sum(uses[n] * counts[n] for n in uses)
+    return round(2 * sum(uses[n] * counts[n] for n in uses))
 
 class Flops(NamedTuple):
     "Multiplications + additions of one image's forward pass."
@@ -98,15 +164,15 @@ class Flops(NamedTuple):
 
 def flops(
     model:nn.Module, # any model
-    input_size:tuple, # shape of one image
-    masks:dict=None, # {name: mask}; layers without one are dense
+    example, # shape of one image, or one example as the model reads it: tensor, tuple or dict
+    masks:dict=None, # {name: mask}; layers without one are dense, or what they store
 )->Flops: # dense, sparse, and both per layer
     "FLOPs (multiplications + additions) of one image's forward pass."
-    uses = positions(model, input_size)
-    sizes = {n: p.numel() for n, p in sparse_parameters(unwrapped(model)).items()}
-    active = sizes | counts(masks or {})
-    layers = {n: (2*u*sizes[n], 2*u*active[n]) for n, u in uses.items()}
-    return Flops(forward_flops(uses, sizes), forward_flops(uses, active), layers)
+    sizes, masks = _places(model), masks or {}
+    uses = positions(model, example, _known(masks, sizes))
+    active = {n: p.numel() for n, (p, _) in matrices(model).items()} | counts(masks)
+    layers = {n: tuple(forward_flops({n: u}, k) for k in (sizes, active)) for n, u in uses.items()}
+    return Flops(*map(sum, zip(*layers.values())), layers)
 
 # %% ../../nbs/train/measure.ipynb #11858219
 class Emptiness(NamedTuple):
@@ -196,17 +262,17 @@ def connected(
 )->dict: # {name: bool mask}, a subset of `masks`
     "The active weights that lie on a path from the input to the output."
     model = unwrapped(model)
+    if sparse_modules(model): model = dense_storage_(copy.deepcopy(model))
     weights, stand_ins = {id(p) for p in sparse_parameters(model).values()}, {}
     names, found = clean_names(model), {}
+    _known(masks, names.values())
     for name, t in [*model.named_parameters(), *model.named_buffers()]:
         clean, like = names[name], dict(device=t.device, dtype=torch.float32)
         if clean in masks:
             found[clean] = stand_ins[name] = masks[clean].to(**like).requires_grad_()
         else: stand_ins[name] = (torch.ones if id(t) in weights else torch.zeros)(t.shape, **like)
-    if missing := set(masks) - set(found):
-        raise ValueError(f'masks for {sorted(missing)}, which the model does not have')
-    image = torch.ones(1, *input_size, device=next(iter(stand_ins.values())).device)
-    eager = torch.compiler.set_stance('force_eager')         # compiled parts, as they are written
+    image = _image(input_size, next(iter(stand_ins.values())))
+    eager = torch.compiler.set_stance('force_eager')
     with evaluating(model), torch.enable_grad(), eager, Reach():
         out = functional_call(model, stand_ins, (image,)).sum()
     found = [found[n] for n in masks]

@@ -219,7 +219,8 @@ class Training:
         layout = torch.channels_last if chosen.channels_last else torch.contiguous_format
         self.model = synchronised(model, self.world, self.device)
         self.model.to(self.device, memory_format=layout)
-        self.uses = positions(self.model, data.shape)
+        named = {k: options[k] for k in ('include', 'exclude') if k in options}
+        self.uses = positions(self.model, data.shape, sparse_parameters(self.model, **named))
         sizes = {k: p.numel() for k, p in sparse_parameters(self.model).items()}
         if storage == 'sparse': sparse_storage_(self.model, **{
             k: v for k, v in options.items() if k in inspect.signature(sparse_storage_).parameters})
