@@ -119,6 +119,20 @@ def _carries(method, free, dropped, quotas, grown):
         f'{method.name!r}: growth gave places that are active already, are none of the layer, or '
         f'stand twice, in {bad}')
 
+def _born(method, snap, free, grown):
+    "The values of new weights and what a birth rule remembers, or an error before it is written."
+    found = method.birth(snap, free, grown)
+    pair = isinstance(found, tuple) and len(found) == 2
+    if not (pair and all(isinstance(f, dict) for f in found)):
+        raise ValueError(f'{method.name!r}: the birth gave {str(found)[:80]}; give two dicts, '
+                         '{layer: values} and what to remember')
+    if getattr(method.birth, 'func', method.birth).__module__.startswith('ggr_nb.'): return found
+    values = {n: torch.as_tensor(found[0].get(n, torch.nan)) for n in grown}
+    if wrong := [n for n, v in values.items() if v.shape not in ((), (len(grown[n]),))
+                 or not v.isfinite().all()]: raise ValueError(
+        f'{method.name!r}: the birth gave no finite number, or no [q] of them, for {wrong}')
+    return found
+
 # %% ../nbs/08_methods.ipynb #168ba786
 def redistribute(method:Method, # the three choices
                  snap:Snapshot, # the state; not changed
@@ -138,7 +152,7 @@ def redistribute(method:Method, # the three choices
     _carries(method, free, dropped, found.quotas, grown)
     values = {n: new_value for n in grown}
     if method.birth:
-        values, memory = method.birth(snap, free, grown)
+        values, memory = _born(method, snap, free, grown)
         snap = replace(snap, memory=snap.memory | memory)
     return Update(dropped, found.quotas, grown, values, snap.memory)
 

@@ -90,6 +90,14 @@ def _marks(values): # [n] -> [2]
     values = values.detach()
     return torch.stack([values.sum(), torch.linalg.vector_norm(values)])
 
+def _as_before(new, weight, old, like): # two layers, and what stands for the weight in each
+    "The new layer in the mode of the old one: training or not, each parameter frozen or not."
+    weight.requires_grad_(like.requires_grad)
+    if new.bias is not None: new.bias.requires_grad_(old.bias.requires_grad)
+    if old._forward_hooks or old._forward_pre_hooks or old._backward_hooks: warn(
+        f'{old} had hooks, which its new form has not: register them again')
+    return new.train(old.training)
+
 class SparseLinear(nn.Module):
     "A linear layer that stores its active weights and nothing else."
     def __init__(self,
@@ -118,7 +126,8 @@ class SparseLinear(nn.Module):
                    ):
         "The layer with these of its weights."
         values = linear.weight.detach().reshape(-1)[places]
-        return cls(linear.in_features, linear.out_features, places, values, linear.bias)
+        new = cls(linear.in_features, linear.out_features, places, values, linear.bias)
+        return _as_before(new, new.values, linear, linear.weight)
 
     @classmethod
     def drawn(cls, linear:nn.Linear, # on the meta device: shapes, and no numbers
@@ -130,7 +139,8 @@ class SparseLinear(nn.Module):
         fan = row.bincount(minlength=linear.out_features).clamp(min=1)
         values = torch.randn(len(places), generator=gen) * (2 / fan[row]).sqrt()
         bias = None if linear.bias is None else torch.zeros(linear.out_features)
-        return cls(linear.in_features, linear.out_features, places, values, bias)
+        new = cls(linear.in_features, linear.out_features, places, values, bias)
+        return _as_before(new, new.values, linear, linear.weight)
 
     def set_pattern(self, places): # [n] int64, sorted
         "Rows, and the transposed matrix with the way that values go into it."
@@ -229,6 +239,16 @@ class SparseLinear(nn.Module):
                 'different weights are mixed. Make the average, its copy of the model, after '
                 'the last update; or keep masks: their average is multiplied by them')
 
+    def _refuse(self, input):
+        "What an nn.Linear would refuse, and what the kernels cannot do, by name."
+        if input.shape[-1:] != (self.in_features,) or not input.is_floating_point():
+            raise RuntimeError(f'the layer reads [..., {self.in_features}] real numbers, the input '
+                               f'is {list(input.shape)} of {input.dtype}')
+        kind = self.values.dtype
+        if self.values.device.type == 'cpu' and kind not in (torch.float32, torch.float64):
+            raise RuntimeError(f'PyTorch multiplies compressed rows of {kind} on no CPU: keep the '
+                               'layer in float32, or dense (dense_storage_)')
+
     @torch._disable_dynamo                   # its size moves: a compiled graph goes around it
     def forward(self, input): # [..., in] -> [..., out]
         "The product with the active weights, in their own precision, also under autocast."
@@ -236,6 +256,7 @@ class SparseLinear(nn.Module):
             'a layer that is stored sparsely has no exported form: export dense_storage_ of a copy '
             'of the model, or what deploy makes of it, through dense_layers')
         if self._copied: self._refuse_mixed()
+        self._refuse(input)
         ddp = DistributedDataParallel._get_active_ddp_module()
         if ddp is not None and (self._ddp is None or self._ddp() is not ddp): self._meet(ddp)
         with torch.autocast(input.device.type, enabled=False):
@@ -251,7 +272,7 @@ class SparseLinear(nn.Module):
         with torch.no_grad():
             linear.weight.zero_().view(-1)[self.places] = self.values.detach()
             if self.bias is not None: linear.bias.copy_(self.bias)
-        return linear
+        return _as_before(linear, linear.weight, self, self.values)
 
     def __getstate__(self): # processes and originals cannot be copied or pickled
         return vars(self) | dict(group=None, _ddp=None, _copied=None, batches=[], _passes={},
@@ -349,11 +370,11 @@ class SparseWeight:
             f'{sparsifier.targets[name]}: give both the same density, init, include and exclude, '
             'or the densities of what is stored as init={name: density}')
         self.name, self.module, self.shape = name, module, module.sparse_shape
+        self.weight = module.values                  # what the optimiser holds
+        self.moves, self.known = module._moves, len(module.col)   # as updates have left them
         self._now = self.factor = None
         self._told = False                           # that the gradient is not the batches'?
 
-    @property
-    def weight(self): return self.module.values
     @property
     def size(self): return math.prod(self.shape)
     @property
@@ -397,7 +418,7 @@ class SparseWeight:
         factor, exact = unit_of(self.weight.grad[most], mine, self.weight.detach()[most])
         if not exact: self._tell(
             'the gradient of its weights is not a multiple of what the batches gave (a penalty in '
-            'the loss, noise, clipped values, …): a method sees what the batches gave')
+            'the loss, noise, clipped values, one kept from an earlier step, …): a method sees what the batches gave')
         nearest = 2.**round(math.log2(factor)) if 0 < factor < math.inf else 1.
         return self.scaled(nearest if abs(factor / nearest - 1) < 1e-4 else factor)
 
@@ -429,7 +450,12 @@ class SparseWeight:
         resize_(weight, moved(weight.data, values)); weight.grad = grad
         for state, fresh in states: state.data = moved(state, fresh)
         del old, kept, order                     # the new pattern is what an update is bound by
-        self.module.set_pattern(places)
+        self.module.set_pattern(places); self.settle()
+
+    def settle(self):
+        "The pattern is as it should be; returns how many weights more it has than before."
+        more, self.known, self.moves = self.count - self.known, self.count, self.module._moves
+        return more
 
     def accept(self, saved): # [n] int64 places
         "Refuse what is no pattern of this layer."
@@ -504,7 +530,7 @@ def sparse_storage_(model:nn.Module, # its linear layers are replaced, in place
         parent, _, leaf = path.rpartition('.')
         small = (SparseLinear.drawn(m, places, generator(seed, 'values', name)) if m.weight.is_meta
                  else SparseLinear.from_linear(m, places.to(m.weight.device)))
-        setattr(model.get_submodule(parent), leaf, small.train(m.training))
+        setattr(model.get_submodule(parent), leaf, small)
     for m in model.modules():       # torch's fused evaluation hands dense weights to one kernel
         if isinstance(m, nn.TransformerEncoder): m.use_nested_tensor = False
         if isinstance(m, nn.TransformerEncoderLayer): m.activation_relu_or_gelu = 0

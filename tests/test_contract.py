@@ -6,6 +6,7 @@ orders, drawn for each pair; CONTRACT=all takes every loop and four steps.
 import copy, gc, importlib.util, io, itertools, math, os, pickle, random, sys, warnings, weakref
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np, pytest, torch
 from torch import nn
@@ -20,7 +21,7 @@ from ggr_nb.drop import drop_local
 from ggr_nb.grow import pick_random
 from ggr_nb.methods import METHODS, full_masks, no_allocation
 from ggr_nb.sparse import sparse_storage_
-from ggr_nb.sparsify import Sparsifier, unit_axis
+from ggr_nb.sparsify import Sparsifier, check_norms_stay, norm_axes, unit_axis
 
 O, WHOLE = torch.optim, os.environ.get('CONTRACT') == 'all'
 X, Y = torch.randn(16, 12, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 4
@@ -311,8 +312,8 @@ def test_the_second_pass_of_sam_sees_a_sparse_network():
 def test_an_optimiser_whose_step_nobody_calls_is_noticed():
     class Sam(O.Optimizer):
         "Two halves; its own `step` is never called."
-        def __init__(self, params, base): super().__init__(params, {}); self.base = base(self.param_groups, lr=.05)
-        def second(self): self.base.step()
+        def __init__(self, params, base): super().__init__(params, {}); self.base = [base(self.param_groups, lr=.05)]
+        def second(self): self.base[0].step()
     model = net(); opt = Sam(model.parameters(), O.SGD); s = sparse(model, opt, 'rigl')[2]
     with pytest.warns(UserWarning, match='Sam.step has not been called'):
         for i in range(3): opt.zero_grad(); loss_of(model, i).backward(); opt.second()
@@ -387,7 +388,7 @@ def test_a_norm_of_no_weights_is_refused_before_anything_changes(norm):
     s = Sparsifier(model, opt, 'rigl', density=.5, every=1, until=99, seed=1)
     name, = (n for n in s.masks if n.endswith(('weight_v', 'original1')))
     gone = s.layers[name].mask.clone(); gone[3] = 0; s.layers[name].set_mask(gone); s._mask_weights()      # as an update may leave it
-    with pytest.raises(ValueError, match='outputs of'):
+    with pytest.raises(ValueError, match='have none'):
         for i in range(3): step(model, opt, i)
 
 
@@ -1090,6 +1091,84 @@ def test_torchs_own_checkpoints_load_in_any_order(order):
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), fresh[0].state_dict().values())) and astray(fresh[2]) == []
 
 
+def parts_of(method='ggr', optimizer=None, seed=1, make=net):
+    model = make(); return sparse(model, optimizer and optimizer(model.parameters()), method, seed=seed)
+
+def conv_net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Unflatten(1, (3, 2, 2)), nn.Conv2d(3, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 24, 3, padding=1), nn.ReLU(),
+                         nn.Flatten(), nn.Linear(96, 4))
+
+
+def in_shards(model, state):
+    for name in {n.split('.')[0] for n in state}: model.load_state_dict({n: t for n, t in state.items() if n.split('.')[0] == name}, strict=False)
+
+def whole(model, state): model.load_state_dict(state)
+def and_a_bias(model, state): whole(model, state); model.load_state_dict({n: t for n, t in state.items() if n.endswith('bias')}, strict=False)
+def after_another(model, state): whole(model, {n: torch.randn_like(t) for n, t in state.items()}); whole(model, state)
+def by_hand(model, state):
+    with torch.no_grad(): [p.copy_(state[n]) for n, p in model.named_parameters()]
+def twice(model, state): whole(model, state); whole(model, state)
+def of_itself(model, state): whole(model, state); model.load_state_dict(model.state_dict(keep_vars=True))
+
+
+@core
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize(('load', 'order'), [
+    *itertools.product((whole, in_shards, and_a_bias, after_another, twice), ('mos', 'mso', 'oms', 'osm', 'smo', 'som')),
+    *itertools.product((of_itself,), ('mos', 'mso', 'oms')), (by_hand, 'mos')])     # these two look at what the masks have left
+def test_however_the_weights_are_loaded_none_is_lost(load, order):
+    run, again = parts_of(), parts_of(seed=2)
+    for i in range(7): step(*run[:2], i)
+    state = everything(*run)
+    for k in order:
+        if k == 'm': load(again[0], copy.deepcopy(state[0]))
+        else: again['mos'.index(k)].load_state_dict(copy.deepcopy(state['mos'.index(k)]))
+    assert same(everything(*run), everything(*again))
+    for i in range(7, 12): step(*run[:2], i); step(*again[:2], i)
+    assert same(everything(*run), everything(*again))
+
+
+BETWEEN = dict(layout=lambda m: m.to(memory_format=torch.channels_last), double=lambda m: m.double(), half=lambda m: m.to(torch.bfloat16),
+               clamp=lambda m: [p.data.clamp_(-9, 9) for p in m.parameters()], look=lambda m: m.eval()(X.to(m[-1].weight.dtype)),
+               copy=lambda m: copy.deepcopy(m), share=lambda m: m.share_memory())
+
+
+@core
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('what', BETWEEN)
+def test_what_happens_between_the_loads_loses_no_weight(what):
+    "Another layout, dtype or number of threads adds a sum up to other last digits."
+    run, again = parts_of(make=conv_net), parts_of(make=conv_net, seed=2)
+    for i in range(7): step(*run[:2], i)
+    state = everything(*run); again[0].load_state_dict(state[0]); BETWEEN[what](again[0]); again[2].load_state_dict(state[2])
+    for n, p in again[0].state_dict().items(): assert torch.equal(p, state[0][n].to(p.dtype)), n
+
+
+@core
+@pytest.mark.filterwarnings('ignore')
+def test_a_distributed_checkpoint_that_is_read_into_the_weights_themselves(tmp_path):
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+    adam = lambda params: O.AdamW(params, lr=.01); run, again = parts_of(optimizer=adam), parts_of(optimizer=adam, seed=2)
+    for i in range(7): step(*run[:2], i)
+    def states(model, opt, s): m, o = get_state_dict(model, opt); return dict(m=m, o=o, s=s.state_dict())
+    dcp.save(states(*run), checkpoint_id=tmp_path); state = states(*again); dcp.load(state, checkpoint_id=tmp_path)
+    set_state_dict(*again[:2], model_state_dict=state['m'], optim_state_dict=state['o']); again[2].load_state_dict(state['s'])
+    for i in range(7, 12): step(*run[:2], i); step(*again[:2], i)
+    assert same(run[0].state_dict(), again[0].state_dict()) and same(run[2].masks, again[2].masks)
+
+
+@core
+def test_a_state_loaded_in_inference_mode_can_be_trained_with():
+    run, again = parts_of(), parts_of(seed=2)
+    for i in range(5): step(*run[:2], i)
+    state = everything(*run); again[1].load_state_dict(state[1])     # (the state of a dense network's optimiser is lost there, too)
+    with torch.inference_mode(): again[0].load_state_dict(state[0]); again[2].load_state_dict(state[2])
+    for i in range(5, 9): step(*run[:2], i); step(*again[:2], i)
+    assert same(everything(*run), everything(*again))
+
+
 # ---- rules of others, and masks that meet other masks
 
 OWN = dict(
@@ -1291,3 +1370,73 @@ def test_a_model_that_is_the_layer_is_not_stored_beside_itself():
     layer = nn.Linear(20, 5)
     with pytest.raises(ValueError, match='is itself the layer'): sparse_storage_(layer, density=.1)
     assert not list(layer.children())
+
+
+@core
+@pytest.mark.parametrize('dim', [0, 1, None])
+def test_a_norm_along_any_dimension_is_never_of_no_weights(dim):
+    torch.manual_seed(0); model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(12, 10), dim=dim), nn.ReLU(), nn.Linear(10, 4))
+    name = '0.parametrizations.weight.original1'; masks = {n: torch.ones(p.shape, dtype=torch.bool) for n, p in sparse_parameters(model).items()}
+    empty = {0: (3,), 1: (slice(None), 5), None: (slice(0, 9),)}[dim]; masks[name][empty] = False
+    make = lambda: quiet(Sparsifier, model, O.SGD(model.parameters(), .1), 'rigl', masks=masks, every=1, until=9)
+    if dim is None: make(); return                                  # one norm of all: it is not empty
+    with pytest.raises(ValueError, match='weight_norm divides'): make()
+    masks[name][empty] = torch.arange(masks[name][empty].numel()) == 0; s = make()
+    last = (masks[name] & (torch.zeros_like(masks[name]).index_put_(tuple(torch.as_tensor(i) for i in (empty if dim == 0 else (torch.arange(10), 5))),
+                                                                    torch.tensor(True)))).flatten().nonzero().flatten()
+    snap = s.snapshot({n: l.source([torch.zeros(l.shape)]) for n, l in s.layers.items()}); none = torch.empty(0, dtype=torch.int64)
+    decision = SimpleNamespace(dropped={n: last if n == name else none for n in s.layers}, grown=dict.fromkeys(s.layers, last), values=dict.fromkeys(s.layers, 0.))
+    with pytest.raises(ValueError, match='would have no weight but zeros'): check_norms_stay(snap, decision, norm_axes(model))
+    decision.values = dict.fromkeys(s.layers, 1.); check_norms_stay(snap, decision, norm_axes(model))
+
+
+@core
+def test_an_optimiser_that_lets_another_step_is_refused_by_name():
+    class Sam(O.Optimizer):
+        def __init__(self, params, base): super().__init__(params, {}); self.base_optimizer = base(self.param_groups, lr=.05)
+        def step(self, closure=None): self.base_optimizer.step()
+    model = net(); opt = Sam(model.parameters(), O.SGD)
+    with pytest.raises(ValueError, match='give that one, optimizer.base_optimizer, a SGD'): sparse(model, opt)
+    s = sparse(model, opt.base_optimizer)[2]
+    for i in range(5): step(model, opt, i)
+    assert s.steps == 5 and astray(s) == []
+
+
+WRONG_BIRTHS = dict(
+    nan=lambda snap, free, grown: ({n: torch.full((len(p),), torch.nan) for n, p in grown.items()}, {}),
+    number=lambda snap, free, grown: (dict.fromkeys(grown, math.inf), {}), alone=lambda snap, free, grown: dict.fromkeys(grown, 0.),
+    length=lambda snap, free, grown: ({n: torch.zeros(len(p) + 1) for n, p in grown.items()}, {}), layer=lambda snap, free, grown: ({}, {}))
+
+
+@core
+@pytest.mark.parametrize('wrong', WRONG_BIRTHS)
+def test_values_that_cannot_be_written_change_nothing(wrong):
+    model, opt, s = sparse(net(), method=replace(METHODS['rigl'], name='mine', birth=WRONG_BIRTHS[wrong]))
+    for i in range(2): step(model, opt, i)
+    before = everything(model, s)
+    with pytest.raises(ValueError, match="'mine': the birth gave"): step(model, opt, 2)
+    assert same(before, everything(model, s))
+
+
+@core
+@pytest.mark.parametrize('given', [dict(new_value=math.nan), dict(new_value='x'), dict(new_value=torch.ones(3)), dict(skip_update='no'),
+                                   dict(count_excluded=1), dict(process_group=3), dict(masks={'0.weight': None}),
+                                   dict(density=None, init={'0.weight': 'a', '2.weight': .1, '4.weight': .1})], ids=str)
+def test_settings_of_other_kinds_are_refused_in_one_line(given):
+    with pytest.raises(ValueError) as e: sparse(net(), **given)
+    assert '\n' not in str(e.value) and next(iter(given)).removesuffix('s') in str(e.value).replace('init gives', 'density init')
+
+
+@core
+@pytest.mark.parametrize('state', [None, {}, [1], dict(method='rigl', seed=0)], ids=str)
+def test_what_is_no_state_is_refused(state):
+    s = sparse(net())[2]; before = everything(s)
+    with pytest.raises(ValueError, match='no state of a sparsifier'): s.load_state_dict(state)
+    assert same(before, everything(s))
+
+
+@core
+@pytest.mark.parametrize('density', [.05, .3, .6, .8])
+def test_fresh_masks_over_a_sparse_network_are_told_at_any_density(density):
+    model, opt, s = sparse(net(), density=density); [step(model, opt, i) for i in range(4)]
+    with pytest.warns(UserWarning, match='sparse already'): Sparsifier(model, O.SGD(model.parameters(), .1), 'set', density=density, until=9, every=2, seed=5)

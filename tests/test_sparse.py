@@ -523,3 +523,69 @@ def test_an_exported_form_is_refused_and_the_way_to_it_said(export):
 def test_a_second_derivative_is_refused():
     model = sparse_storage_(mlp(), density=.1); (g,) = torch.autograd.grad(model(X).square().sum(), model[0].values, create_graph=True)
     with pytest.raises(RuntimeError, match='once_differentiable'): g.sum().backward()
+
+
+# ---- as a dense layer would be treated
+
+def stored(method='rigl', optimizer='sgd'):
+    torch.manual_seed(0); return built(mlp, method, True, optimizer)
+
+def trained(parts, first, last):
+    for i in range(first, last): step(*parts, i)
+    return parts
+
+
+def test_a_parameter_that_replaces_the_values_is_refused():
+    model, opt, s = trained(stored(), 0, 3); state = copy.deepcopy(model.state_dict())
+    with pytest.raises(RuntimeError, match='assign=True'): model.load_state_dict(state, assign=True)
+
+
+@pytest.mark.parametrize('how', ['masks', 'density'])
+def test_frozen_stays_frozen_there_and_back(how):
+    model = mlp(); model[0].weight.requires_grad_(how == 'density'); model[0].bias.requires_grad_(False); model[2].eval()
+    masks = {n: torch.rand(p.shape) < .1 for n, p in model.named_parameters() if p.ndim > 1}
+    quiet(sparse_storage_, model, **(dict(masks=masks) if how == 'masks' else dict(density=.1)))
+    frozen = lambda w: (getattr(model[0], w).requires_grad, model[0].bias.requires_grad, model[2].training)
+    assert frozen('values') == (how == 'density', False, False) and model[2].values.requires_grad
+    dense_storage_(model); assert frozen('weight') == (how == 'density', False, False) and model[2].weight.requires_grad
+
+
+def test_hooks_that_are_left_behind_are_told():
+    model = mlp(); model[2].register_forward_hook(lambda *_: None)
+    with pytest.warns(UserWarning, match='had hooks'): sparse_storage_(model, density=.1)
+
+
+@pytest.mark.parametrize('method', ['rigl', 'ggr'])
+@pytest.mark.parametrize('optimizer', ['sgd', 'adam'])
+def test_weights_loaded_without_the_optimisers_state_begin_anew(method, optimizer):
+    parts = model, opt, s = trained(stored(method, optimizer), 0, 5); best = copy.deepcopy(model.state_dict()); trained(parts, 5, 12)
+    model.load_state_dict(best)
+    with pytest.warns(UserWarning, match='without the state of the optimiser, which begins anew'): step(*parts, 12)
+    moved = {n: l.weight for n, l in s.layers.items() if not torch.equal(best[n.replace('weight', 'col')], copy.deepcopy(l.module.col))}
+    for l in s.layers.values(): assert all(t.shape == l.weight.shape for t in opt.state[l.weight].values() if t.ndim)
+    trained(parts, 13, 20); assert sum(s.counts().values()) == sum(s.targets.values())
+
+
+def test_another_number_of_weights_is_told():
+    model, opt, s = stored(); torch.manual_seed(1); other = quiet(sparse_storage_, mlp(), density=.4); model.load_state_dict(other.state_dict())
+    with pytest.warns(UserWarning, match='weights more than before'): step(model, opt, s, 0)
+
+
+@pytest.mark.parametrize('method', ['static', 'rigl'])
+def test_an_optimiser_whose_step_nobody_calls_is_noticed(method):
+    model, opt, s = stored(method); opt = torch.optim.SGD(model.parameters(), lr=.05)
+    with pytest.warns(UserWarning, match='written to without a SGD.step'):
+        for i in range(12): step(model, opt, None, i)
+    assert s.steps == 0
+
+
+@pytest.mark.parametrize('x', [torch.randn(4, 13), torch.randn(6, 4), torch.ones(4, 12, dtype=torch.int64)], ids=['wide', 'narrow', 'integers'])
+def test_inputs_that_a_linear_layer_refuses(x):
+    layer = quiet(sparse_storage_, nn.Sequential(nn.Linear(12, 3)), density=.2)
+    with pytest.raises(RuntimeError, match=r'the layer reads \[..., 12\] real numbers'): layer(x)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_numbers_without_a_kernel_are_refused_by_name(dtype):
+    layer = quiet(sparse_storage_, nn.Sequential(nn.Linear(12, 3)), density=.2).to(dtype)
+    with pytest.raises(RuntimeError, match='on no CPU'): layer(torch.randn(2, 12).to(dtype))
