@@ -60,8 +60,9 @@ WRONG = {
     },
     '04_topk': {
         'smallest_key': ['smallest_key = torch.abs', 'smallest_key = lambda w: -w', 'smallest_key = lambda w: w'],
-        'best_order': ['def best_order(grads): return sorted(grads, key=lambda n: grads[n].abs().max())', 'def best_order(grads): return ["last", "first", "middle"]',
-                       'def best_order(grads): return sorted(grads, key=lambda n: -grads[n].numel())', 'def best_order(grads): return list(grads)'],
+        'bar': ['def bar(gradient, k): return gradient.abs().max()', 'def bar(gradient, k): return gradient.abs().mean()',
+                'def bar(gradient, k): return gradient.sort(descending=True).values[k - 1]', 'def bar(gradient, k): return gradient.abs().sort(descending=True).values[k]',
+                'def bar(gradient, k): return gradient.abs().sort().values[k - 1]'],
         'numbers_sent': ['numbers_sent = 20', 'numbers_sent = 80', 'numbers_sent = 3400'],
     },
     '05_allocate': {
