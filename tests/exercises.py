@@ -35,12 +35,18 @@ WRONG = {
         'weights_factor': ['weights_factor, density_factor = 4, 1', 'weights_factor, density_factor = 2, 2'],
         'rigl_uniform': ['def rigl_uniform(shapes, density): return dict.fromkeys(shapes, 1.)',
                          'def rigl_uniform(shapes, density): return uniform(shapes, density)',
-                         'def rigl_uniform(shapes, density): return uniform(shapes, density, dense=["conv1.weight"])'],
+                         'def rigl_uniform(shapes, density): return uniform(shapes, density, dense=["conv1.weight"])',
+                         'true_density = .01', 'true_density = .0102', 'true_density = 1.015'],
         'first_saturation': ['first_saturation = .02', 'first_saturation = .005', 'first_saturation = 1'],
     },
     '02_init': {
         'your_estimate': ['your_estimate = 0', 'your_estimate = .01', 'your_estimate = 1 - .01 ** 256'],
         'covering_mask': ['def covering_mask(n_out, n_in, active, gen): return torch.eye(n_out, n_in).bool()',
+                          'def covering_mask(n_out, n_in, active, gen):\n'
+                          '    mask = torch.zeros(n_out, n_in, dtype=torch.bool); mask[:, 0] = True\n'
+                          '    free = (~mask).flatten().nonzero().flatten()\n'
+                          '    mask.view(-1)[free[sample(len(free), active - n_out, gen)]] = True\n'
+                          '    return mask',
                           'def covering_mask(n_out, n_in, active, gen):\n'
                           '    return random_masks({"w": (n_out, n_in)}, {"w": active})["w"]',
                           'def covering_mask(n_out, n_in, active, gen):\n'
@@ -48,7 +54,7 @@ WRONG = {
                           '(torch.arange(n_out) < active - n_out)[:, None]).bool()'],
         'buggy': ['def buggy(mask): return (2 / effective_fan_in(mask, "unit")).sqrt()[:, None]',
                   'def buggy(mask): return 2 / effective_fan_in(mask, "unit")',
-                  'def buggy(mask): return (2 / effective_fan_in(mask, "dense"))[:, None]'],
+                  'def buggy(mask): return (2 / effective_fan_in(mask, "dense"))[:, None]', 'dies_faster = .02'],
     },
     '03_drop': {
         'movement': ['def movement(w, old): return w', 'def movement(w, old): return w - old',
