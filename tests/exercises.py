@@ -75,7 +75,7 @@ WRONG = {
         'loudest': ['def loudest(snap, dropped, free): return dropped',
                     'def loudest(snap, dropped, free): return mean_gradient(snap, dropped, free)',
                     'def loudest(snap, dropped, free): return global_topk(snap, dropped, free).quotas'],
-        'least': ['least = 2', 'least = 11', 'least = 20', 'least = 10.5'],
+        'half': ['half, gets = 20, 1', 'half, gets = 10, 0', 'half, gets = 10, .5', 'half, gets = 2, 0'],
     },
     '06_grow': {
         'lost_share': ['lost_share = .3', 'lost_share = .093', 'lost_share = .393', 'lost_share = 0'],
