@@ -99,7 +99,7 @@ WRONG = {
         'lazy': ['lazy = METHODS["static"]', 'lazy = rigl', 'lazy = set_'],
     },
     '09_sparsify': {
-        'epochs_needed': ['epochs_needed = 1', 'epochs_needed = 6', 'epochs_needed = 0'],
+        'epochs_needed': ['epochs_needed = 1', 'epochs_needed = 6', 'epochs_needed = 0', 'epochs_needed, static_too = 5, True'],
         'diagonal': ['diagonal = {"fc2.weight": torch.eye(10, 256)}',
                      'diagonal = {n: torch.eye(*m.flatten(1).shape, dtype=torch.bool).view_as(m) for n, m in fresh()[2].masks.items()}'],
         'watched': [WATCH.format('sparsifier = Sparsifier(model, optimizer, "static", density=.1); optimizer.register_step_pre_hook(look)', '[~sparsifier.masks[name]]'),
