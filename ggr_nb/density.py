@@ -127,7 +127,6 @@ def _violated(ideal, caps, floors):
     excess = sum(ideal[n] - caps[n] for n in high)
     return low if missing >= excess else high
 
-# %% ../nbs/01_density.ipynb #efe2501c
 def _water_fill(shares, total, caps, floors):
     "Real-valued shares of `total`, in proportion to `shares` and within [floor, cap]."
     fixed = {}
@@ -137,6 +136,14 @@ def _water_fill(shares, total, caps, floors):
         if not bound: return fixed | ideal
         fixed |= bound
     return fixed
+
+# %% ../nbs/01_density.ipynb #555c6b09
+def _round(ideal, total, caps):
+    "Whole parts, and one more for the largest remainders until they sum to `total`."
+    whole = {n: math.floor(x) for n, x in ideal.items()}
+    open_ = sorted((n for n in ideal if whole[n] < caps[n]), key=lambda n: whole[n] - ideal[n])
+    for n in open_[:total - sum(whole.values())]: whole[n] += 1
+    return whole
 
 # %% ../nbs/01_density.ipynb #79ceade1
 def _refuse(shares, total, caps, floors):
@@ -150,14 +157,6 @@ def _refuse(shares, total, caps, floors):
     if not low <= total <= high or total % 1:
         raise ValueError(f'cannot deal {total} weights to {len(shares)} layers: together they take '
                          f'at least {low} and at most {high}')
-
-# %% ../nbs/01_density.ipynb #555c6b09
-def _round(ideal, total, caps):
-    "Whole parts, and one more for the largest remainders until they sum to `total`."
-    whole = {n: math.floor(x) for n, x in ideal.items()}
-    open_ = sorted((n for n in ideal if whole[n] < caps[n]), key=lambda n: whole[n] - ideal[n])
-    for n in open_[:total - sum(whole.values())]: whole[n] += 1
-    return whole
 
 # %% ../nbs/01_density.ipynb #3ea6b50a
 def largest_remainder(shares:dict, # {name: share ≥ 0}, need not sum to anything

@@ -35,12 +35,18 @@ WRONG = {
         'weights_factor': ['weights_factor, density_factor = 4, 1', 'weights_factor, density_factor = 2, 2'],
         'rigl_uniform': ['def rigl_uniform(shapes, density): return dict.fromkeys(shapes, 1.)',
                          'def rigl_uniform(shapes, density): return uniform(shapes, density)',
-                         'def rigl_uniform(shapes, density): return uniform(shapes, density, dense=["conv1.weight"])'],
+                         'def rigl_uniform(shapes, density): return uniform(shapes, density, dense=["conv1.weight"])',
+                         'true_density = .01', 'true_density = .0102', 'true_density = 1.015'],
         'first_saturation': ['first_saturation = .02', 'first_saturation = .005', 'first_saturation = 1'],
     },
     '02_init': {
         'your_estimate': ['your_estimate = 0', 'your_estimate = .01', 'your_estimate = 1 - .01 ** 256'],
         'covering_mask': ['def covering_mask(n_out, n_in, active, gen): return torch.eye(n_out, n_in).bool()',
+                          'def covering_mask(n_out, n_in, active, gen):\n'
+                          '    mask = torch.zeros(n_out, n_in, dtype=torch.bool); mask[:, 0] = True\n'
+                          '    free = (~mask).flatten().nonzero().flatten()\n'
+                          '    mask.view(-1)[free[sample(len(free), active - n_out, gen)]] = True\n'
+                          '    return mask',
                           'def covering_mask(n_out, n_in, active, gen):\n'
                           '    return random_masks({"w": (n_out, n_in)}, {"w": active})["w"]',
                           'def covering_mask(n_out, n_in, active, gen):\n'
@@ -48,7 +54,7 @@ WRONG = {
                           '(torch.arange(n_out) < active - n_out)[:, None]).bool()'],
         'buggy': ['def buggy(mask): return (2 / effective_fan_in(mask, "unit")).sqrt()[:, None]',
                   'def buggy(mask): return 2 / effective_fan_in(mask, "unit")',
-                  'def buggy(mask): return (2 / effective_fan_in(mask, "dense"))[:, None]'],
+                  'def buggy(mask): return (2 / effective_fan_in(mask, "dense"))[:, None]', 'dies_faster = .02'],
     },
     '03_drop': {
         'movement': ['def movement(w, old): return w', 'def movement(w, old): return w - old',
@@ -60,15 +66,16 @@ WRONG = {
     },
     '04_topk': {
         'smallest_key': ['smallest_key = torch.abs', 'smallest_key = lambda w: -w', 'smallest_key = lambda w: w'],
-        'best_order': ['def best_order(grads): return sorted(grads, key=lambda n: grads[n].abs().max())', 'def best_order(grads): return ["last", "first", "middle"]',
-                       'def best_order(grads): return sorted(grads, key=lambda n: -grads[n].numel())', 'def best_order(grads): return list(grads)'],
+        'bar': ['def bar(gradient, k): return gradient.abs().max()', 'def bar(gradient, k): return gradient.abs().mean()',
+                'def bar(gradient, k): return gradient.sort(descending=True).values[k - 1]', 'def bar(gradient, k): return gradient.abs().sort(descending=True).values[k]',
+                'def bar(gradient, k): return gradient.abs().sort().values[k - 1]'],
         'numbers_sent': ['numbers_sent = 20', 'numbers_sent = 80', 'numbers_sent = 3400'],
     },
     '05_allocate': {
         'loudest': ['def loudest(snap, dropped, free): return dropped',
                     'def loudest(snap, dropped, free): return mean_gradient(snap, dropped, free)',
                     'def loudest(snap, dropped, free): return global_topk(snap, dropped, free).quotas'],
-        'least': ['least = 2', 'least = 11', 'least = 20', 'least = 10.5'],
+        'half': ['half, gets = 20, 1', 'half, gets = 10, 0', 'half, gets = 10, .5', 'half, gets = 2, 0'],
     },
     '06_grow': {
         'lost_share': ['lost_share = .3', 'lost_share = .093', 'lost_share = .393', 'lost_share = 0'],
@@ -92,7 +99,7 @@ WRONG = {
         'lazy': ['lazy = METHODS["static"]', 'lazy = rigl', 'lazy = set_'],
     },
     '09_sparsify': {
-        'epochs_needed': ['epochs_needed = 1', 'epochs_needed = 6', 'epochs_needed = 0'],
+        'epochs_needed': ['epochs_needed = 1', 'epochs_needed = 6', 'epochs_needed = 0', 'epochs_needed, static_too = 5, True'],
         'diagonal': ['diagonal = {"fc2.weight": torch.eye(10, 256)}',
                      'diagonal = {n: torch.eye(*m.flatten(1).shape, dtype=torch.bool).view_as(m) for n, m in fresh()[2].masks.items()}'],
         'watched': [WATCH.format('sparsifier = Sparsifier(model, optimizer, "static", density=.1); optimizer.register_step_pre_hook(look)', '[~sparsifier.masks[name]]'),
