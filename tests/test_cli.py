@@ -160,6 +160,16 @@ def test_help_explains_every_parameter_of_a_training(said):
         assert f'--{name}' in out and word in ' '.join(out.split()), name
 
 
+def test_a_plot_on_a_full_disk_leaves_the_earlier_one(tmp_path, said):
+    (tmp_path/'history.jsonl').write_text(''.join(json.dumps(dict(epoch=e, accuracy=50. + e, counts={'a': 5 + e, 'b': 9 - e}, exploration=.1)) + '\n' for e in range(2)))
+    said('ggr_plot', str(tmp_path)); before = (tmp_path/'accuracy.png').read_bytes()
+    script = tmp_path/'small.py'; script.write_text(f'import resource\nfrom ggr_nb.paper.commands import ggr_plot\nif __name__ == "__main__":\n'
+                                                    f'    resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) // 2},) * 2); ggr_plot()\n')
+    done = subprocess.run([sys.executable, script, tmp_path], env=HERE, text=True, capture_output=True)
+    assert done.returncode == 1 and 'accuracy.png' in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert (tmp_path/'accuracy.png').read_bytes() == before and not list(tmp_path.glob('*.part'))
+
+
 def test_a_line_that_is_just_being_written_is_left_out_of_the_plot(tmp_path):
     "Whoever draws a run while it trains may read half of a line; half a line in the middle is damage, and named."
     from ggr_nb.paper.commands import read_history

@@ -258,7 +258,8 @@ def ggr_plot(run:str # Folder of a run, finished or not
     history = read_history(file)
     if not history: raise ValueError(f'{file} is empty: no epoch has ended yet')
     for name, figure in run_plots(history).items():
-        figure.save(Path(run)/f'{name}.png'); print(f'wrote {Path(run)/name}.png')
+        write_atomically(Path(run)/f'{name}.png', [figure.png()])
+        print(f'wrote {Path(run)/name}.png')
 
 # %% ../../nbs/paper/commands.ipynb #141547ca
 def places(workers:int=None,  # processes, default: as many as the machine has room for

@@ -560,7 +560,8 @@ def fit(model, # a name (see `build`), or a module, trained in place
     # names and numbers: they cost nothing
     method, open_data = get_method(method), data_source(data, root)
     if isinstance(model, str): model_maker(model)
-    if isinstance(init, str): pick('init', init, {**DENSITIES, 'dense': None})
+    whole_net = {'dense': None} if method.masks_nothing else {}
+    if isinstance(init, str): pick('init', init, {**DENSITIES, **whole_net})
     if recipe is not None: recipe = pick('recipe', recipe, RECIPES, Recipe)
     pick('storage', storage, dict(masked=None, sparse=None))
     if storage == 'sparse':
