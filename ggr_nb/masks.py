@@ -90,13 +90,17 @@ SPARSE_LAYERS = (nn.Linear, nn.Bilinear, nn.Conv1d, nn.Conv2d, nn.Conv3d,
                  nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _TRANSPARENT = {'_WeightNorm': 'original1', '_SpectralNorm': 'original'}   # zeros stay zeros
 
+_PRODUCTS = {'matmul', '__matmul__', '__rmatmul__', 'mm', 'addmm', 'bmm', 'baddbmm', 'einsum',
+             'tensordot'}
+
 class _Weights(TorchFunctionMode):
-    "Collects the weights that products are made with."
+    "Collects what products are made with."
     def __init__(self): super().__init__(); self.found = []
 
     def __torch_function__(self, product, types, args=(), kwargs=None):
-        if getattr(product, '__name__', '').startswith(('conv', 'linear')) and len(args) > 1:
-            self.found.append(args[1])
+        name, given = getattr(product, '__name__', ''), [*args, *(kwargs or {}).values()]
+        if name.startswith(('conv', 'linear')) or name in _PRODUCTS:
+            for g in given: self.found += g if isinstance(g, (list, tuple)) else [g]
         return product(*args, **(kwargs or {}))
 
 _KEEPS_ZEROS = {}    # class and settings of a layer not of torch -> as found when it was tried
@@ -115,7 +119,8 @@ def _keeps_zeros(layer):
             with torch.no_grad(), torch.random.fork_rng([]), weights:
                 trial.weight.zero_().view(-1)[0] = 1       # one weight, and zeros
                 trial(x)
-            used = [w for w in weights.found if w.shape == trial.weight.shape]
+            used = [w for w in weights.found if torch.is_tensor(w) and w.ndim > 1
+                    and w.numel() == trial.weight.numel()]
             _KEEPS_ZEROS[kind] = all(int(w.count_nonzero()) < 2 for w in used)
         except Exception: _KEEPS_ZEROS[kind] = True        # nothing is known of it
     return _KEEPS_ZEROS[kind]

@@ -546,6 +546,21 @@ def test_a_layer_that_fills_its_zeros_again_stays_dense_and_is_named(kind, spars
     assert ('0.weight' in s.layers) == sparse and ('0.weight' in s.stays_dense) != sparse and torch.equal(before, model[0].weight) != sparse
 
 
+PRODUCTS = dict(at=lambda x, w: x @ w.t(), matmul=lambda x, w: torch.matmul(x, w.t()), mm=lambda x, w: torch.mm(x, w.t()),
+                addmm=lambda x, w: torch.addmm(torch.zeros(len(w)), x, w.t()), einsum=lambda x, w: torch.einsum('bi,oi->bo', x, w),
+                named=lambda x, w: nn.functional.linear(x, weight=w), tensordot=lambda x, w: torch.tensordot(x, w, ([1], [1])))
+
+
+@core
+@pytest.mark.parametrize('product', PRODUCTS)
+@pytest.mark.parametrize('fills', [True, False])
+def test_whatever_product_a_layer_of_ones_own_uses(product, fills):
+    class Own(nn.Linear):
+        def forward(self, x): return PRODUCTS[product](x, self.weight - self.weight.mean() if fills else 2 * self.weight)
+    model = nn.Sequential(Own(12, 9), nn.ReLU(), nn.Linear(9, 4))
+    s = quiet(Sparsifier, model, O.SGD(model.parameters(), .1), 'static'); assert ('0.weight' in s.layers) != fills
+
+
 @core
 def test_a_layer_that_came_later_is_named():
     model, opt, s = sparse(net()); assert s.dense_share == 0
