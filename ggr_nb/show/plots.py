@@ -470,8 +470,9 @@ def draw_curves(
     if logx: ax.set_xscale('log', nonpositive='mask')
     if logy: ax.set_yscale('log', nonpositive='mask')
     ax.set_ylabel(ylabel); ax.margins(x=.015); reference_line(ax, hline)
-    if whole and not logx: ax.xaxis.set_major_locator(MaxNLocator('auto', integer=True))
-    number_axis(ax.xaxis); number_axis(ax.yaxis)         # half an epoch is none
+    if whole and not logx:                                # half an epoch is none
+        ax.xaxis.set_major_locator(MaxNLocator('auto', integer=True, steps=[1, 2, 5, 10]))
+    number_axis(ax.xaxis); number_axis(ax.yaxis)
     return said
 
 @styled
@@ -590,6 +591,9 @@ def heat_plot(
         'give a name to each row and each column')
     cells = [', '.join(f'{c} {written(v, fmt)}' for c, v in zip(cols, row) if v == v) for row in m]
     said = [f'{r} {row}' for r, row in zip(rows, cells)]
+    room = 68 // m.shape[1]                              # letters over a column
+    heads = [c if max(map(len, c.split('\n'))) <= room else
+             textwrap.fill(c, room, break_long_words=False) for c in map(str, cols)]
     fig = make_card(title, alt, 'table', said, height=.55 + .3 * len(m))
     ax, low, high = fig.subplots(), np.nanmin(m), np.nanmax(m)
     shades = CHANGE if low < 0 < high else HEAT          # gain and loss have a zero between them
@@ -601,7 +605,7 @@ def heat_plot(
             colour = ink_on(shades((v - low) / span)) if v == v else MUTED
             text = written(v, fmt) if v == v else '–'
             ax.text(j, i, text, ha='center', va='center', color=colour)
-    ax.set_xticks(range(len(cols)), cols); ax.set_yticks(range(len(rows)), rows)
+    ax.set_xticks(range(len(cols)), heads); ax.set_yticks(range(len(rows)), rows)
     ax.tick_params(length=0, labelcolor=INK); ax.grid(False); ax.spines[:].set_visible(False)
     ax.xaxis.tick_top()
     return fig
@@ -634,6 +638,8 @@ def mask_card(
     rows, (h, w) = -(-len(flat) // cols), (w, h) if lying else (h, w)
     b = 1 if scale * DPI >= 1 else int(np.ceil(3 / (scale * DPI)))    # blocks of three pixels
     if b > 1: notes = {l: [*n, f'mean of {b} × {b}'] for l, n in notes.items()}
+    wide = b == 1 and scale * DPI < 4 and max(m.float().mean() for m in flat.values()) < .02
+    if wide: notes = {l: [*n, 'each drawn 2 × 2'] for l, n in notes.items()}   # or none is seen
     said = [f'{l}, {m.shape[0]} by {m.shape[1]}, {int(m.sum())} active, ' + ', '.join(notes[l])
             for l, m in flat.items()]
     beside = {l: w * scale > .9 + .07 * len(str(l) + ' · '.join(n)) for l, n in notes.items()}
@@ -645,6 +651,7 @@ def mask_card(
     for ax, (l, m) in zip(axes, flat.items()):
         shown = (m.T if lying else m).float()
         if b > 1: shown = torch.nn.functional.avg_pool2d(shown[None], b, ceil_mode=True)[0]
+        if wide: shown = torch.nn.functional.max_pool2d(shown[None], 2, 1, 1)[0, :-1, :-1]
         ax.imshow(shown.numpy(), cmap=MASK, vmin=0, vmax=float(shown.max()) or 1,
                   interpolation='nearest')
         ax.set(xticks=[], yticks=[]); ax.spines[:].set(visible=True, color=EDGE); ax.grid(False)
