@@ -2,7 +2,7 @@
 
 Nothing is executed: a page shows what its notebook stores, and of an exported symbol what its code says.
 """
-import ast, base64, configparser, dataclasses, hashlib, html, importlib, inspect, io, os, re, sys
+import ast, base64, configparser, dataclasses, hashlib, html, importlib, inspect, io, os, re, sys, textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -258,10 +258,15 @@ def fence(code, language):
     return f'{ticks}{language}\n{code.rstrip()}\n{ticks}'
 
 
+def folded(line):
+    "A long sentence in lines of a page's width; a row of a table, which has runs of spaces, as it is."
+    return line if '  ' in line.strip() else textwrap.fill(line, 98, break_long_words=False, break_on_hyphens=False, subsequent_indent=re.match(' *', line)[0])
+
+
 def staged(page):
     "The page for Sphinx."
     def block(kind, x):
-        if kind == 'text': return fence(x, 'output')
+        if kind == 'text': return fence('\n'.join(map(folded, x.split('\n'))), 'output')
         if kind == 'html': return fence(f'<div class="shown">{x}</div>', '{raw} html')
         if kind == 'markdown': return x
         width = re.search(r' width="(\d+)"', x)

@@ -208,6 +208,11 @@ def test_names_of_symbols_lead_to_their_cards():
     assert pages.relink('`counts`', 'drop', symbols) == '`counts`', 'two modules have one: no guess'
 
 
+def test_long_sentences_are_folded_and_rows_are_not():
+    note, row = 'Paired over seeds, Student’s t, ' * 5, 'static  ' * 20
+    assert max(map(len, pages.folded(note).split('\n'))) <= 98 and pages.folded(note).split() == note.split() and pages.folded(row) == row
+
+
 # --- Quarto ---------------------------------------------------------------------------------------------------------
 
 QUARTO = """#!{python}
