@@ -2,7 +2,7 @@
 
 Nothing is executed: a page shows what its notebook stores, and of an exported symbol what its code says.
 """
-import ast, base64, configparser, hashlib, html, importlib, inspect, io, os, re, sys
+import ast, base64, configparser, dataclasses, hashlib, html, importlib, inspect, io, os, re, sys, textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -129,7 +129,8 @@ def outputs(cell, kinds=('html', 'picture', 'markdown', 'text')):
             raw = base64.b64decode(joined(data['image/png']))
             with Image.open(io.BytesIO(raw)) as image: size, own = image.size, image.info.get('Description')
             alt = meta.get('alt') or own or re.sub(r'^(\[\w+\]|Figure:) ?', '', words)
-            forms['picture'] = raw, 'png', alt, [meta.get(k, v) for k, v in zip(('width', 'height'), size)]
+            width = meta.get('width', size[0])
+            forms['picture'] = raw, 'png', alt, [width, meta.get('height', round(width * size[1] / size[0]))]   # the ratio keeps its place before it is loaded
         kind = next((k for k in kinds if forms.get(k)), None)
         if kind and (kind == 'picture' or forms[kind].strip()):
             if kind == 'text' and shown and shown[-1][0] == 'text': forms['text'] = shown.pop()[1] + '\n' + forms['text']
@@ -164,7 +165,8 @@ def table(symbol):
     "The documented parameters of a function or class, as Markdown."
     try: params, kinds = docments(symbol, full=True, returns=True), inspect.signature(symbol).parameters
     except (TypeError, ValueError): return ''     # a property, an exception: nothing to give it
-    rows = [[f'`{n}`' if n != 'return' else '*returns*', anno(p.get('anno')), default(p.get('default')) if n != 'return' else '',
+    made = {f.name: f.default_factory() for f in getattr(symbol, '__dataclass_fields__', {}).values() if f.default_factory is not dataclasses.MISSING}
+    rows = [[f'`{n}`' if n != 'return' else '*returns*', anno(p.get('anno')), default(made.get(n, p.get('default'))) if n != 'return' else '',
              ' '.join((p.get('docment') or '').split()).replace('|', '\\|')] for n, p in params.items()
             if n not in ('self', 'cls') and (p.get('docment') or n in kinds and kinds[n].kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD))]
     if not any(row[3] for row in rows): return ''   # the source beside it says as much
@@ -175,7 +177,8 @@ def table(symbol):
 def anno(x):
     "A type as short as it can be said."
     if x is None or x in (inspect.Parameter.empty, type(None)): return ''
-    name = x if isinstance(x, str) else x.__name__ if isinstance(x, type) and not hasattr(x, '__args__') else str(x)
+    name = x if isinstance(x, str) else str(x) if hasattr(x, '__args__') else getattr(x, '__name__', str(x))
+    name = {'store_true': 'flag', 'store_false': 'flag'}.get(name, name)      # how fastcore says that an option takes no value
     return '`' + name.replace('typing.', '').replace('|', '¦') + '`'
 
 
@@ -224,6 +227,7 @@ def site():
             if part.kind != 'code': part.source = relink(part.source, name, symbols)
             for i, (kind, x) in enumerate(part.outputs):
                 if kind == 'markdown': part.outputs[i] = kind, relink(x, name, symbols)
+                if kind == 'html': part.outputs[i] = kind, re.sub(r'<t[dh][ >][^<]*', lambda m: re.sub(r'(?<=\d) %', '\N{NO-BREAK SPACE}%', m[0]), x)
                 if kind == 'picture': part.outputs[i] = kind, picture(p, x, heading)
     return found
 
@@ -254,10 +258,15 @@ def fence(code, language):
     return f'{ticks}{language}\n{code.rstrip()}\n{ticks}'
 
 
+def folded(line):
+    "A long sentence in lines of a page's width; a row of a table, which has runs of spaces, as it is."
+    return line if '  ' in line.strip() else textwrap.fill(line, 98, break_long_words=False, break_on_hyphens=False, subsequent_indent=re.match(' *', line)[0])
+
+
 def staged(page):
     "The page for Sphinx."
     def block(kind, x):
-        if kind == 'text': return fence(x, 'output')
+        if kind == 'text': return fence('\n'.join(map(folded, x.split('\n'))), 'output')
         if kind == 'html': return fence(f'<div class="shown">{x}</div>', '{raw} html')
         if kind == 'markdown': return x
         width = re.search(r' width="(\d+)"', x)
@@ -265,9 +274,11 @@ def staged(page):
     out = [f'# {page.title}', f'<div class="promise">\n\n{page.promise}\n\n</div>' if page.promise else '', tools(page)]
     for p in page.parts:
         if p.kind != 'code': out.append(p.source); continue
-        inside = [fence(p.source, 'python')] * bool(p.source) + [block(*o) for o in p.outputs]
+        code, shown = [fence(p.source, 'python')] * bool(p.source), [block(*o) for o in p.outputs]
+        if p.fold.startswith('Solution'): code, shown = code + shown, []   # what a solution says is part of the answer
         kind = 'exported' if p.fold.startswith('ggr_nb.') else 'fold'
-        out += [f'<details class="{kind}"{" open" * p.open}><summary>{html.escape(p.fold)}</summary>', *inside, '</details>'] if p.fold else inside
+        out += [f'<details class="{kind}"{" open" * p.open}><summary>{html.escape(p.fold)}</summary>', *code, '</details>'] if p.fold and code else code
+        out += shown
     return '\n\n'.join(filter(None, out)) + '\n'
 
 

@@ -148,6 +148,34 @@ def test_small_file_on_a_white_card(name):
     assert image.shape[1] >= (400 if name == 'huge' else 600)                 # sharp enough
 
 
+def test_few_colours_keep_those_of_the_labels():
+    "Letters are few pixels: the browns of SET's and GGR's names, and the lines, are in the file as they were drawn."
+    x = np.arange(60)
+    card = P.curve_plot({m: (x, 50 + i - 30 * np.exp(-x / 10)) for i, m in enumerate(('set', 'ggr', 'rigl'))}, 'epoch', 'accuracy, %', LONG)
+    image = np.asarray(Image.open(io.BytesIO(base64.b64decode(card._repr_png_()[0]))).convert('RGBA'))[..., :3]
+    for m in ('set', 'ggr', 'rigl'):
+        for c in (P.COLOURS[m], P.readable(P.COLOURS[m])): assert (image == np.round(255 * np.array(to_rgb(c)))).all(-1).sum() > 20, (m, c)
+
+
+def test_numbers_of_bars_stand_on_white_and_errors_show_on_bars():
+    ax = P.bar_plot({'the naive way': 1, 'ours': (.9, .03)}, 'time', reference=(1, 'naive')).axes[0]
+    assert all(same_color(t.get_bbox_patch().get_facecolor(), P.PAPER) for t in ax.texts[:2])
+    assert ax.lines[0].get_path_effects() and len({b.get_facecolor() for b in ax.patches}) == 1
+
+
+def test_a_table_of_gains_and_losses_is_pale_at_zero():
+    fig = P.heat_plot([[-.04, 2.], [-8., 1.]], ['a', 'b'], ['x', 'y'], fmt='+.1f')
+    image, = fig.axes[0].images
+    assert image.cmap is P.CHANGE and image.get_clim() == (-8, 8)
+    assert [t.get_text() for t in fig.axes[0].texts] == ['0.0', '+2.0', '−8.0', '+1.0'] and '−8.0' in fig.alt
+    assert P.heat_plot([[1., 2.]], ['a'], ['x', 'y']).axes[0].images[0].cmap is P.HEAT
+
+
+def test_what_is_counted_has_no_halves():
+    ax = P.curve_plot({'a': ([1, 2, 3], [1, 2, 3])}, 'update', 'loss').axes[0]
+    assert all(float(t) == int(float(t)) for t in (l.get_text() for l in ax.get_xticklabels()) if t)
+
+
 @each
 def test_nothing_is_cut_off(name):
     fig = plot(name)
@@ -316,7 +344,7 @@ def _oklab(c):
 
 def test_a_colour_is_a_method_and_nothing_else():
     "What is no method gets muted colours, apart from each method's; so do shades, masks and marks."
-    methods = [c for n, c in P.COLOURS.items() if n not in ('uniform', 'er', 'erk')]
+    methods = [c for n, c in P.COLOURS.items() if n not in ('uniform', 'er', 'erk', *P.CRITERIA)]
     others = [*P.SERIES, *map(P.COLOURS.get, ('uniform', 'er', 'erk'))]
     assert not {*methods} & {*others, S.LOST, S.FREE, S.ACTIVE} and len({*others}) == len(others)
     assert max(np.hypot(*_oklab(c)[1:]) for c in others) < .09 < min(np.hypot(*_oklab(P.COLOURS[m])[1:]) for m in ('set', 'rigl', 'dsr', 'ggr', 'snfs', 'deepr'))

@@ -129,6 +129,16 @@ def test_links_are_alive(path):
     assert not dead, f'links to {dead}, which are not there'
 
 
+@each_notebook
+def test_mathematics_is_written_with_single_backslashes(path):
+    r"Two before a letter or a comma are a line break and a word in italics: `\\binom` is no binomial."
+    for kind, _, body, _ in cells(path):
+        if kind != 'markdown': continue
+        text = re.sub(r'^```.*?^```\s*?$|`[^`\n]+`', '', body, flags=re.M | re.S)
+        twice = [m for m in re.findall(r'\$\$.+?\$\$|\$[^$]+\$', text, re.S) if re.search(r'\\\\[a-zA-Z,]', m)]
+        assert not twice, f'doubled backslashes: {twice}'
+
+
 def inside_long_strings(source):
     "Line numbers within triple-quoted strings: style sheets and scripts, which Python's line length does not concern."
     found = [n for n in ast.walk(tree(source)) if isinstance(n, ast.Constant) and isinstance(n.value, str) and n.end_lineno > n.lineno]

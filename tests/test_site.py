@@ -8,6 +8,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / 'site'))
@@ -96,6 +97,21 @@ def test_pictures_say_what_they_show(soups):
             assert len(image.get('alt', '').strip()) > 10, f'{name}: {image.get("src")} has no alternative text'
 
 
+def test_pictures_keep_their_place(site, soups):
+    "The stated size has the file's ratio: what a link leads to stays where it is while pictures above it are loaded."
+    for name, soup in soups.items():
+        for image in soup.select('article img[src$=".png"][width]'):
+            width, height = Image.open(site / Path(name).parent / unquote(image['src'])).size
+            assert float(image['height']) / float(image['width']) == pytest.approx(height / width, abs=.02), f'{name}: {image["src"]}'
+
+
+def test_cards_speak_of_types_and_defaults(soups):
+    "What Python calls its own objects is nobody's reading."
+    for name, soup in soups.items():
+        for cell in soup.select('.api td'): assert not re.search(r'<function|<factory>|<class|0x[0-9a-f]{6}', cell.text), f'{name}: {cell.text}'
+    assert 'flag' in {cell.text for cell in soups['paper/commands.html'].select('.api td')}
+
+
 def test_pages_are_small(site, soups):
     for name, soup in soups.items():
         files = [site / name] + [site / Path(name).parent / unquote(i['src']) for i in soup.select('article img[src]') if ':' not in i['src']]
@@ -143,8 +159,9 @@ def test_everything_shown_is_on_the_page(name, soups):
             assert not missing, f'not on the page: {missing[:3]}'
     assert len(article.select('figure.picture img')) == pictures and len(article.select('figure.ggrx')) == explorers
     for fold in article.select('details.fold'):
-        after = fold.find_next_sibling()
-        assert not (after and 'highlight-output' in after.get('class', [])), 'the answer stands below its fold'
+        after, shown = fold.find_next_sibling(), fold.select('figure, .shown, .highlight-output')
+        if not fold.summary.text.startswith('Solution'): assert not shown, f'a figure or table is hidden with its code: {fold.summary.text}'
+        else: assert not (after and 'highlight-output' in after.get('class', [])), 'the answer stands below its fold'
 
 
 def test_tables_are_tables(soups):
@@ -189,6 +206,11 @@ def test_names_of_symbols_lead_to_their_cards():
         'A [`Sparsifier`](../sparsify.html#sparsifier), its [`Sparsifier.counts`](../sparsify.html#sparsifier), [`pick()`](../train/machine.html#pick), '
         '[`counts`](#counts), `[x] pick`, $pick$, [`pick`](a.html), 5\N{NO-BREAK SPACE}% of `nothing`.')
     assert pages.relink('`counts`', 'drop', symbols) == '`counts`', 'two modules have one: no guess'
+
+
+def test_long_sentences_are_folded_and_rows_are_not():
+    note, row = 'Paired over seeds, Student’s t, ' * 5, 'static  ' * 20
+    assert max(map(len, pages.folded(note).split('\n'))) <= 98 and pages.folded(note).split() == note.split() and pages.folded(row) == row
 
 
 # --- Quarto ---------------------------------------------------------------------------------------------------------

@@ -240,12 +240,12 @@ def run_plots(history:list # records of the epochs, as in `Run.history`
     end = ', '.join(f'{name} {y[-1]:.1f} %' for name, (_, y) in lines.items())
     counts = {short(n): [h['counts'][n] for h in history] for n in history[-1]['counts']}
     moved = sorted(counts, key=lambda n: min(counts[n]) / (max(counts[n]) or 1))[:6]
+    most = counts[moved[0]]
     figures = dict(
         accuracy=curve_plot(lines, 'epoch', 'accuracy [%]', f'After epoch {epochs[-1]}: {end}'),
         layers=curve_plot({n: (epochs, counts[n]) for n in moved}, 'epoch', 'active weights',
-                          f'The {len(moved)} layers whose share of the weights changed most',
+                          f'{moved[0]} changed most: between {min(most)} and {max(most)} weights',
                           logy=True))
-    for f in figures.values(): f.axes[0].locator_params(axis='x', integer=True)
     return figures
 
 @command

@@ -108,14 +108,22 @@ def demo_figures(records:list,  # of the demonstration's runs
                  out:Path       # folder to write to
                  )->list:       # of files
     "Accuracy per method and start; density per layer before and after"
+    from ggr_nb.show.plots import short
     from ggr_nb.show.sparse_plots import density_before_after, method_plot
     job = records[-1]['job']; start = STARTS[job['init']]
     dots = {(label(m), STARTS.get(i, i)): list(v.values())
             for (m, i), v in accuracies(records).items() if m != 'small-dense'}
     moves = {label(m): v for m, v in density_moves(records, job['init']).items()}
+    best = {i: max((k for k in dots if k[1] == i), key=lambda k: statistics.fmean(dots[k]))[0]
+            for i in dict.fromkeys(i for m, i in dots if m != 'dense')}
+    highest = ', '.join(f'{m} from {i}' for i, m in best.items())
+    factor, m, layer = max((new[n] / old[n], m, n) for m, (old, new) in moves.items() for n in new
+                           if old[n])
     figures = dict(
-        accuracy=method_plot(dots, f'Handwritten digits at density {job["density"]:g}: every run'),
-        density=density_before_after(moves, f'Where the weights went, from {start}'))
+        accuracy=method_plot(dots, f'Every run at density {job["density"]:g}; the highest mean: '
+                                   f'{highest}'),
+        density=density_before_after(moves, f'From {start} {m} multiplies the density of '
+                                            f'{short(layer)} by {factor:.1f}'))
     for name, figure in figures.items(): figure.save(Path(out)/f'{name}.png')
     return [Path(out)/f'{name}.png' for name in figures]
 

@@ -149,7 +149,9 @@ class Table:
 
     def _repr_html_(self):
         def _cell(i, text):
-            if i < self.names: return f'<th style="text-align:left">{text}</th>'
+            if i < self.names:       # the first names its row, words further on are like numbers
+                tag = 'td' if i else 'th'
+                return f'<{tag} style="text-align:left">{text}</{tag}>'
             shade = SHADES[MARKS.index(text[-1])] if text[-1:] in tuple(MARKS) else ''
             colours = f'background:{shade};color:#111;' * bool(shade)
             return f'<td style="text-align:right;white-space:nowrap;{colours}">{text}</td>'

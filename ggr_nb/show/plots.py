@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['INK', 'MUTED', 'RULE', 'PAPER', 'NIGHT', 'EDGE', 'GRID', 'BAND', 'WIDTH', 'DPI', 'TICKS', 'STYLE', 'COLOURS',
-           'MARKERS', 'SERIES', 'SHAPES', 'DASHES', 'UNITS', 'HEAT', 'MASK', 'in_style', 'styled', 'palette',
-           'contrast', 'readable', 'small_png', 'keep_apart', 'Card', 'end_label', 'short', 'human', 'percent',
-           'floats', 'value_range', 'in_words', 'make_card', 'ticks', 'RoundTicks', 'number_axis', 'one_quantity',
-           'runs_of', 'blocks_of', 'layer_axis', 'draw_layers', 'layer_plot', 'reference_line', 'draw_curves',
-           'curve_plot', 'stacked_plot', 'plus_minus', 'name_rows', 'bar_plot', 'ink_on', 'heat_plot', 'flat_mask',
-           'mask_card', 'mask_plot', 'timeline_plot']
+           'CRITERIA', 'MARKERS', 'SERIES', 'SHAPES', 'DASHES', 'UNITS', 'HALO', 'GROUND', 'HEAT', 'CHANGE', 'MASK',
+           'in_style', 'styled', 'palette', 'contrast', 'readable', 'small_png', 'keep_apart', 'Card', 'end_label',
+           'short', 'human', 'percent', 'floats', 'value_range', 'in_words', 'make_card', 'ticks', 'RoundTicks',
+           'number_axis', 'one_quantity', 'runs_of', 'blocks_of', 'layer_axis', 'draw_layers', 'layer_plot',
+           'reference_line', 'draw_curves', 'curve_plot', 'stacked_plot', 'plus_minus', 'name_rows', 'bar_plot',
+           'written', 'ink_on', 'heat_plot', 'flat_mask', 'mask_card', 'mask_plot', 'timeline_plot']
 
 # %% ../../nbs/show/plots.ipynb #9e0b2282
 import base64, io, itertools, math, re, sys, textwrap
@@ -20,7 +20,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
-from matplotlib.ticker import FuncFormatter, Locator, NullFormatter, NullLocator
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullFormatter, NullLocator
 from PIL import Image, PngImagePlugin
 
 # %% ../../nbs/show/plots.ipynb #d4ebe0e2
@@ -63,19 +64,25 @@ COLOURS = {'dense': '#222222', 'static': '#b3b3b3', 'set': '#e69f00', 'rigl': '#
            'set+rigl': '#a68a00', 'ggr-set': '#f0996a', 'ggr-rigl': '#8f3b00', 'gmp': '#332288',
            'chase': '#5f6b2d', 'rigl-sg': '#6a9fd4', 'rigl-sm': '#2b4c7e', 'gse': '#aa4499',
            'uniform': '#2e7c80', 'er': '#806b4a', 'erk': '#8776a7'}
+CRITERIA = 'magnitude', 'mest', 'snip', 'sensitivity', 'reciprocal_sensitivity'
 MARKERS = {'dense': 's', 'static': 'X', 'set': 'o', 'rigl': 's', 'dsr': '^', 'ggr': 'D',
            'snfs': 'v', 'deepr': 'P'}
 SERIES = ['#3d4f68', '#ba836f', '#36572f', '#a897c9', '#804b5c', '#9eac76', '#6799bc',
           '#59320c', '#572c49', '#d7b88f']
+COLOURS |= dict(zip(CRITERIA, SERIES))
 STYLE['axes.prop_cycle'] = cycler(color=SERIES)
 SHAPES, DASHES = 'osD^vP', ['-', (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (2, 1))]
 
 def palette(
     labels, # names of series (a list or a dict), in order
 )->dict: # label: colour
-    "A colour for each label: a method's own, a muted one for anything else."
-    muted = itertools.cycle(SERIES)
-    return {l: COLOURS.get(str(l).lower()) or next(muted) for l in labels}
+    "A colour for each label: that of the method it names or begins with, a muted one for the rest."
+    names = [str(l).lower() for l in labels]
+    heads = [n if n in COLOURS else re.split('[ ,]', n)[0] for n in names]
+    own = [COLOURS.get(h) if n == h or heads.count(h) == 1 else None
+           for n, h in zip(names, heads)]         # two forms of one method need two colours
+    muted = itertools.cycle([c for c in SERIES if c not in own] or SERIES)
+    return {l: c or next(muted) for l, c in zip(labels, own)}
 
 # %% ../../nbs/show/plots.ipynb #73da3900
 def _luminance(c):
@@ -114,10 +121,16 @@ def small_png(
     rgba = np.array(canvas.buffer_rgba()); fig.set_dpi(old)
     alpha = rgba[..., 3]
     opaque = np.where(alpha[..., None] < 255, 255, rgba[..., :3]).astype(np.uint8)
-    few = Image.fromarray(opaque).quantize(colours, Image.Quantize.MEDIANCUT, dither=0)
+    image, half = Image.fromarray(opaque), colours // 2
+    often = sorted(image.getcolors(image.width * image.height), reverse=True)[:half]
+    rest = image.quantize(colours - half, Image.Quantize.MEDIANCUT, dither=0)
+    few, code = half + np.asarray(rest).astype(int), opaque @ np.array([1, 256, 65536])
+    for i, (_, c) in enumerate(often): few[code == np.dot(c, [1, 256, 65536])] = i
+    full = lambda p, n: (p + [255] * 3 * n)[:3 * n]
+    shades = full([v for _, c in often for v in c], half) + full(rest.getpalette(), colours - half)
     clear = colours + alpha.astype(int) * (levels - 1) // 255   # white, more or less see-through
-    out = Image.fromarray(np.where(alpha < 255, clear, np.asarray(few)).astype(np.uint8))
-    out.putpalette((few.getpalette() + [255] * 768)[:3 * colours] + [255] * 3 * levels)
+    out = Image.fromarray(np.where(alpha < 255, clear, few).astype(np.uint8))
+    out.putpalette(shades + [255] * 3 * levels)
     glass = bytes([255] * colours + [255 * i // (levels - 1) for i in range(levels)])
     info, file = PngImagePlugin.PngInfo(), io.BytesIO()
     info.add_itxt('Description', alt)
@@ -444,10 +457,11 @@ def draw_curves(
     hline=None, # a value, or (value, name)
 )->list: # what each series shows, in words
     "Lines with their names at the end, and a band where a third array is given."
-    said, muted = [], itertools.cycle(DASHES)
+    said, muted, whole = [], itertools.cycle(DASHES), True
     for i, (l, c) in enumerate(palette(series).items()):
         x, y, std = (*map(floats, series[l]), None)[:3]
-        method = str(l).lower() in COLOURS
+        method = c not in SERIES
+        whole &= bool((x == np.round(x)).all())
         mark = MARKERS.get(str(l).lower(), SHAPES[i % len(SHAPES)]) if len(x) <= 12 else None
         ax.plot(x, y, color=c, label=l, marker=mark, ls='-' if method else next(muted))
         if std is not None: ax.fill_between(x, y - std, y + std, color=c, alpha=.16, lw=0)
@@ -456,6 +470,8 @@ def draw_curves(
     if logx: ax.set_xscale('log', nonpositive='mask')
     if logy: ax.set_yscale('log', nonpositive='mask')
     ax.set_ylabel(ylabel); ax.margins(x=.015); reference_line(ax, hline)
+    if whole and not logx:                                # half an epoch is none
+        ax.xaxis.set_major_locator(MaxNLocator('auto', integer=True, steps=[1, 2, 5, 10]))
     number_axis(ax.xaxis); number_axis(ax.yaxis)
     return said
 
@@ -507,6 +523,9 @@ def plus_minus(
     d = max(0, 2 - int(np.floor(np.log10(max(abs(mean), std)))))
     return f'{mean:.{d}f} ± {std:.{d}f}'.replace('-', '−')
 
+HALO = [withStroke(linewidth=3, foreground=PAPER)]       # seen on a bar, whatever its colour
+GROUND = dict(fc=PAPER, ec='none', pad=1)                # no line runs through a number
+
 def name_rows(
     ax, # axes of a `Card`
     names:list, # of the rows, the first on top
@@ -531,18 +550,28 @@ def bar_plot(
             for l, v in values.items()}
     fig = make_card(title, alt, ylabel, [f'{l} {plus_minus(*v)}' for l, v in data.items()],
                     height=.7 + .29 * len(data))
-    ax, methods = fig.subplots(), any(l.lower() in COLOURS for l in data)
+    ax = fig.subplots()
     for i, (l, c) in enumerate(palette(data).items()):
         mean, std = data[l]
-        ax.barh(i, mean, .62, color=c if methods else SERIES[0])
-        if std: ax.plot([mean - std, mean + std], [i, i], color=INK, lw=1.2)
+        ax.barh(i, mean, .62, color=SERIES[0] if c in SERIES else c)
+        if std: ax.plot([mean - std, mean + std], [i, i], color=INK, lw=1.2, path_effects=HALO)
         ax.annotate(plus_minus(mean, std), (max(mean + std, 0), i), (5, 0), va='center',
-                    color=INK, textcoords='offset points')
+                    color=INK, textcoords='offset points', bbox=GROUND)
     name_rows(ax, list(data), ylabel); reference_line(ax, reference, 'v'); ax.margins(x=.12)
     return fig
 
 # %% ../../nbs/show/plots.ipynb #a8a38e34
 HEAT = LinearSegmentedColormap.from_list('ggr_heat', ['#f6f7f9', '#b9c3d2', '#5d7393', '#1d2a42'])
+CHANGE = LinearSegmentedColormap.from_list('ggr_change', ['#5a2b3c', '#b07a86', '#f4f5f7',
+                                                         '#6f9d9f', '#174a4d'])
+
+def written(
+    x:float, # any number
+    fmt:str, # how it is written
+)->str:
+    "A number with a minus that is one, and a zero without."
+    text = f'{x:{fmt}}'
+    return (text if float(text.rstrip('%')) else f'{0:{fmt}}'.lstrip('+')).replace('-', '−')
 
 def ink_on(shade): return max(INK, PAPER, key=lambda c: contrast(c, shade[:3])) # a colour
 
@@ -560,17 +589,23 @@ def heat_plot(
     if m.shape != (len(rows), len(cols)): raise ValueError(
         f'{m.shape[0]} × {m.shape[1]} numbers for {len(rows)} rows and {len(cols)} columns: '
         'give a name to each row and each column')
-    cells = [', '.join(f'{c} {v:{fmt}}' for c, v in zip(cols, row) if v == v) for row in m]
+    cells = [', '.join(f'{c} {written(v, fmt)}' for c, v in zip(cols, row) if v == v) for row in m]
     said = [f'{r} {row}' for r, row in zip(rows, cells)]
+    room = 68 // m.shape[1]                              # letters over a column
+    heads = [c if max(map(len, c.split('\n'))) <= room else
+             textwrap.fill(c, room, break_long_words=False) for c in map(str, cols)]
     fig = make_card(title, alt, 'table', said, height=.55 + .3 * len(m))
-    ax, low = fig.subplots(), np.nanmin(m)
-    span = (np.nanmax(m) - low) or 1
-    ax.imshow(m, cmap=HEAT, aspect='auto', vmin=low, vmax=low + span)
+    ax, low, high = fig.subplots(), np.nanmin(m), np.nanmax(m)
+    shades = CHANGE if low < 0 < high else HEAT          # gain and loss have a zero between them
+    if low < 0 < high: low, high = -max(-low, high), max(-low, high)
+    span = high - low or 1
+    ax.imshow(m, cmap=shades, aspect='auto', vmin=low, vmax=low + span)
     if 5.6 / m.shape[1] >= .075 * max(len(f'{v:{fmt}}') for v in m.flat):
         for (i, j), v in np.ndenumerate(m):
-            colour = ink_on(HEAT((v - low) / span)) if v == v else MUTED
-            ax.text(j, i, f'{v:{fmt}}' if v == v else '–', ha='center', va='center', color=colour)
-    ax.set_xticks(range(len(cols)), cols); ax.set_yticks(range(len(rows)), rows)
+            colour = ink_on(shades((v - low) / span)) if v == v else MUTED
+            text = written(v, fmt) if v == v else '–'
+            ax.text(j, i, text, ha='center', va='center', color=colour)
+    ax.set_xticks(range(len(cols)), heads); ax.set_yticks(range(len(rows)), rows)
     ax.tick_params(length=0, labelcolor=INK); ax.grid(False); ax.spines[:].set_visible(False)
     ax.xaxis.tick_top()
     return fig
@@ -603,6 +638,8 @@ def mask_card(
     rows, (h, w) = -(-len(flat) // cols), (w, h) if lying else (h, w)
     b = 1 if scale * DPI >= 1 else int(np.ceil(3 / (scale * DPI)))    # blocks of three pixels
     if b > 1: notes = {l: [*n, f'mean of {b} × {b}'] for l, n in notes.items()}
+    wide = b == 1 and scale * DPI < 4 and max(m.float().mean() for m in flat.values()) < .02
+    if wide: notes = {l: [*n, 'each drawn 2 × 2'] for l, n in notes.items()}   # or none is seen
     said = [f'{l}, {m.shape[0]} by {m.shape[1]}, {int(m.sum())} active, ' + ', '.join(notes[l])
             for l, m in flat.items()]
     beside = {l: w * scale > .9 + .07 * len(str(l) + ' · '.join(n)) for l, n in notes.items()}
@@ -614,6 +651,7 @@ def mask_card(
     for ax, (l, m) in zip(axes, flat.items()):
         shown = (m.T if lying else m).float()
         if b > 1: shown = torch.nn.functional.avg_pool2d(shown[None], b, ceil_mode=True)[0]
+        if wide: shown = torch.nn.functional.max_pool2d(shown[None], 2, 1, 1)[0, :-1, :-1]
         ax.imshow(shown.numpy(), cmap=MASK, vmin=0, vmax=float(shown.max()) or 1,
                   interpolation='nearest')
         ax.set(xticks=[], yticks=[]); ax.spines[:].set(visible=True, color=EDGE); ax.grid(False)

@@ -22,10 +22,12 @@
   const reach = () => {
     for (const box of document.querySelectorAll(boxes)) {
       const scrolls = box.scrollWidth > box.clientWidth + 1 && getComputedStyle(box).overflowX !== 'visible';
+      box.toggleAttribute('data-more', scrolls && box.scrollLeft + box.clientWidth < box.scrollWidth - 2);
       if (scrolls) box.tabIndex = 0; else if (box.getAttribute('tabindex') === '0') box.removeAttribute('tabindex');
     }
   };
   reach();
   addEventListener('resize', reach);
   document.addEventListener('toggle', reach, true);
+  document.addEventListener('scrollend', reach, true);
 })();
