@@ -120,6 +120,26 @@ def test_products_with_weights_are_counted_in_any_kind_of_layer(name):
     plain = make(); masks = {n: torch.rand(p.shape) < .3 for n, p in sparse_parameters(plain).items()}; f = flops(plain, example, masks)
     assert f.dense == products and f.sparse < f.dense and f.sparse == sum(s for _, s in f.layers.values())
 
+def _products(net, args, kwargs):
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad(): net(*args, **kwargs)
+    return sum(n for op, n in counter.get_flop_counts()['Global'].items() if str(op) in ('aten.mm', 'aten.addmm', 'aten.convolution'))
+
+
+@pytest.mark.parametrize('name', ['vit_tiny_patch16_224', 'swin_tiny_patch4_window7_224', 'mixer_s32_224', 'convnext_atto'])
+def test_flops_of_models_of_timm(name):
+    "Swin folds its windows into the batch."
+    with torch.device('meta'): net = pytest.importorskip('timm').create_model(name).eval(); image = torch.zeros(1, 3, 224, 224)
+    assert flops(net, (3, 224, 224)).dense == _products(net, [image], {})
+
+
+@pytest.mark.parametrize('kind', ['GPT2LMHead', 'Bert'])
+def test_flops_of_models_of_transformers(kind):
+    transformers = pytest.importorskip('transformers'); small = dict(vocab_size=60, num_hidden_layers=2, num_attention_heads=4, hidden_size=32)
+    config = getattr(transformers, f'{kind.removesuffix("LMHead")}Config')(**small, bos_token_id=1, eos_token_id=2)
+    net = getattr(transformers, f'{kind}Model')(config).eval(); words = dict(input_ids=torch.randint(60, (1, 9)))
+    assert flops(net, words).dense == _products(net, [], words) > 100_000
+
 
 def test_layers_stored_sparsely_measure_as_masked_ones_do():
     torch.manual_seed(0); plain = mlp((64, 300, 10)); masks = draw(plain, .05, 0)
