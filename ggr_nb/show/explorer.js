@@ -69,7 +69,7 @@ const curves = (p, W) => {
 
 // --- bars, dots and stacks over names: flat where they fit, turned where they are many, numbered beyond that ---
 const bars = (p, W) => {
-  const tags = p.names.map(t => cut(bare(t), 22)), letters = 6.4 * Math.max(...tags.map(t => t.length)), n = tags.length;
+  const tags = p.names.map(t => cut(bare(t), 18)), letters = 6.4 * Math.max(...tags.map(t => t.length)), n = tags.length;
   const room = (W - 50) / n, flat = letters < room, turned = !flat && room >= 12;
   const under = (turned ? 14 + letters : 22) + (p.xlabel ? 18 : 0);
   const a = axes({...p, height: 190 + under}, W, under), band = (a.right - a.left) / n, x = i => a.left + band * (i + .5);
