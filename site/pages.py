@@ -270,7 +270,9 @@ def staged(page):
         if kind == 'html': return fence(f'<div class="shown">{x}</div>', '{raw} html')
         if kind == 'markdown': return x
         width = re.search(r' width="(\d+)"', x)
-        return f'<figure class="picture{" wide" if width and int(width[1]) > 620 else ""}">{x}</figure>'
+        if not width or int(width[1]) <= 620: return f'<figure class="picture">{x}</figure>'
+        said = re.search(r' alt="(?:Figure: )?([^"]*?)[.]?(?:[.] |")', x)[1]      # a phone cuts the title off, and scrolls
+        return f'<figure class="picture wide"><figcaption aria-hidden="true">{said}</figcaption>{x}</figure>'
     out = [f'# {page.title}', f'<div class="promise">\n\n{page.promise}\n\n</div>' if page.promise else '', tools(page)]
     for p in page.parts:
         if p.kind != 'code': out.append(p.source); continue

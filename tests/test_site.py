@@ -112,6 +112,14 @@ def test_cards_speak_of_types_and_defaults(soups):
     assert 'flag' in {cell.text for cell in soups['paper/commands.html'].select('.api td')}
 
 
+def test_a_wide_figure_says_its_conclusion_in_words(soups):
+    "A phone cuts the title in the picture off; the words above it are those that the picture's text begins with."
+    for name, soup in soups.items():
+        for figure in soup.select('figure.wide'):
+            said = figure.figcaption.text
+            assert len(said) > 5 and said in figure.img['alt'], f'{name}: {said}'
+
+
 def test_pages_are_small(site, soups):
     for name, soup in soups.items():
         files = [site / name] + [site / Path(name).parent / unquote(i['src']) for i in soup.select('article img[src]') if ':' not in i['src']]

@@ -61,7 +61,9 @@ def density_explorer(
     sparsities:tuple=(.5, .8, .9, .95, .97, .98, .99), # positions of the slider
 ) -> Explorer:
     "Model × sparsity: density and weights of every layer under uniform, ER and ERK."
-    def place(name): return name.replace('features.', '').replace('.conv.', '.')
+    def place(name): # short enough to be written out
+        return (name.replace('features.', '').replace('.conv.', '.')
+                .replace('downsample.0', 'shortcut'))
     def draw(model, sparsity):
         dealt = {k: deal_out(model, sparsity, k) for k in DENSITIES}
         thin = {k: {place(n): float(f'{v:.2g}') for n, v in d.items()}
@@ -147,13 +149,14 @@ def criteria_explorer(
         def cloud(p): return w[p].abs().clamp(min=1e-4), g[p].abs().clamp(min=1e-6)
         where = active.int().index_fill(0, out, 2).view(24, 64)
         alike = {c: jaccard(out, dropped_places(c, fraction)) for c in CRITERIA}
+        named = {c.replace('_sensitivity', ' sens.'): v for c, v in alike.items()}
         rest = {c: v for c, v in alike.items() if c != criterion}
         near, far = max(rest, key=rest.get), min(rest, key=rest.get)
         return [curves({'stays': cloud(active.index_fill(0, out, False)), 'goes': cloud(out)},
                        'Active weights (bottom: no gradient)', '|w|', '|g|', logx=True, logy=True,
                        mode='points', colours=CAMPS),
                 grids({'24 units × 64 inputs': where}, 'Where they are', classes=CAMPS),
-                bars({'same weights': alike}, 'Who agrees with this choice', wide=True,
+                bars({'same weights': named}, 'Who agrees with this choice', wide=True,
                      ylabel='Jaccard similarity', ylim=(0, 1.05))], (
             f'{criterion} would drop nearly the same weights as {near} (similarity '
             f'{rest[near]:.2f}) and the most different from {far} ({rest[far]:.2f}).')
