@@ -102,7 +102,7 @@ def ranks()->tuple: # (rank, number of processes)
 def _leave():
     "End the processes' talk, and give gloo's threads a moment to free what they still hold."
     if dist.is_initialized(): dist.destroy_process_group()
-    time.sleep(.1)    # a tensor freed while Python ends aborts the process (pytorch pull 179291)
+    time.sleep(.2)    # a tensor freed while Python ends aborts the process (pytorch pull 179291)
 
 def init_distributed(device=None, # as asked for; None: a GPU if there is one
                     ): # the torch device of this process
