@@ -19,7 +19,7 @@ from .init import as_mask, first_places, random_masks
 from .masks import (Layer, counts, generator, listed, matrices, merged, named_layers,
                           remaining, warn)
 from .methods import full_masks, get_method
-from .sparsify import _first_state, agreed, fitting, plan
+from .sparsify import _Call, _first_state, agreed, fitting, plan
 
 # %% ../nbs/10_sparse.ipynb #102f0f84
 warnings.filterwarnings('ignore', message='Sparse CSR tensor support is in beta state')
@@ -94,7 +94,9 @@ def _as_before(new, weight, old, like): # two layers, and what stands for the we
     "The new layer in the mode of the old one: training or not, each parameter frozen or not."
     weight.requires_grad_(like.requires_grad)
     if new.bias is not None: new.bias.requires_grad_(old.bias.requires_grad)
-    if old._forward_hooks or old._forward_pre_hooks or old._backward_hooks: warn(
+    hooks = [h for kind in (old._forward_hooks, old._forward_pre_hooks, old._backward_hooks,
+             old._backward_pre_hooks) for h in kind.values() if not isinstance(h, _Call)]
+    if hooks: warn(
         f'{old} had hooks, which its new form has not: register them again')
     return new.train(old.training)
 
@@ -371,7 +373,7 @@ class SparseWeight:
             'or the densities of what is stored as init={name: density}')
         self.name, self.module, self.shape = name, module, module.sparse_shape
         self.weight = module.values                  # what the optimiser holds
-        self.moves, self.known = module._moves, len(module.col)   # as updates have left them
+        self.settle()
         self._now = self.factor = None
         self._told = False                           # that the gradient is not the batches'?
 
@@ -384,7 +386,7 @@ class SparseWeight:
     @property
     def bool_mask(self): return as_mask(self.places, self.shape)
 
-    def __getstate__(self): return vars(self) | dict(_now=None)
+    def __getstate__(self): return vars(self) | dict(_now=None, settled=None)
     def follow(self): pass                       # what is stored moves with the module
     def join(self, group): self.module.group = group   # gradients are averaged over it
     def saved(self): return self.places
@@ -450,12 +452,22 @@ class SparseWeight:
         resize_(weight, moved(weight.data, values)); weight.grad = grad
         for state, fresh in states: state.data = moved(state, fresh)
         del old, kept, order                     # the new pattern is what an update is bound by
+        self.settled = None
         self.module.set_pattern(places); self.settle()
 
     def settle(self):
         "The pattern is as it should be; returns how many weights more it has than before."
-        more, self.known, self.moves = self.count - self.known, self.count, self.module._moves
+        more = self.count - getattr(self, 'known', self.count)
+        self.known, self.moves = self.count, self.module._moves
+        self.settled = self.module.crow, self.module.col       # the tensors themselves, no copies
         return more
+
+    def moved(self):
+        "Have other places been loaded since the pattern was as it should be?"
+        if self.moves == self.module._moves: return False
+        now = self.module.crow, self.module.col
+        return self.settled is None or not all(
+            torch.equal(a.to(b.device), b) for a, b in zip(self.settled, now))
 
     def accept(self, saved): # [n] int64 places
         "Refuse what is no pattern of this layer."

@@ -16,8 +16,8 @@ from torch import nn
 
 from .density import DENSITIES, budgets
 from .init import SCALINGS, random_masks, rescale_
-from .masks import Dense, Layer, Snapshot, apply_masks_, as_bool, clean_names, counts
-from .masks import generator, matrices, pick, remaining, sparse_modules, sparse_parameters
+from .masks import Dense, Layer, Snapshot, apply_masks_, as_bool, counts, generator, matrices
+from .masks import named_layers, pick, remaining, sparse_modules, sparse_parameters
 from .masks import true_places, warn, whole
 from .methods import change_, get_method, redistribute
 from .schedule import drop_fraction
@@ -93,8 +93,13 @@ def check_optimizer(optimizer, # the one that is listened to
         if name in kinds: raise ValueError(f'{name} cannot be used: {why}. Use SGD, Adam or any '
                                            'other optimiser that steps once for one gradient')
     held = {id(p): group for group in optimizer.param_groups for p in group['params']}
-    for k, o in vars(optimizer).items():
-        other = isinstance(o, torch.optim.Optimizer) and o is not optimizer
+    hooks = '_optimizer_step_pre_hooks'                # shared by Lightning's wrapper: one step
+    parts = [(k, o) for k, held_ in vars(optimizer).items() for o in (
+        held_.values() if isinstance(held_, dict) else held_ if isinstance(held_, (list, tuple))
+        else [held_])]
+    for k, o in parts:
+        other = isinstance(o, torch.optim.Optimizer) and o is not optimizer and (
+            getattr(o, hooks, None) is not getattr(optimizer, hooks, None))
         if other and any(id(p) in held for g in o.param_groups for p in g['params']):
             raise ValueError(f'{type(optimizer).__name__} lets another optimiser step, whose state would '
                              f'fill up where no weight is: give that one, optimizer.{k}, a '
@@ -114,14 +119,15 @@ def check_optimizer(optimizer, # the one that is listened to
 def norm_axes(model, # nn.Module
               )->dict: # {name of a weight: its axes that weight_norm has a norm for each index of}
     "Which rows (or columns, or the whole) a weight normalisation divides by the norm of."
-    all_, axes = {n: p for n, (p, _) in matrices(model).items()}, {}
-    clean = clean_names(model)
-    tensors = {clean[n]: p for n, p in model.named_parameters() if n in clean}
-    for n in all_:
-        ends = [(v, g) for v, g in (('weight_v', 'weight_g'), ('.original1', '.original0'))
-                if n.endswith(v)]
-        g = tensors.get(n.removesuffix(ends[0][0]) + ends[0][1]) if ends else None
-        if g is not None: axes[n] = [a for a, k in enumerate(g.shape) if k == all_[n].shape[a] > 1]
+    axes = {}
+    for path, m in named_layers(model):
+        own, norm = 'weight_v', 'weight_g'
+        if isinstance(m, nn.utils.parametrize.ParametrizationList):
+            if not any(type(p).__name__ == '_WeightNorm' for p in m): continue
+            own, norm = 'original1', 'original0'
+        v, g = m._parameters.get(own), m._parameters.get(norm)
+        if v is not None and g is not None: axes[f'{path}.{own}' if path else own] = [
+            a for a, k in enumerate(g.shape) if k == v.shape[a] > 1]
     return axes
 
 def _groups(places, shape, axes): # [n] flat positions, of a tensor of this shape -> [n]
@@ -171,7 +177,8 @@ def check_cut(weights:dict, # {name: Parameter} as they are before the masks
               )->None:
     "Say so where fresh masks cut a network that is sparse already."
     alive = {n: p.detach() != 0 for n, p in weights.items()}
-    kept, size = sum(int(a.sum()) for a in alive.values()), sum(p.numel() for p in weights.values())
+    alive = {n: a for n, a in alive.items() if a.any()}          # some layers begin at zero
+    kept, size = sum(int(a.sum()) for a in alive.values()), sum(a.numel() for a in alive.values())
     lost = sum(int((a & ~masks[n].to(a.device)).sum()) for n, a in alive.items())
     if kept < .9 * size and lost: warn(        # dense training leaves hardly a weight exactly zero
         f'these weights are sparse already, and new masks cut {lost:,} of the {kept:,} that are '
@@ -517,6 +524,7 @@ class Sparsifier:
         self._mixed = set()                         # states that are not still at inactive places
         self._looked_at, self._written = 0, None    # when leaks were looked for; weights' versions
         self._aside, self._loaded = {}, set()       # what masking has hidden, until the first step
+        self._rescaled = {}                         # what is left of that, where it was rescaled
         self._state_is_old = False                  # has a step been made since it was loaded?
         self._seen, self._unstepped = None, 0       # forward passes that saw others' writes
         self._listen()
@@ -526,6 +534,7 @@ class Sparsifier:
             axis = unit_axis(model)
             for layer in self._masked.values():
                 rescale_(layer.weight, layer.mask, scaling, *axis.get(id(layer.weight), (0, 1)))
+            self._rescaled = {n: l.weight.detach().clone() for n, l in self._masked.items()}
         named = [exclude] if isinstance(exclude, str) else exclude or ()
         dense = self.stays_dense
         unsaid = {n: k for n, k in dense.items() if not any(fnmatch(n, g) for g in named)}
@@ -617,7 +626,7 @@ class Sparsifier:
             if self.method.dynamic: [layer.gradient() for layer in self._masked.values()]   # dense?
         self._settle_stored()
         if self._loaded: self._tell_what_was_cut()
-        self._aside = {}
+        self._aside, self._rescaled = {}, {}
         if self.due(): self.update()
         self._perturb()
         self.mask_gradients()
@@ -654,9 +663,8 @@ class Sparsifier:
 
     def _before_forward(self, *_):
         "Before the first step, and where weights were written to outside a step, look at them."
-        self._refuse_join()
         now = self._versions()
-        self._unstepped += self._seen not in (None, now)
+        self._unstepped += torch.is_grad_enabled() and self._seen not in (None, now)
         self._seen, written = now, self._written not in (None, now)
         kind = type(self.optimizer).__name__
         if self._unstepped == 10 and not self._mask_before_forward: warn(
@@ -868,13 +876,6 @@ class Sparsifier:
         group = dist.group.WORLD if self.process_group == 'world' else self.process_group
         return group if dist.get_world_size(group) > 1 else None
 
-    def _refuse_join(self):
-        "DDP's join() lends all-reduces to a process without batches; it does not know of ours."
-        ddp = nn.parallel.DistributedDataParallel._get_active_ddp_module() or self.model
-        if getattr(getattr(ddp, '_join_config', None), 'enable', False): raise RuntimeError(
-            'model.join() is for processes with different numbers of batches, and each of them '
-            'takes part in every update of the masks: give all the same number of batches')
-
     def _agree(self):
         "All processes of the group must have the same masks."
         if (group := self.group()) is None: return
@@ -891,7 +892,8 @@ class Sparsifier:
             layer = self.layers[n]
             states = {k: s.clone() for k, s in self._states(layer).items()}
             weight, held = self._aside.get(n, (None, {}))
-            if not self._untouched(n): weight = layer.weight.detach().clone()
+            if not self._untouched(n):
+                weight = layer.weight.detach().clone(); self._rescaled.pop(n, None)
             self._aside[n] = weight, states | held
         self._clean(names)
 
@@ -899,8 +901,9 @@ class Sparsifier:
         "Is a weight what masking has left of the one aside, in whatever dtype, layout or place?"
         whole, layer = self._aside.get(name, (None,))[0], self.layers[name]
         if whole is None: return False
-        now = layer.weight.detach()
-        return torch.equal(whole.to(now) * layer.mask.to(now), now)
+        now, left = layer.weight.detach(), self._rescaled.get(name)
+        if left is None: left = whole.to(now) * layer.mask.to(now)
+        return torch.equal(left.to(now), now)
 
     def _clean(self, names):
         "Inactive weights are zero, and so is their state (or what the optimiser begins with)."
@@ -920,7 +923,7 @@ class Sparsifier:
         for leaf, p in module._parameters.items():
             new = state.get(prefix + leaf)
             for n in names:
-                if new is None or p is not self.layers[n].weight: continue
+                if not torch.is_tensor(new) or p is not self.layers[n].weight: continue
                 self._loaded.add(n)                           # or it is the weight itself: loaded
                 if new.data_ptr() != p.data_ptr() and n in self._aside:       # in place, before
                     self._aside[n] = None, self._aside[n][1]
@@ -929,6 +932,7 @@ class Sparsifier:
         "After a `load_state_dict` of a module: its weights are masked at once."
         self._need(names)
         self._hide([n for n in names if n in self._masked])
+        self._seen, self._unstepped = None, 0
 
     def _state_loaded(self, optimizer):
         "After `load_state_dict` of the optimiser."
@@ -938,15 +942,16 @@ class Sparsifier:
 
     def _settle_stored(self):
         "Where places were loaded, the state of the optimiser must be theirs too, or begin anew."
-        moved = {n: l for n, l in self.layers.items()
-                 if n not in self._masked and l.moves != l.module._moves}
+        moved = {n: l for n, l in self.layers.items() if n not in self._masked and l.moved()}
         old = {n: [k for k, s in self.optimizer.state.get(l.weight, {}).items()
-                   if torch.is_tensor(s) and s.ndim == 1] for n, l in moved.items()}
+                   if torch.is_tensor(s) and s.shape == (l.known,)] for n, l in moved.items()}
         if self._state_is_old and any(old.values()):
             for n, layer in moved.items():
-                begins, state = _first_state(self.optimizer, layer.weight), self.optimizer.state
-                for k in old[n]: state[layer.weight][k] = torch.full_like(
-                    layer.weight, begins.get(k, 0.), dtype=state[layer.weight][k].dtype)
+                begins = _first_state(self.optimizer, layer.weight)
+                state = self.optimizer.state[layer.weight]
+                for k in old[n]: state[k] = torch.full_like(
+                    layer.weight, begins.get(k, 0.), dtype=state[k].dtype)
+                if 'step' in state: state['step'] = state['step'] * 0     # of bias corrections
             warn(f'{[*moved][:3]}, …: weights of other places were loaded without the state of the '
                  'optimiser, which begins anew there')
         if (more := sum(l.settle() for l in moved.values())) and self._loaded: warn(
@@ -954,7 +959,7 @@ class Sparsifier:
             'before; updates keep that number')
 
     def _tell_what_was_cut(self):
-        cut = [n for n in self._loaded if n in self._aside and bool(
+        cut = [n for n in self._loaded if self._aside.get(n, (None,))[0] is not None and bool(
             ((self._aside[n][0] != 0) & (self.layers[n].mask == 0)).any())]
         self._loaded = set()
         if cut: warn(
@@ -1061,6 +1066,7 @@ class Sparsifier:
         self._updated_at = None if state['updated_at'] < 0 else state['updated_at']
         self._collected_at = self._written = None
         intact = [n for n in self._masked if self._untouched(n)]          # not written by hand
+        self._rescaled = {}
         with torch.no_grad():
             for n, layer in self.layers.items(): layer.restore(state['masks'][n])
             for n, layer in self._masked.items():

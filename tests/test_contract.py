@@ -312,8 +312,7 @@ def test_the_second_pass_of_sam_sees_a_sparse_network():
 def test_an_optimiser_whose_step_nobody_calls_is_noticed():
     class Sam(O.Optimizer):
         "Two halves; its own `step` is never called."
-        def __init__(self, params, base): super().__init__(params, {}); self.base = [base(self.param_groups, lr=.05)]
-        def second(self): self.base[0].step()
+        def __init__(self, params, base): super().__init__(params, {}); self.second = base(self.param_groups, lr=.05).step
     model = net(); opt = Sam(model.parameters(), O.SGD); s = sparse(model, opt, 'rigl')[2]
     with pytest.warns(UserWarning, match='Sam.step has not been called'):
         for i in range(3): opt.zero_grad(); loss_of(model, i).backward(); opt.second()
@@ -1455,3 +1454,62 @@ def test_what_is_no_state_is_refused(state):
 def test_fresh_masks_over_a_sparse_network_are_told_at_any_density(density):
     model, opt, s = sparse(net(), density=density); [step(model, opt, i) for i in range(4)]
     with pytest.warns(UserWarning, match='sparse already'): Sparsifier(model, O.SGD(model.parameters(), .1), 'set', density=density, until=9, every=2, seed=5)
+
+
+@core
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('scaling', SCALINGS)
+@pytest.mark.parametrize('order', ['moSs', 'omSs', 'mSos', 'Smos', 'Soms', 'mSso', 'Ssmo'])
+def test_rescaled_weights_resume_in_any_order(scaling, order):
+    "S: the sparsifier is made, and rescales what is there; s: its state is loaded."
+    run = sparse(net(), method='ggr', scaling=scaling); [step(*run[:2], i) for i in range(5)]; state = everything(*run)
+    torch.manual_seed(3); model = nn.Sequential(*(nn.Linear(l.in_features, l.out_features) if isinstance(l, nn.Linear) else nn.ReLU() for l in net()))
+    again = [model, O.SGD(model.parameters(), lr=.05, momentum=.9), None]
+    for what in order:
+        if what == 'S': again[2] = sparse(model, again[1], 'ggr', scaling=scaling)[2]
+        else: again['mos'.index(what)].load_state_dict(copy.deepcopy(state['mos'.index(what)]))
+    assert same(everything(*run), everything(*again))
+
+
+@core
+@pytest.mark.parametrize('held', [lambda o: [o], lambda o: dict(a=o), lambda o: (o,)], ids=['list', 'dict', 'tuple'])
+def test_optimisers_that_step_a_list_of_others_are_refused(held):
+    class Several(O.Optimizer):
+        def __init__(self, params): super().__init__(params, {}); self.inner = held(O.Adam(params, lr=.01))
+    model = net()
+    with pytest.raises(ValueError, match='lets another optimiser step'): sparse(model, Several(list(model.parameters())))
+
+
+@core
+def test_the_optimiser_of_lightning_is_listened_to():
+    wrapped = pytest.importorskip('lightning.pytorch.core.optimizer').LightningOptimizer
+    model = net(); opt = O.SGD(model.parameters(), lr=.05, momentum=.9); s = sparse(model, wrapped(opt))[2]
+    for i in range(4): step(model, opt, i)
+    assert s.steps == 4 and astray(s) == []
+
+
+@core
+def test_other_parametrisations_are_no_weight_norm():
+    class Two(nn.Module):
+        def forward(self, a, b): return a.sum(0) * b
+        def right_inverse(self, w): return torch.ones(1, *w.shape), w
+    model = nn.Sequential(nn.Linear(12, 8), nn.Linear(8, 4)); nn.utils.parametrize.register_parametrization(model[0], 'weight', Two())
+    assert norm_axes(model) == {}; quiet(Sparsifier, model, O.SGD(model.parameters(), .1), 'static', density=.2)
+
+
+@core
+def test_layers_that_begin_at_zero_are_not_sparse_already():
+    model = net(); nn.init.zeros_(model[2].weight)
+    with warnings.catch_warnings(): warnings.simplefilter('error'); Sparsifier(model, O.SGD(model.parameters(), .1), 'set', density=.3, every=2, until=9)
+
+
+@core
+def test_looks_at_other_weights_are_no_steps_of_another_optimiser():
+    model, opt, s = sparse(net()); [step(model, opt, i) for i in range(3)]; now = copy.deepcopy(model.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for i in range(15):
+            with torch.no_grad():
+                for n, m in s.masks.items(): model.get_parameter(n).add_(.01 * m)
+                model(X)
+        for i in range(15): model.load_state_dict(now); model(X)

@@ -365,3 +365,26 @@ def test_sets_refuse():
 def test_parameters_with_some_layers_masked():
     net = mlp((4, 3, 2)); p = parameters(net, {'fc1.weight': torch.tensor([[1, 0, 0, 1]]*3)})
     assert (p.total, p.weights, p.active, p.other, p.stored) == (23, 12, 6, 11, 17) and p.density == .5
+
+
+class Named2(nn.Module):
+    "Calls its layers by the names of their parameters, in an order of its own."
+    def __init__(self): super().__init__(); self.r, self.a = nn.GRU(6, 16, batch_first=True), nn.MultiheadAttention(16, 4, batch_first=True); self.up = nn.ConvTranspose1d(4, 3, 2)
+    def forward(self, x):
+        y = self.r(hx=torch.zeros(1, len(x), 16), input=x)[0]
+        return self.up(output_size=None, input=self.a(need_weights=False, key=y, value=y, query=y[:, :4])[0])
+
+class Usual2(Named2):
+    def forward(self, x): y = self.r(x)[0]; return self.up(self.a(y[:, :4], y, y, need_weights=False)[0])
+
+
+def test_the_order_of_named_arguments_counts_nothing():
+    assert flops(Named2(), (9, 6)) == flops(Usual2(), (9, 6))
+
+
+class Pair(nn.Linear):
+    def forward(self, x): return dict(y=(super().forward(x), x))
+
+
+def test_layers_that_give_more_than_a_tensor_and_models_without_a_layer():
+    assert flops(nn.Sequential(Pair(4, 3)), (4,)).dense == 24

@@ -589,3 +589,22 @@ def test_inputs_that_a_linear_layer_refuses(x):
 def test_numbers_without_a_kernel_are_refused_by_name(dtype):
     layer = quiet(sparse_storage_, nn.Sequential(nn.Linear(12, 3)), density=.2).to(dtype)
     with pytest.raises(RuntimeError, match='on no CPU'): layer(torch.randn(2, 12).to(dtype))
+
+
+@pytest.mark.parametrize('method', ['static', 'rigl', 'ggr'])
+@pytest.mark.parametrize('optimizer', ['sgd', 'adam'])
+def test_weights_that_are_swapped_out_and_in_again_change_nothing(method, optimizer):
+    "An average or the best weights are looked at, and the present ones put back: the optimiser's state stays."
+    plain, swapped = trained(stored(method, optimizer), 0, 5), trained(stored(method, optimizer), 0, 5); best = copy.deepcopy(swapped[0].state_dict())
+    for i in range(5, 12):
+        step(*plain, i); now = copy.deepcopy(swapped[0].state_dict())
+        with warnings.catch_warnings():
+            warnings.simplefilter('error'); swapped[0].load_state_dict(best); swapped[0](X); swapped[0].load_state_dict(now); step(*swapped, i)
+    assert all(torch.equal(a, b) for a, b in zip(plain[0].state_dict().values(), swapped[0].state_dict().values()))
+
+
+def test_a_state_that_is_one_number_is_left_alone():
+    parts = model, opt, s = trained(stored('rigl', 'adam'), 0, 5); best = copy.deepcopy(model.state_dict()); trained(parts, 5, 9)
+    for l in s.layers.values(): opt.state[l.weight]['mine'] = torch.ones(1)
+    model.load_state_dict(best); quiet(step, *parts, 9)
+    for l in s.layers.values(): assert opt.state[l.weight]['mine'].shape == (1,) and opt.state[l.weight]['step'] == 1

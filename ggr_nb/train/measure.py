@@ -8,7 +8,7 @@ __all__ = ['RULES', 'AS_IT_IS', 'evaluating', 'Parameters', 'parameters', 'layer
            'exploration', 'jaccard', 'survival']
 
 # %% ../../nbs/train/measure.ipynb #a40eda5d
-import copy
+import copy, inspect
 from collections.abc import Mapping
 from contextlib import contextmanager
 from fractions import Fraction
@@ -74,7 +74,8 @@ def parameters(
 # %% ../../nbs/train/measure.ipynb #66136e6e
 def _weight(layer):
     "The tensor a conv or linear layer multiplies by, or the one it is made of."
-    return max(layer.parameters(), key=torch.numel)
+    own = layer._parameters.get('weight')
+    return max(layer.parameters(), key=torch.numel) if own is None else own
 
 def layers_by_weight(
     model:nn.Module, # any model
@@ -90,8 +91,15 @@ def _rows(x): # x: [..., features], or a packed sequence
     "How many vectors these are."
     return x.data.numel() // x.data.shape[-1]
 
+def _given(layer, args, kwargs):
+    "What a call gives a layer, in the order of its parameters, whatever their order in the call."
+    bound = inspect.signature(layer.forward).bind(*args, **kwargs)
+    return [*bound.args, *bound.kwargs.values()]
+
 def _uses(layer, given, output): # a layer, what it was given, what it gave
     "[(tensor, how often this call uses each of its weights), ...]"
+    while isinstance(output, (tuple, list, dict)) and len(output):
+        output = next(iter(output.values() if isinstance(output, dict) else output))
     if isinstance(layer, nn.MultiheadAttention):
         q, k, v = map(_rows, given[:3])
         return [(layer.in_proj_weight, Fraction(q + k + v, 3)),     # the mean of its three parts
@@ -127,7 +135,7 @@ def positions(
     def count(layer, args, kwargs, output):                         # after every call of a module
         ran.update(names.get(id(p)) for p in layer._parameters.values())
         if id(layer) not in known: return
-        for p, times in _uses(layer, [*args, *kwargs.values()], output):
+        for p, times in _uses(layer, _given(layer, args, kwargs), output):
             if id(p) in names: uses[names[id(p)]] = uses.get(names[id(p)], 0) + times
     if isinstance(example, Mapping): args, kwargs = (), dict(example)
     elif isinstance(example, torch.Tensor): args, kwargs = (example,), {}
@@ -172,7 +180,8 @@ def flops(
     uses = positions(model, example, _known(masks, sizes))
     active = {n: p.numel() for n, (p, _) in matrices(model).items()} | counts(masks)
     layers = {n: tuple(forward_flops({n: u}, k) for k in (sizes, active)) for n, u in uses.items()}
-    return Flops(*map(sum, zip(*layers.values())), layers)
+    dense, sparse = (sum(pair[i] for pair in layers.values()) for i in (0, 1))
+    return Flops(dense, sparse, layers)
 
 # %% ../../nbs/train/measure.ipynb #11858219
 class Emptiness(NamedTuple):
