@@ -151,6 +151,10 @@ MUTANTS = [(module, *lines) for module, group in {
     ("found[id(module.weight)] = 1, module.groups", "found[id(module.weight)] = 0, module.groups", 'a swapped axis: fan-in of transposed convolutions'),
     ('if k not in self._mixed and bool(_uneven(s, off))}', '}', 'what an optimiser holds at inactive places is wiped on resume'),
     ('settings = copy.deepcopy({', 'settings = dict({', 'a look at fresh state counts a step'),
+    ('if not self._untouched(n):', 'if True:', 'masked weights are put aside in place of the loaded ones'),
+    ('self._aside[n] = None, self._aside[n][1]', 'pass', 'weights of an earlier file come back'),
+    ('if left is None: left = whole.to(now) * layer.mask.to(now)', 'left = whole.to(now) * layer.mask.to(now)', 'rescaled weights count as written by hand'),
+    ("if 'step' in state: state['step'] = state['step'] * 0", "if False: pass", 'moments begin anew, their bias correction does not'),
 ], 'sparse': [
     ('elif original._moves != moves and not', 'elif False and not', 'an average of places that moved is used'),
     ('return not self.values.grad.any() and any(made)', 'return False', 'batches that were thrown away are seen by growth'),
@@ -168,6 +172,8 @@ MUTANTS = [(module, *lines) for module, group in {
     ('if self.bias is not None: y = y + self.bias', 'pass', 'a forgotten bias'),
     ('if self.bias is not None: linear.bias.copy_(self.bias)', 'pass', 'the bias is lost on the way back'),
     ('torch.where(old[at] == saved, weight.data[at], 0))', 'weight.data[at])', 'a loaded pattern takes values of other places'),
+    ('if self.moves == self.module._moves: return False', 'return self.moves != self.module._moves', 'a look at other weights throws the state of the optimiser away'),
+    ('weight.requires_grad_(like.requires_grad)', 'pass', 'what was frozen trains'),
     ('torch.randn(len(places), generator=gen) * (2 / fan[row]).sqrt()', 'torch.randn(len(places), generator=gen) * (2 / fan[row])', 'variance used as standard deviation'),
 ], 'beyond/connect': [
     ('caps=sizes, floors=units)', 'caps=sizes)', 'no floor of one weight per unit'),

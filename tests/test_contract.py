@@ -1513,3 +1513,12 @@ def test_looks_at_other_weights_are_no_steps_of_another_optimiser():
                 for n, m in s.masks.items(): model.get_parameter(n).add_(.01 * m)
                 model(X)
         for i in range(15): model.load_state_dict(now); model(X)
+
+
+@core
+@pytest.mark.filterwarnings('ignore')
+def test_weights_of_an_earlier_file_do_not_come_back():
+    "The later file holds what these masks had left of the earlier one, and zeros where other masks have weights."
+    model, opt, s = parts_of(seed=2); first = {n: torch.randn_like(t) for n, t in model.state_dict().items()}; model.load_state_dict(first)
+    then = {n: t * s.masks.get(n, torch.ones(1)) for n, t in first.items()}; model.load_state_dict(then); s.load_state_dict(parts_of(seed=5)[2].state_dict())
+    for n, w in s.weights.items(): assert torch.equal(w.detach(), then[n] * s.masks[n]) and (s.masks[n] & (then[n] == 0)).any()
