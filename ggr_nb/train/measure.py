@@ -123,7 +123,7 @@ def _image(shape, like):
 def positions(
     model:nn.Module, # any model, on any device, `meta` included
     example, # shape of one image, or one example as the model reads it: tensor, tuple or dict
-    of=(), # names of masks: weights that are none of a known layer's are warned of
+    of=(), # names of masks; those in called modules of an unknown kind are warned of
 )->dict: # {name: how often each weight of the tensor is used for the example}
     "u_l: the output positions of every conv and linear layer, the steps of a recurrent one."
     model, layers = unwrapped(model), layers_by_weight(model)
