@@ -77,7 +77,7 @@ def global_topk(snap, # Snapshot
                 scale:dict=None, # {name: factor on |g|}; default: 1
                 )->Allocation: # with the places that were voted for
     "GGR: how many of the Σr largest |g| over the free places of *all* layers lie in each layer."
-    top = StreamingTopK(sum(dropped.values()), above=0.0, luck=snap.luck)
+    top = StreamingTopK(sum(dropped.values()), above=0.0, salt=snap.salt)
     for name, layer in free.items():
         for start, magnitude in layer.stream():
             scores = magnitude if scale is None else magnitude * scale[name]

@@ -84,7 +84,8 @@ def drop_lowest(snap, # Snapshot
                 )->torch.Tensor: # [≤ k] int64 flat positions
     "The places of the k lowest scores; one weight always stays, equals go by lot."
     luck = lambda i: snap.luck(layer.name, layer.places[i])
-    return layer.places[lowest(score, min(k, len(score) - 1), luck)]
+    k = max(0, min(k, len(score) - 1))
+    return layer.places[true_places(lowest(score, k, luck), k)]
 
 def drop_local(snap:Snapshot, # the state
                criterion='magnitude', # key of `CRITERIA`, or a function (w, g, gen) -> scores

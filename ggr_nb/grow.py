@@ -13,7 +13,7 @@ import torch
 
 from .drop import highest
 from .init import sample
-from .masks import Layer
+from .masks import Layer, true_places
 from .topk import StreamingTopK
 
 # %% ../nbs/06_grow.ipynb #643e151f
@@ -22,7 +22,8 @@ def pick_random(layer:Layer, # after the drop
                 gen:torch.Generator, # CPU generator
                 )->torch.Tensor: # [q] int64 flat positions
     "q of the free places, each set equally likely."
-    return layer.free_places(sample(layer.free, q, gen).to(layer.places.device))
+    ranks = sample(layer.free, q, gen).to(layer.places.device, non_blocking=True)
+    return layer.free_places(ranks)
 
 # %% ../nbs/06_grow.ipynb #d2c13541
 def pick_top(snap, # Snapshot: equals are drawn by its lot
@@ -33,7 +34,7 @@ def pick_top(snap, # Snapshot: equals are drawn by its lot
     "The q free places with the largest magnitude; those without any come last, at random."
     if of == 'grads' and layer.best is not None and len(layer.best) >= q: return layer.best[:q]
     if q > layer.free: raise ValueError(f'{layer.name}: {q} places wanted, {layer.free} are free')
-    top = StreamingTopK(q, above=0.0, luck=snap.luck)
+    top = StreamingTopK(q, above=0.0, salt=snap.salt)
     for start, magnitude in layer.stream(of): top.update(layer.name, magnitude, start=start)
     found = top.best()[layer.name].to(layer.places.device)
     silent = pick_random(layer.blocking(found), q - len(found), snap.gen('silent', layer.name))
@@ -85,7 +86,7 @@ def pick_sampled(snap, # Snapshot
     "The q best by |g| of `times`·q free places drawn at random."
     some = pick_random(layer, min(layer.free, _up(times * q)), snap.gen('candidates', layer.name))
     luck = lambda i: snap.luck(layer.name, some[i])
-    return some[highest(layer.gradient_at(some).abs(), q, luck)]
+    return some[true_places(highest(layer.gradient_at(some).abs(), q, luck), min(q, len(some)))]
 
 def sampled(times:float=2.0, # candidates per weight to grow
             ): # a growth rule

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SPARSE_LAYERS', 'CHUNK', 'apply_masks_', 'counts', 'densities', 'density', 'as_bool', 'unwrapped', 'named_layers',
            'clean_names', 'matrices', 'sparse_modules', 'unknown', 'pick', 'whole', 'warn', 'listed',
-           'sparse_parameters', 'chunk_size', 'Dense', 'true_places', 'remaining', 'merged', 'Layer', 'generator',
-           'scramble', 'Snapshot', 'snapshot']
+           'sparse_parameters', 'chunk_size', 'in_memory', 'offsets', 'Dense', 'true_places', 'remaining', 'merged',
+           'Layer', 'generator', 'scramble', 'Snapshot', 'snapshot']
 
 # %% ../nbs/00_masks.ipynb #51a7ba29
 import copy, hashlib, math, operator, sys, warnings
@@ -247,6 +247,30 @@ def chunk_size(device, # torch device
     "How much of a layer is looked at in one go; a GPU wants few, large pieces."
     return CHUNK if torch.device(device).type == 'cpu' else 32 * CHUNK
 
+def in_memory(tensor:torch.Tensor, # of any layout
+              )->torch.Tensor: # [its numbers], the same memory
+    "All numbers of a tensor in the order in which they lie, as a vector to read and write."
+    if tensor.is_contiguous(): return tensor.view(-1)
+    last = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride()))
+    return tensor.as_strided((last + 1,), (1,))
+
+def offsets(positions:torch.Tensor, # [q] int64 flat positions
+            tensor:torch.Tensor, # any of the same shape and strides
+            )->torch.Tensor: # [q] int64: where they are in `in_memory`
+    "Channels-last and other layouts: a flat position is another place in memory."
+    if tensor.is_contiguous(): return positions
+    parts = []                                        # dimensions that lie as one are one
+    for n, stride in zip(tensor.shape, tensor.stride()):
+        if parts and parts[-1][1] == n * stride: parts[-1] = parts[-1][0] * n, stride
+        elif n > 1: parts.append((n, stride))
+    found, step = positions, 1                        # step: of a dimension in flat positions
+    for n, stride in reversed(parts):
+        if stride != step:
+            index = (positions if step == 1 else positions // step) % n
+            found = found.add(index, alpha=stride - step)
+        step *= n
+    return found
+
 @dataclass(frozen=True)
 class Dense:
     "A dense tensor, read a few units at a time or at chosen places, whatever its memory layout."
@@ -277,14 +301,16 @@ class Dense:
            positions:torch.Tensor, # [q] int64 flat positions
            )->torch.Tensor: # [q]
         "The values at chosen places."
-        if self.tensor.is_contiguous(): return self.tensor.view(-1)[positions]
-        return self.tensor[torch.unravel_index(positions, self.tensor.shape)]
+        return in_memory(self.tensor)[offsets(positions, self.tensor)]
 
 # %% ../nbs/00_masks.ipynb #ee7294b8
 def true_places(mask:torch.Tensor, # bool or 0/1 in any dtype, any shape
+                n:int=None, # how many, where that is known: then nobody waits for a device
                 )->torch.Tensor: # [n] int64, sorted flat positions
     "Where a mask is true. On a CPU NumPy is two to five times as fast as PyTorch's `nonzero`."
-    if mask.device.type != 'cpu': return mask.flatten().nonzero().flatten()
+    if mask.device.type != 'cpu':
+        flat = mask.flatten()
+        return (flat.nonzero() if n is None else flat.nonzero_static(size=n)).flatten()
     true = mask if mask.dtype == torch.bool else mask != 0
     return torch.from_numpy(np.flatnonzero(true.numpy()))
 
@@ -293,12 +319,14 @@ def remaining(places:torch.Tensor, # [n] int64, sorted
               )->torch.Tensor: # [n - r] int64: which entries of `places` stay, in order
     "What is left of sorted places."
     stay = torch.ones(len(places), dtype=torch.bool, device=places.device)
-    return true_places(stay.index_fill_(0, torch.searchsorted(places, gone), False))
+    return true_places(stay.index_fill_(0, torch.searchsorted(places, gone), False),
+                       len(places) - len(gone))
 
 def merged(places:torch.Tensor, # [n] int64, sorted
            new:torch.Tensor, # [q] int64, in any order, not among them
            )->tuple: # ([n + q] sorted places, [n + q]: which entry of `cat([places, new])` each is)
     "Sorted places and some more, as sorted places."
+    if places.device.type != 'cpu': return torch.cat([places, new]).sort()    # one launch, not ten
     n, (found, by) = len(places), new.sort()
     at = torch.searchsorted(places, found) + torch.arange(len(new), device=new.device)
     old = torch.ones(n + len(new), dtype=torch.bool, device=new.device).index_fill_(0, at, False)
@@ -391,7 +419,7 @@ def generator(seed:int, # the run's seed
 
 # %% ../nbs/00_masks.ipynb #19311063
 def scramble(positions:torch.Tensor, # int64
-             salt:int, # another salt, another order
+             salt, # another salt, another order: an int, or an int64 tensor, one for each position
              )->torch.Tensor: # int64, all different where the positions are
     "A lottery number for every place: integer arithmetic, so every device draws the same."
     x = positions + salt
@@ -416,11 +444,16 @@ class Snapshot:
         "The random numbers of this update, by address."
         return generator(self.seed, 'update', self.update, *keys)
 
+    def salt(self, name, # layer
+             )->int:
+        "Of the layer's lottery, see `scramble`."
+        return self.gen('equals', name).initial_seed()
+
     def luck(self, name, # layer
              positions:torch.Tensor, # int64 flat positions
              )->torch.Tensor: # int64 lottery numbers
         "Who comes first among equals: the lower number, drawn for (seed, update, layer, place)."
-        return scramble(positions, self.gen('equals', name).initial_seed())
+        return scramble(positions, self.salt(name))
 
 # %% ../nbs/00_masks.ipynb #af2670ad
 def snapshot(weights:dict, # {name: tensor}; a layer without one counts as zero

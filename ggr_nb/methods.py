@@ -18,7 +18,7 @@ import torch
 from . import allocate, drop, grow
 from .allocate import Allocation
 from .init import random_masks
-from .masks import Snapshot, pick
+from .masks import Snapshot, in_memory, offsets, pick
 
 # %% ../nbs/08_methods.ipynb #9f389cac
 @dataclass(frozen=True)
@@ -161,14 +161,17 @@ def change_(tensor:torch.Tensor, # changed in place, any memory layout
             gone:torch.Tensor, # [r] flat positions, set to `empty`
             new:torch.Tensor, # [q] flat positions, set to `values`
             values, # a number or [q] values
-            empty:float=0.0, # what an inactive place holds
+            empty=0.0, # what an inactive place holds: a number, or a tensor of one
+            known:dict=None, # {strides: where the positions lie}, for tensors of one shape
             )->torch.Tensor: # the tensor
     "Write one layer's part of a decision, without assuming that the tensor is contiguous."
+    known, layout = {} if known is None else known, tensor.stride()
+    if layout not in known: known[layout] = offsets(gone, tensor), offsets(new, tensor)
     with torch.no_grad():
-        for places, value in ((gone, empty), (new, values)):
-            if torch.is_tensor(value): value = value.to(tensor)
-            if tensor.is_contiguous(): tensor.view(-1)[places] = value
-            else: tensor[torch.unravel_index(places, tensor.shape)] = value
+        numbers = in_memory(tensor)
+        for at, value in zip(known[layout], (empty, values)):
+            if torch.is_tensor(value): numbers.index_copy_(0, at, value.to(tensor).expand(len(at)))
+            else: numbers.index_fill_(0, at, value)
     return tensor
 
 def new_masks(masks:dict, # {name: bool mask}

@@ -350,9 +350,10 @@ class MaskedWeight:
                   states:list, # [(optimiser state of the weight's shape, what it holds when fresh)]
                  )->None:
         "Write a decision into the mask, the weight and the optimiser's state."
-        change_(self.mask, gone, new, 1)
-        change_(self.weight, gone, new, values)
-        for state, fresh in states: change_(state, gone, new, fresh, empty=fresh)
+        known = {}                       # where the places lie is asked once for tensors alike
+        change_(self.mask, gone, new, 1, known=known)
+        change_(self.weight, gone, new, values, known=known)
+        for state, fresh in states: change_(state, gone, new, fresh, empty=fresh, known=known)
 
 # %% ../nbs/09_sparsify.ipynb #09new014
 _OWNERS = weakref.WeakKeyDictionary()   # optimiser -> a weak reference to its sparsifier

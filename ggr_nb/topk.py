@@ -11,7 +11,7 @@ import math
 import torch
 
 from .drop import highest
-from .masks import chunk_size, true_places
+from .masks import chunk_size, scramble, true_places
 
 # %% ../nbs/04_topk.ipynb #ccaf2e80
 def _refuse_broken(name, scores):
@@ -30,13 +30,19 @@ class StreamingTopK:
                  k:int, # how many scores to keep
                  key=None, # elementwise map applied first, e.g. `torch.abs`
                  above:float=-math.inf, # only scores above this can enter
-                 luck=None, # (layer, positions) -> int64: lowest of equals is best; default: first
+                 salt=None, # layer -> int: `scramble` draws lots among equals; default: the first
                 ):
         if k < 0: raise ValueError(f'k must be ≥ 0, got {k}')
-        self.k, self.key, self.luck, self.threshold = k, key, luck, above if k else math.inf
+        self.k, self.key, self.salt, self._least = k, key, salt, above if k else math.inf
         self.seen = {}                                     # {layer: its places seen so far}
         self.values, self.places, self.layers = [], [], [] # what is kept, in order of arrival
         self.held, self.full = 0, False                    # how many; have there been k?
+
+    @property
+    def threshold(self): # asked of a device when somebody wants to know it
+        "What a score has to exceed: the k-th best so far."
+        if torch.is_tensor(self._least): self._least = self._least.item()
+        return self._least
 
     def update(self,
                name:str, # layer
@@ -50,12 +56,12 @@ class StreamingTopK:
         flat, size = scores.detach().flatten(), chunk_size(scores.device)
         self.seen[name] = start + len(flat)
         number = list(self.seen).index(name)
-        # an equal of the k-th best has a chance only if luck decides among equals
+        # an equal of the k-th best has a chance only if lots decide among equals
         for a in range(0, len(flat), size):
             chunk = flat[a:a + size]
             _refuse_broken(name, chunk)
             score = chunk if self.key is None else self.key(chunk)
-            better = score >= self.threshold if self.full and self.luck else score > self.threshold
+            better = score >= self.threshold if self.full and self.salt else score > self.threshold
             if where is not None: better &= where.flatten()[a:a + size]
             found = true_places(better)
             self._keep(number, score[found], found + (start + a))
@@ -79,23 +85,22 @@ class StreamingTopK:
         self.values = self.places = self.layers = ()       # not held twice
         if self.held > self.k:
             lots = lambda i: self._lots(kept[1][i], kept[2][i])
-            best = true_places(highest(kept[0], self.k, lots))
+            best = true_places(highest(kept[0], self.k, lots), self.k)
             kept = [t[best] for t in kept]
         self.values, self.places, self.layers = ([t] for t in kept)
         self.held = len(kept[0])
-        if self.held == self.k > 0: self.full, self.threshold = True, kept[0].min().item()
+        if self.held == self.k > 0: self.full, self._least = True, kept[0].min()
 
     def _lots(self, places, layers): # [n], [n] numbers of layers -> [n] int64
-        "Who comes first among equals; asked of equals only."
-        lots = places + (layers.long() << 40)              # the first come
-        for number, name in enumerate(self.seen if self.luck else ()):
-            here = layers == number
-            lots = torch.where(here, self.luck(name, places), lots)
-        return lots
+        "Who comes first among equals: the lower number."
+        if not self.salt: return places + (layers.long() << 40)        # the first come
+        salts = torch.tensor([*map(self.salt, self.seen)])
+        return scramble(places, salts.to(places.device, non_blocking=True)[layers])
 
     def counts(self)->dict: # {name: how many of the k best lie in this layer}
         "How many of the k best so far lie in each layer."
         self._cut()
+        if len(self.seen) == 1: return {n: self.held for n in self.seen}       # a wait less
         layers = torch.cat(self.layers).long() if self.layers else torch.empty(0, dtype=torch.int64)
         return dict(zip(self.seen, layers.bincount(minlength=len(self.seen)).tolist()))
 

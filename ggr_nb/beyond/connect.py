@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 
 from ..density import largest_remainder
-from ..drop import highest, lowest, score_active
+from ..drop import drop_lowest, highest, score_active
 from ..init import as_mask, sample
 from ..masks import Dense, Layer, generator
 from ..methods import METHODS
@@ -75,8 +75,7 @@ def drop_keep_units(snap, # Snapshot
         safe = strongest(column // layer.shape[1], score)
         if sides == 2: safe |= strongest(column % layer.shape[1], score)
         k = min(round(snap.fraction * len(score)), int((~safe).sum()))
-        luck = lambda i: snap.luck(layer.name, layer.places[i])
-        dropped[name] = layer.places[lowest(score.masked_fill(safe, torch.inf), k, luck)]
+        dropped[name] = drop_lowest(snap, layer, score.masked_fill(safe, torch.inf), k)
     return dropped
 
 # %% ../../nbs/beyond/connect.ipynb #79ff2af3
