@@ -8,7 +8,7 @@ Parts: train (gradient norm along training and around every update), lottery (pr
 snip (masks chosen before training against random ones), time (pruned solution and ticket in longer trainings).
 Results: results/flow.jsonl.
 """
-from itertools import combinations, product
+from itertools import product
 
 import torch
 from torch import nn

@@ -35,7 +35,7 @@ WITHOUT = 'static', 'dense'       # these drop nothing
 def method(criterion, growth, drop=None):
     "SET, RigL or GGR with another criterion."
     base = METHODS[{'random': 'set', 'gradient': 'rigl', 'vote': 'ggr'}[growth]]
-    return replace(base, name=f'{criterion}, {growth}', drop=drop or partial(drop_local, criterion=criterion), needs=('grads',))
+    return replace(base, name=f'{criterion}, {growth}', drop=drop or partial(drop_local, criterion=criterion))
 
 @lru_cache
 def data_of(kind): return some_classes() if kind.startswith('cifar') else digits()

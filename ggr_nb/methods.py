@@ -29,13 +29,17 @@ class Method:
     allocate: Callable = allocate.local # (Snapshot, {name: r_l}, {name: Layer}) -> {name: q_l}
     grow: Callable = grow.random # (Snapshot, Layer, q) -> positions
     regrow_dropped: bool = True # may a place dropped in this update be taken at once?
-    needs: tuple = () # 'grads', 'momenta' or 'targets', whatever the functions read
+    needs: tuple = () # 'momenta', 'targets': what the functions read beside weights and gradients
     birth: Callable = None # (Snapshot, layers, grown) -> (values, what to remember); default 0
     every: int = None # steps between updates, where the method fixes it (DeepR: 1)
     first_masks: Callable = random_masks # (shapes, budgets, seed) -> {name: mask} to start from
     l1: float = 0.0 # L1 pull towards zero in every step (DeepR)
     temperature: float = 0.0 # gradient noise √(2·lr·T) in every step (DeepR)
     source: str = '' # where it comes from
+
+    def __post_init__(self):
+        if wrong := {*self.needs} - {'momenta', 'targets'}: raise ValueError(
+            f"{self.name!r} needs {wrong}: say 'momenta' or 'targets', all else is always there")
 
     @property
     def dynamic(self): return self.drop is not drop.drop_nothing
@@ -60,7 +64,7 @@ def _as_places(method, step, name, found):
     raise ValueError(f'{method.name!r}: {step} gave a {kind} for {name}; give flat positions, an '
                      'int64 tensor [n]')
 
-def _grow_layer(method, snap, layer, dropped, q):
+def _grow_layer(method, snap, layer, q):
     "Fill the quota of one layer; just-dropped places last, if the method avoids them."
     first = _as_places(method, 'growth', layer.name, method.grow(snap, layer, min(q, layer.free)))
     if len(first) == q: return first
@@ -148,7 +152,7 @@ def redistribute(method:Method, # the three choices
     snap = replace(snap, memory=snap.memory | found.memory)
     free = {n: replace(l, best=found.best[n].to(l.places.device)) if n in found.best else l
             for n, l in free.items()}
-    grown = {n: _grow_layer(method, snap, free[n], dropped[n], q) for n, q in found.quotas.items()}
+    grown = {n: _grow_layer(method, snap, free[n], q) for n, q in found.quotas.items()}
     _carries(method, free, dropped, found.quotas, grown)
     values = {n: new_value for n in grown}
     if method.birth:
@@ -188,14 +192,14 @@ def no_allocation(snap, dropped, free): # as every rule of notebook 05
 
 static = Method('static', drop=drop.drop_nothing, source='a fixed random mask')
 set_ = Method('set', source='Mocanu et al. 2018, with plain magnitude removal')
-rigl = Method('rigl', grow=grow.gradient, needs=('grads',), source='Evci et al. 2020')
+rigl = Method('rigl', grow=grow.gradient, source='Evci et al. 2020')
 dsr = Method('dsr', drop=drop.drop_threshold, allocate=allocate.survivors, regrow_dropped=False,
              source='Mostafa & Wang 2019')
 snfs = Method('snfs', allocate=allocate.mean_momentum, grow=grow.momentum, needs=('momenta',),
               source='Dettmers & Zettlemoyer 2019')
 
 # %% ../nbs/08_methods.ipynb #8fd017c4
-ggr = Method('ggr', allocate=allocate.global_topk, grow=grow.hybrid(0.5), needs=('grads',),
+ggr = Method('ggr', allocate=allocate.global_topk, grow=grow.hybrid(0.5),
              source='Parger et al. 2022')
 ggr_set = replace(ggr, name='ggr-set', grow=grow.random, source='Parger et al. 2022, Table 3')
 ggr_rigl = replace(ggr, name='ggr-rigl', grow=grow.gradient, source='Parger et al. 2022, Table 3')
@@ -234,7 +238,7 @@ set_original = Method('set-original', drop=partial(drop.drop_local, criterion='s
 gmp = Method('gmp', drop=drop.drop_to_schedule, allocate=no_allocation, needs=('targets',),
              first_masks=full_masks, source='Zhu & Gupta 2018')
 chase = Method('chase', drop=drop.drop_global, allocate=allocate.global_topk, grow=grow.gradient,
-               needs=('grads',), source='Chase 2023: global removal and global growth')
+               source='Chase 2023: global removal and global growth')
 rigl_sg = replace(rigl, name='rigl-sg', allocate=allocate.mean_gradient, source='share by mean |g|')
 rigl_sm = replace(rigl, name='rigl-sm', allocate=allocate.mean_weight, source='share by mean |w|')
 gse = replace(rigl, name='gse', grow=grow.sampled(2.0), source='GSE 2024: growth from a sample')

@@ -526,7 +526,8 @@ class Sparsifier:
         self._looked_at, self._written = 0, None    # when leaks were looked for; weights' versions
         self._aside, self._loaded = {}, set()       # what masking has hidden, until the first step
         self._rescaled = {}                         # what is left of that, where it was rescaled
-        self._state_is_old = False                  # has a step been made since it was loaded?
+        self._state_is_old = any(self.optimizer.state.get(l.weight) for n, l in self.layers.items()
+                                 if n not in self._masked)   # a step has been made since loading?
         self._seen, self._unstepped = None, 0       # forward passes that saw others' writes
         self._listen()
         self._expect()
@@ -867,7 +868,8 @@ class Sparsifier:
                      'whose step is' if self.steps == 0 else '. If a new optimiser steps instead '
                      f'of the {kind} given, masks move no more: make a new sparsifier for it')
             warn('something outside the optimiser\'s step has changed inactive weights '
-                 f'({found[:3]}, …); they are masked before every forward pass from now on{waits}')
+                 f'({found[:3]}, …); they are masked before every forward pass from now on (before '
+                 f'a compiled one only if the sparsifier was given the compiled model){waits}')
 
     def group(self): # None if this process is alone
         "The processes that train this one network."
@@ -1056,6 +1058,7 @@ class Sparsifier:
             'masks do not fit the model; layers of one only: '
             f'{sorted(set(state["masks"]) ^ set(self.layers))}')
         for n, layer in self.layers.items(): layer.accept(state['masks'][n])   # or nothing changes
+        self._state_is_old &= self.steps > 0          # the others' state has come with this one
         self.seed, self.steps, self._batches = state['seed'], state['steps'], state['batches']
         self.memory, self.history = _from_text(state['memory']), _from_text(state['history'])
         sums = _from_text(state['sums'])

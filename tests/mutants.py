@@ -26,6 +26,7 @@ MUTANTS = [(module, *lines) for module, group in {
     ('return self.tensor[first:last].reshape(-1).abs()', 'return self.tensor[first:last].reshape(-1)', 'the sign of the gradient decides'),
     ('alpha=stride - step)', 'alpha=stride)', 'positions of another layout are read elsewhere'),
     ('torch.searchsorted(places, gone), False)', 'torch.searchsorted(places, gone), True)', 'nothing is ever dropped'),
+    ('len(places) - len(gone))', 'len(places) - len(gone) - 1)', 'on a device the last weight that stays is forgotten'),
     ('+ torch.arange(len(new), device=new.device)\n', '\n', 'new places are merged one too early'),
     ('self.blocked - torch.arange(len(self.blocked), device', 'self.blocked - 1 - torch.arange(len(self.blocked), device', 'off by one: a free place is taken for its neighbour'),
     ('torch.searchsorted(before, ranks, right=True)', 'torch.searchsorted(before, ranks)', 'left for right: growth picks active places'),
@@ -80,6 +81,7 @@ MUTANTS = [(module, *lines) for module, group in {
     ('signs[name] = layer.places[stay], now[stay]', 'signs[name] = layer.places[stay], now[:len(stay)]', 'signs remembered at the wrong places'),
 ], 'topk': [
     ('better = score >= self.threshold if self.full and self.salt else score > self.threshold', 'better = score > self.threshold', 'equals of the k-th best have no chance'),
+    ('non_blocking=True)[layers])', 'non_blocking=True)[layers * 0])', 'all layers draw from one lottery'),
     ('True, kept[0].min()', 'True, kept[0].max()', 'max for min: the threshold is the best'),
     ('found + (start + a))', 'found + a)', 'places counted from the piece and not from the layer'),
     ('if self.held > self.k:\n', 'if self.held > self.k + 1:\n', 'off by one: k + 1 are kept'),
@@ -126,6 +128,7 @@ MUTANTS = [(module, *lines) for module, group in {
     ('found.best[n].to(l.places.device)) if n in found.best else l', 'found.best[n].to(l.places.device).flip(0)) if n in found.best else l', "the vote's places in the wrong order"),
     ('drop=drop.drop_global, allocate', 'allocate', 'Chase removes in each layer alone'),
 ], 'sparsify': [
+    ('self._state_is_old &= self.steps > 0', 'pass', 'a state that was loaded first is thrown away'),
     ('change_(self.mask, gone, new, 1, known=known)', 'change_(self.mask, gone[:0], new, 1)', 'dropped weights stay in the mask'),
     ('for state, fresh in states: change_(state, gone, new, fresh, empty=fresh, known=known)', 'pass', 'an unmasked state: moments of dead weights are kept'),
     ('change_(self.weight, gone, new, values, known=known)', 'change_(self.weight, gone[:0], new, values)', 'dropped weights live on'),

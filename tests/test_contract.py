@@ -3,7 +3,7 @@
 The matrix takes every optimiser with every method, each in one of the loops and resumed at one of its steps in one of the
 orders, drawn for each pair; CONTRACT=all takes every loop and four steps.
 """
-import copy, gc, importlib.util, io, itertools, math, os, pickle, random, sys, warnings, weakref
+import copy, gc, io, itertools, math, os, pickle, random, warnings, weakref
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -15,13 +15,13 @@ from torch.nn.functional import cross_entropy
 
 from conftest import same
 from ggr_nb.beyond.snip import snip_masks
-from ggr_nb.init import SCALINGS, rescale_
+from ggr_nb.init import SCALINGS
 from ggr_nb.masks import matrices, sparse_parameters
 from ggr_nb.drop import drop_local
 from ggr_nb.grow import pick_random
 from ggr_nb.methods import METHODS, full_masks, no_allocation
 from ggr_nb.sparse import sparse_storage_
-from ggr_nb.sparsify import Sparsifier, check_norms_stay, norm_axes, unit_axis
+from ggr_nb.sparsify import Sparsifier, check_norms_stay, norm_axes
 
 O, WHOLE = torch.optim, os.environ.get('CONTRACT') == 'all'
 X, Y = torch.randn(16, 12, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 4

@@ -1,5 +1,5 @@
 """Data: augmentation against a picture-by-picture reference, repeatability, and files that are missing, cut off or wrong."""
-import json, math, os, pickle, subprocess, sys, tarfile, textwrap, time, zipfile
+import math, os, pickle, subprocess, sys, tarfile, textwrap, time, zipfile
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace

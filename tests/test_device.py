@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from pretend_device import DEVICE, Distant, pretended
+from pretend_device import DEVICE, pretended
 from ggr_nb.methods import METHODS
 from ggr_nb.sparsify import Sparsifier
 

@@ -10,7 +10,7 @@ from PIL import Image
 import ggr_nb.show.explore as explore
 from ggr_nb.show import Explorer
 from ggr_nb.show.explorer import asset, runtime, stylesheet
-from ggr_nb.show.panels import bars, curves, frame, grid_classes, grids, themed_svg, panel_figure
+from ggr_nb.show.panels import bars, curves, grid_classes, grids, themed_svg, panel_figure
 from ggr_nb.show.plots import COLOURS, ticks
 
 NAMES = sorted(n for n in explore.__all__ if n.endswith('_explorer'))

@@ -265,6 +265,19 @@ def test_public_functions_say_what_they_do(path):
     assert not silent, f'without a docstring: {silent}'
 
 
+def test_scripts_import_nothing_that_they_do_not_use():
+    scripts = [p for folder in ('tests', 'benchmarks', 'experiments', 'site') for p in (ROOT / folder).glob('*.py')]
+    trees = {p: ast.parse(p.read_text(encoding='utf-8')) for p in scripts}
+    taken = {(n.module, a.name) for t in trees.values() for n in ast.walk(t) if isinstance(n, ast.ImportFrom) for a in n.names}
+    idle = []
+    for path, module in trees.items():
+        read = {n.id for n in ast.walk(module) if isinstance(n, ast.Name)}
+        bound = [a.asname or a.name for n in module.body if isinstance(n, (ast.Import, ast.ImportFrom)) for a in n.names]
+        # `import a.b` is done for what it does, and a name may be there for a neighbour
+        idle += [f'{path.name}: {n}' for n in bound if '.' not in n and n not in read and (path.stem, n) not in taken]
+    assert not idle, idle
+
+
 @each_module
 def test_module_imports_only_lower_ones(path):
     own = module_name(path)

@@ -6,7 +6,6 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from ggr_nb.init import as_mask
 from ggr_nb.methods import METHODS
 from ggr_nb.sparse import Outer, SparseLinear, csr, dense_storage_, sparse_storage_, unit_of
 from ggr_nb.sparsify import Sparsifier
@@ -563,6 +562,21 @@ def test_weights_loaded_without_the_optimisers_state_begin_anew(method, optimize
     with pytest.warns(UserWarning, match='without the state of the optimiser, which begins anew'): step(*parts, 12)
     for l in s.layers.values(): assert all(t.shape == l.weight.shape for t in opt.state[l.weight].values() if t.ndim)
     trained(parts, 13, 20); assert sum(s.counts().values()) == sum(s.targets.values())
+
+
+@pytest.mark.parametrize('order', ['alone', 'whole'])
+def test_an_optimiser_that_has_stepped_before_its_sparsifier_keeps_no_state_of_other_places(order):
+    first = model, opt, s = trained(stored(), 0, 6); states = [copy.deepcopy(p.state_dict()) for p in first]
+    model, opt, s = trained(stored(), 0, 3); s.remove()
+    if order == 'whole': opt.load_state_dict(states[1])
+    parts = model, opt, Sparsifier(model, opt, 'rigl', init=s.densities(), every=2, until=41, fraction=.3)
+    model.load_state_dict(states[0])
+    if order == 'alone':
+        with pytest.warns(UserWarning, match='without the state of the optimiser, which begins anew'): step(*parts, 6)
+        return
+    parts[2].load_state_dict(states[2])
+    trained(parts, 6, 12); trained(first, 6, 12)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), first[0].state_dict().values()))
 
 
 def test_another_number_of_weights_is_told():

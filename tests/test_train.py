@@ -17,7 +17,7 @@ from ggr_nb.train import runs
 from ggr_nb.methods import METHODS
 from ggr_nb.train.models import MODELS
 from ggr_nb.train.runs import commit, load_checkpoint, previous, save_checkpoint
-from ggr_nb.train.measure import gradient_flow, positions
+from ggr_nb.train.measure import gradient_flow
 from ggr_nb.train.training import RECIPES, Recipe, Run, Stopped, build, evaluate, evaluate_run, fit, switches, train_main
 
 HERE = Path(__file__).parent
