@@ -175,6 +175,14 @@ def test_public_parameters_are_documented(path):
 
 
 @each_notebook
+def test_a_plot_is_the_last_thing_a_cell_does(path):
+    "Its picture is the value of the cell; with an assertion behind it nothing would be seen."
+    lost = [ast.unparse(n)[:60] for kind, _, body, _ in cells(path) if kind == 'code' for n in tree(body).body[:-1]
+            if isinstance(n, ast.Expr) and isinstance(n.value, ast.Call) and re.search(r'_plots?$', getattr(n.value.func, 'id', ''))]
+    assert not lost, lost
+
+
+@each_notebook
 def test_imports_stand_alone(path):
     "nbdev runs cells that import while it builds the docs, without the cells before them: code among imports would fail there."
     for kind, said, body, cell in cells(path):
