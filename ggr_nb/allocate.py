@@ -103,7 +103,7 @@ def global_topk_normalised(snap, dropped, free): # as for `global_topk`
 
 def random_places(snap, dropped, free): # as for `local`
     "As many as fall into each layer if Σr places are drawn at random from all free ones."
-    ends = torch.tensor([l.free for l in free.values()]).cumsum(0)
+    ends = torch.tensor([l.free for l in free.values()], device='cpu').cumsum(0)
     total = min(sum(dropped.values()), int(ends[-1]))
     drawn = sample(int(ends[-1]), total, snap.gen('allocate'))
     hits = torch.bucketize(drawn, ends, right=True).bincount(minlength=len(free)).tolist()

@@ -38,7 +38,8 @@ def highest(scores, k, luck=None): # as for `lowest`
 
 # %% ../nbs/03_drop.ipynb #7f06348c
 def magnitude(w, g, gen=None): return w.abs()   # w: [n] active weights, g: [n] their gradients
-def random_score(w, g, gen=None): return torch.rand(w.shape, generator=gen).to(w.device)   # control
+def random_score(w, g, gen=None): # the control
+    return torch.rand(w.shape, generator=gen, dtype=torch.float32, device='cpu').to(w.device)
 def mest(w, g, gen=None, lam=1.0): return w.abs() + lam * g.abs()   # lam: weight of the gradient
 
 # %% ../nbs/03_drop.ipynb #a7ae95d5
@@ -49,13 +50,13 @@ def reciprocal_sensitivity(w, g, gen=None): return w.abs() / g.abs()   # settled
 # %% ../nbs/03_drop.ipynb #52af7840
 def _relative_rank(x):
     "Rank of every value divided by their number, in (0, 1)."
-    rank = torch.empty(len(x), device=x.device)
+    rank = torch.empty(len(x), dtype=torch.float32, device=x.device)
     rank[x.argsort(stable=True)] = torch.arange(len(x), device=x.device).float()
     return (rank + .5) / max(1, len(x))
 
 def set_score(w, g=None, gen=None): # w: [n] active weights
     "SET's rule: rank positives and negatives among themselves, each by |w|."
-    score = torch.empty(w.shape, device=w.device)
+    score = torch.empty(w.shape, dtype=torch.float32, device=w.device)
     for side in (w >= 0, w < 0): score[side] = _relative_rank(w[side].abs())
     return score
 
@@ -148,7 +149,8 @@ def drop_nothing(snap:Snapshot, # the state
 def drop_sign(snap:Snapshot, # `memory['signs']`: {name: (places, int8 signs)} when last seen
               )->tuple: # ({name: flat positions}, what to remember: the signs of those that stay)
     "DeepR: every active weight whose sign has flipped since it was last seen (Bellec et al. 2018)."
-    seen, signs, dropped = snap.memory.get('signs', {}), {}, {}
+    seen, dropped = snap.memory.get('signs', {}), {}
+    signs = dict(seen)                                # layers that took no part keep theirs
     for name, layer in snap.layers.items():
         now = layer.values.sign().to(torch.int8)
         before = torch.zeros_like(now)

@@ -20,16 +20,17 @@ def sample(n:int, # places to choose from
            )->torch.Tensor: # [k] int64, distinct, on the CPU
     "A uniformly random k-subset of range(n)."
     if not 0 <= k <= n: raise ValueError(f'cannot draw {k} different places out of {n}')
-    if 2 * k > n: return torch.randperm(n, generator=gen)[:k]
+    if 2 * k > n: return torch.randperm(n, generator=gen, device='cpu')[:k]
     found = _distinct(n, k, gen)
-    return found[torch.randperm(len(found), generator=gen)[:k]]
+    return found[torch.randperm(len(found), generator=gen, device='cpu')[:k]]
 
 # %% ../nbs/02_init.ipynb #cd4f1528
 def _distinct(n, k, gen):
     "At least k different numbers below n."
-    found = torch.empty(0, dtype=torch.int64)
+    found = torch.empty(0, dtype=torch.int64, device='cpu')   # whatever device is the default
     while len(found) < k:
-        found = torch.cat([found, torch.randint(n, (k - len(found) + 16,), generator=gen)]).unique()
+        more = torch.randint(n, (k - len(found) + 16,), generator=gen, device='cpu')
+        found = torch.cat([found, more]).unique()
     return found
 
 # %% ../nbs/02_init.ipynb #5b3019c2
@@ -109,7 +110,7 @@ def sparse_init_(weight:torch.Tensor, # [n_out, n_in, *kernel], overwritten
     "Kaiming initialisation for the inputs that are really there (Evci et al. 2022)."
     std = (2 / effective_fan_in(mask, scaling, axis, groups)).sqrt()
     draw = pick('distribution', distribution, DRAWS)       # of mean 0 and variance 1
-    noise = draw(tuple(mask.shape), generator=gen).to(std.device)
+    noise = draw(tuple(mask.shape), generator=gen, device='cpu').to(std.device)
     with torch.no_grad(): return weight.copy_(noise * _per_unit(std, mask, axis, groups) * mask)
 
 # %% ../nbs/02_init.ipynb #99c19733

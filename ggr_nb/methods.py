@@ -44,6 +44,10 @@ class Method:
     @property
     def dynamic(self): return self.drop is not drop.drop_nothing
     @property
+    def prunes(self): # may it end with fewer weights?
+        return ('targets' in self.needs or self.allocate is no_allocation
+                or self.first_masks is full_masks)
+    @property
     def masks_nothing(self): return not self.dynamic and self.first_masks is full_masks
 
 # %% ../nbs/08_methods.ipynb #da9a4d38
@@ -116,9 +120,12 @@ def _carries(method, free, dropped, quotas, grown):
     gone, new = (sum(map(len, places.values())) for places in (dropped, grown))
     short = {n: (len(p), quotas[n]) for n, p in grown.items() if len(p) != quotas[n]}
     if short: raise ValueError(f'{method.name!r}: growth gave (places, quota) {short}')
-    if new > gone or 0 < new < gone and method.first_masks is random_masks: raise ValueError(
+    if new > gone or new < gone and not method.prunes: raise ValueError(
         f'{method.name!r} drops {gone:,} weights and grows {new:,}: the quotas of an allocation '
-        'add up to what was dropped (or to nothing, where a method only prunes)')
+        'add up to what was dropped (to less only where a method prunes: with no_allocation, '
+        "full_masks, or needs=('targets',))")
+    if empty := [n for n, p in grown.items() if not len(free[n].places) + len(p)]: raise ValueError(
+        f'{method.name!r} leaves no weight in {empty}; a drop leaves one in each layer')
     if bad := _misplaced(method.grow, grown, free, active=False): raise ValueError(
         f'{method.name!r}: growth gave places that are active already, are none of the layer, or '
         f'stand twice, in {bad}')
@@ -213,10 +220,10 @@ def random_sign_birth(snap, # Snapshot
                       size:float=1e-12, # |w| of a new weight
                       )->tuple: # ({name: [q] values ± size}, what to remember: all signs)
     "Tiny weights of random sign, remembered so that the first flip is seen."
-    values, signs = {}, {}
+    values, signs = {}, dict(snap.memory['signs'])
     for name, born in grown.items():
-        sign = torch.randint(0, 2, (len(born),), generator=snap.gen('sign', name)) * 2 - 1
-        sign = sign.to(born.device)
+        drawn = torch.randint(2, (len(born),), generator=snap.gen('sign', name), device='cpu')
+        sign = drawn.to(born.device) * 2 - 1
         places, known = snap.memory['signs'][name]
         places, order = torch.cat([places, born]).sort()
         signs[name] = places, torch.cat([known, sign.to(torch.int8)])[order]
@@ -231,7 +238,7 @@ deepr_global = replace(deepr, name='deepr-global', allocate=allocate.random_plac
 # %% ../nbs/08_methods.ipynb #4dd347b3
 def full_masks(shapes, budgets, seed=0): # as `random_masks`
     "Every weight is active: where pruning begins."
-    return {n: torch.ones(s, dtype=torch.bool) for n, s in shapes.items()}
+    return {n: torch.ones(s, dtype=torch.bool, device='cpu') for n, s in shapes.items()}
 
 set_original = Method('set-original', drop=partial(drop.drop_local, criterion='set'),
                       source='Mocanu et al. 2018, the original removal by sign')

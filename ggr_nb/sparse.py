@@ -61,13 +61,16 @@ class _Product(torch.autograd.Function):
     "x Wᵀ for a W of which only some places exist."
     @staticmethod
     def forward(ctx, x, values, layer): # [B, in], [n], SparseLinear -> [B, out]
-        ctx.save_for_backward(x, values); ctx.layer = layer
+        ctx.save_for_backward(x, values); ctx.layer, ctx.moves = layer, layer._moves
         return (layer.matrix(values) @ x.t()).t()
 
     @staticmethod
     @once_differentiable                   # a second derivative is refused
     def backward(ctx, dy): # [B, out] -> dx [B, in], [n], None
         (x, values), layer, dx, dv = ctx.saved_tensors, ctx.layer, None, None
+        if ctx.moves != layer._moves: raise RuntimeError(
+            'the places of a sparse layer have moved since this forward pass (an update came '
+            'between): make the forward pass again')
         if ctx.needs_input_grad[0]: dx = (layer.transposed(values) @ dy.t()).t()
         if ctx.needs_input_grad[1]: dv = _averaged(sampled_product(x, dy, layer.crow, layer.col),
                                                    layer.group)
@@ -116,7 +119,7 @@ class SparseLinear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         for name in ('crow', 'col', 'crow_t', 'col_t', 'turn'):
             self.register_buffer(name, None, persistent=name in ('crow', 'col'))
-        self.watching = None                      # the hook by which batches are kept for growth
+        self.wanted, self.watching = False, None  # batches for growth, and the hook that keeps them
         self.batches, self._passes = [], {}       # (x, dy) of the step; {pass: of those under way}
         self.group = self._ddp = None             # processes whose gradients are averaged; by whom
         self._moves, self._copied = 0, None       # patterns so far; as of `__deepcopy__`
@@ -139,8 +142,9 @@ class SparseLinear(nn.Module):
         "A layer that has never been dense, its values scaled for the inputs each unit has."
         row = places // linear.in_features
         fan = row.bincount(minlength=linear.out_features).clamp(min=1)
-        values = torch.randn(len(places), generator=gen) * (2 / fan[row]).sqrt()
-        bias = None if linear.bias is None else torch.zeros(linear.out_features)
+        noise = torch.randn(len(places), generator=gen, device='cpu')
+        values = noise * (2 / fan[row]).sqrt()
+        bias = None if linear.bias is None else torch.zeros(linear.out_features, device='cpu')
         new = cls(linear.in_features, linear.out_features, places, values, bias)
         return _as_before(new, new.values, linear, linear.weight)
 
@@ -186,7 +190,7 @@ class SparseLinear(nn.Module):
     def watch(self, growth): # will it be looked at after the coming step?
         "Begin to keep the batches that the gradient will be made of, or none."
         if self.watching: self.watching.remove()
-        look = growth and self.values.requires_grad
+        self.wanted, look = growth, growth and self.values.requires_grad
         self.watching = self.values.register_post_accumulate_grad_hook(self._add) if look else None
         self.batches, self._passes = [], {}
 
@@ -230,6 +234,13 @@ class SparseLinear(nn.Module):
         new.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         new._copied = weakref.ref(self), self._moves, _marks(new.values)
         return new
+
+    def _apply(self, fn, recurse=True):
+        "Another device or dtype: a copy that was not written to is not written to by that."
+        same = self._copied and torch.equal(self._copied[2], _marks(self.values))
+        super()._apply(fn, recurse)
+        if same: self._copied = *self._copied[:2], _marks(self.values)
+        return self
 
     def _refuse_mixed(self):
         "Weights that were written, while those of the original have other places by now."
@@ -403,8 +414,10 @@ class SparseWeight:
     def gradient(self):
         "The gradient that growth looks at, in the units of `values.grad` (unscaled, as it is)."
         if self.weight.grad is None or not self.weight.requires_grad: return None
-        if not self.module.watching: raise RuntimeError(
+        if not self.module.wanted: raise RuntimeError(
             f'{self.name}: no batch was kept, for the coming step is not due to be an update')
+        if not self.module.watching:
+            return self._tell('it was frozen when the last step ended, so it keeps its places once')
         batches = self.module.batches or sum(self.module._passes.values(), []) # .grad set by hand
         if not batches and self.weight.grad.any(): self._tell(
             'its weights have a gradient that did not come through the layer (a penalty, another '
@@ -466,8 +479,10 @@ class SparseWeight:
         "Have other places been loaded since the pattern was as it should be?"
         if self.moves == self.module._moves: return False
         now = self.module.crow, self.module.col
-        return self.settled is None or not all(
-            torch.equal(a.to(b.device), b) for a, b in zip(self.settled, now))
+        if self.settled is None or not all(
+            torch.equal(a.to(b.device), b) for a, b in zip(self.settled, now)): return True
+        self.moves = self.module._moves                   # the same places have come
+        return False
 
     def accept(self, saved): # [n] int64 places
         "Refuse what is no pattern of this layer."

@@ -10,9 +10,11 @@ __all__ = ['plan', 'hookable', 'check_optimizer', 'norm_axes', 'check_norms', 'c
 import base64, copy, inspect, json, math, numbers, sys, weakref
 from collections.abc import Mapping
 from fnmatch import fnmatch
+from functools import partial
 
-import torch
+import numpy as np, torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from .density import DENSITIES, budgets
 from .init import SCALINGS, random_masks, rescale_
@@ -214,7 +216,7 @@ def fitting(masks:dict, # {name: mask} from outside
         f'masks is a {type(masks).__name__}: give a dict, {{name of the weight: mask}}')
     if none := [n for n, m in masks.items() if m is None]: raise ValueError(
         f'no mask for {none}, but None: give 0 and 1, or leave such layers dense with exclude=')
-    masks = {n: torch.as_tensor(m) for n, m in masks.items()}
+    masks = {n: m if torch.is_tensor(m) else torch.as_tensor(m) for n, m in masks.items()}
     got = {n: tuple(m.shape) for n, m in masks.items()}
     apart = {n: (shapes.get(n), got.get(n)) for n in shapes | got if shapes.get(n) != got.get(n)}
     if apart: raise ValueError(
@@ -250,6 +252,15 @@ def _uneven(state, off):
     place = off.flatten().to(torch.uint8).argmax(keepdim=True)
     first = state.flatten().index_select(0, place)
     return ((state != first) & off).any()
+
+def _read(state, weight):
+    "Does what an optimiser keeps of a weight lie open, number by number (or is it none of each)?"
+    inside = [t for t in tree_leaves(state) if torch.is_tensor(t) and t.numel() == weight.numel() > 1]
+    if not torch.is_tensor(state): return not inside
+    if not inside: return True
+    try: state.view(weight.shape)[:1].clone() != 0
+    except (RuntimeError, ValueError, NotImplementedError, TypeError): return False
+    return True
 
 def _fresh(state, layer):
     "What the state holds where no weight has been: what new weights begin with."
@@ -425,23 +436,31 @@ def _plain(value):
         raw = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
         kind = str(value.dtype).removeprefix('torch.')
         return dict(tensor=[kind, list(value.shape), base64.b85encode(raw).decode()])
-    if isinstance(value, dict): return dict(dict=[[k, _plain(v)] for k, v in value.items()])
-    if isinstance(value, tuple): return dict(tuple=[*map(_plain, value)])
-    if isinstance(value, list): return dict(list=[*map(_plain, value)])
+    if type(value) is dict: return dict(dict=[[_plain(k), _plain(v)] for k, v in value.items()])
+    if type(value) is tuple: return dict(tuple=[*map(_plain, value)])
+    if type(value) is list: return dict(list=[*map(_plain, value)])
     if value is None or type(value) in (bool, int, float, str): return value
-    if hasattr(value, 'item'): return _plain(value.item())       # a number of another library
-    raise TypeError(f'{value!r} cannot be saved: a method may remember numbers, texts, tensors, '
-                    'and lists, tuples and dicts of them')
+    if isinstance(value, np.generic): return _plain(value.item())
+    raise TypeError(f'{type(value).__name__} {str(value)[:60]} cannot be saved: a method may '
+                    'remember numbers, texts, tensors, and lists, tuples and dicts of them')
 
 def _as_it_was(value):
     if not isinstance(value, dict): return value
     (kind, held), = value.items()
-    if kind == 'dict': return {k: _as_it_was(v) for k, v in held}
+    if kind == 'dict': return {_as_it_was(k): _as_it_was(v) for k, v in held}
     if kind == 'tensor':
-        flat = torch.frombuffer(bytearray(base64.b85decode(held[2])), dtype=torch.uint8)
-        return flat.view(getattr(torch, held[0])).view(held[1]) if len(flat) else torch.empty(
-            held[1], dtype=getattr(torch, held[0]))
+        raw, dtype = bytearray(base64.b85decode(held[2])), getattr(torch, held[0])
+        if not raw: return torch.empty(held[1], dtype=dtype, device='cpu')
+        return torch.frombuffer(raw, dtype=torch.uint8).view(dtype).view(held[1])
     return dict(list=list, tuple=tuple)[kind](map(_as_it_was, held))
+
+def _spelled(rule):
+    "A rule or a schedule as text: its name, and what a `partial` gives it."
+    if isinstance(rule, partial):
+        said = lambda v: _spelled(v) if callable(v) else repr(v)
+        given = [*map(said, rule.args), *(f'{k}={said(v)}' for k, v in rule.keywords.items())]
+        return f'{_spelled(rule.func)}({", ".join(given)})'
+    return rule if isinstance(rule, str) else getattr(rule, '__name__', type(rule).__name__)
 
 def _to_text(value): return json.dumps(_plain(value))
 def _from_text(text): return _as_it_was(json.loads(text))
@@ -503,6 +522,11 @@ class Sparsifier:
             alone = self.method.first_masks is random_masks
             both = shapes | {n: l.shape for n, l in self.layers.items() if l}
             first = self.method.first_masks(shapes if alone else both, self.targets, self.seed)
+            first = fitting(first, shapes if alone else both)
+            held, asked = sum(counts(first).values()), sum(self.targets[n] for n in first)
+            if held != asked and not self.method.prunes: raise ValueError(
+                f'first_masks of {self.method.name!r} gave {held:,} active weights, and {asked:,} '
+                'are planned: keep to the budgets that it is given')
         else:
             first = fitting(masks, shapes)
             held, asked = sum(counts(first).values()), sum(self.targets[n] for n in shapes)
@@ -627,7 +651,8 @@ class Sparsifier:
             self._agree()
             if self.method.dynamic: [layer.gradient() for layer in self._masked.values()]   # dense?
         self._settle_stored()
-        if self._loaded: self._tell_what_was_cut()
+        self._tell_what_was_cut()
+        self._loaded = set()
         self._aside, self._rescaled = {}, {}
         if self.due(): self.update()
         self._perturb()
@@ -638,6 +663,7 @@ class Sparsifier:
     def _after_step(self, optimizer, args, kwargs):
         "Count the step; mask again where the optimiser needs it, and see at times whether it does."
         if not self._real or _within_step(optimizer): return
+        if self.steps < 2: self._find_unread()
         if self._look_now(self._updated_at == self.steps):
             self._find_leaks(after_step=True); self._looked_at = self.steps
         if self._mask_after_step: self._mask_weights()
@@ -668,6 +694,7 @@ class Sparsifier:
         now = self._versions()
         self._unstepped += torch.is_grad_enabled() and self._seen not in (None, now)
         self._seen, written = now, self._written not in (None, now)
+        self._tell_what_was_cut()                             # the loaded weights are used
         kind = type(self.optimizer).__name__
         if self._unstepped == 10 and not self._mask_before_forward: warn(
             f'ten forward passes have met weights that were written to without a {kind}.step: '
@@ -716,9 +743,29 @@ class Sparsifier:
         self._batches, self._collected_at = self._batches + 1, self.steps
 
     def _states(self, layer):
-        "{name: optimiser state of the weight's shape}: momentum, Adam's moments, …"
-        return {k: s for k, s in self.optimizer.state.get(layer.weight, {}).items()
-                if torch.is_tensor(s) and s.shape == layer.weight.shape}
+        "{name: optimiser state with a number for each weight}: momentum, Adam's moments, …"
+        weight, left = layer.weight, self._mixed if layer.name in self._masked else ()
+        held = {k: s for k, s in self.optimizer.state.get(weight, {}).items()
+                if torch.is_tensor(s) and s.numel() == weight.numel() and k not in left}
+        return {k: s if s.shape == weight.shape else s.view(weight.shape) for k, s in held.items()
+                if s.shape == weight.shape or weight.numel() > 1 and s.is_contiguous()}
+
+    def _find_unread(self):
+        "States that cannot be looked into: in lists, or packed in fewer bits."
+        unread, stored = set(), []
+        for n, layer in self.layers.items():
+            states = self.optimizer.state.get(layer.weight, {}).items()
+            here = {k for k, s in states if not _read(s, layer.weight)} - self._mixed
+            unread |= here
+            if here and n not in self._masked: stored.append(n)
+        if not unread: return
+        kind = type(self.optimizer).__name__
+        if stored: raise ValueError(
+            f'{kind} keeps {sorted(unread)} in a form that cannot be moved with the weights, and '
+            f'{stored[:3]} are stored sparsely. Use SGD, Adam, or masks')
+        self._mixed |= unread
+        warn(f'{kind} keeps {sorted(unread)} in a form that masks do not reach: it is not looked '
+             'at, and updates leave it as it is')
 
     def snapshot(self,
                  grads:dict=None, # {layer: what reads its gradient}; default: as they are now
@@ -753,8 +800,11 @@ class Sparsifier:
                 'was changed, the masks were not updated. Lower the learning rate, clip gradients, '
                 'or use a GradScaler')
         snap, dense = self.snapshot(grads), 'momenta' in self.method.needs
-        if not snap.layers: return                # a step without any gradient moves nothing
+        if not snap.layers:                       # a step without any gradient moves nothing
+            self._sums, self._batches, self._updated_at = {}, 0, self.steps
+            return self._tell_late()
         decision = redistribute(self.method, snap, self.new_value)
+        if not self.updates: _plain(decision.memory)          # or a checkpoint could not be written
         check_norms_stay(snap, decision, self._normed)
         for n, seen in snap.layers.items():
             layer = self.layers[n]
@@ -772,6 +822,10 @@ class Sparsifier:
                             grown=new.get(n, 0), count=now[n] if n in now else layer.count)
                     for n, layer in self.layers.items()}))
         self._agree()
+        self._tell_late()
+
+    def _tell_late(self):
+        "Say which layers pruning has not brought down to their budgets when it ends."
         if 'targets' not in self.method.needs or self.steps + self.every < self.until: return
         if late := {n: (l.count, self.targets[n]) for n, l in self.layers.items()
                     if l.count > self.targets[n]}: warn(
@@ -790,14 +844,15 @@ class Sparsifier:
         l1, heat = self.method.l1, self.method.temperature
         if not (l1 or heat): return
         scale = getattr(self.optimizer, 'grad_scale', None)
-        rates = {id(p): float(g['lr']) for g in self.optimizer.param_groups for p in g['params']}
+        rates = {id(p): g['lr'] for g in self.optimizer.param_groups for p in g['params']}
         for n, layer in self.layers.items():
             p = layer.weight
             if p.grad is None: continue
             push = l1 * p.detach().sign()
             if heat:
-                noise = torch.randn(p.shape, generator=generator(self.seed, 'noise', self.steps, n))
-                push += (2 * heat / max(rates[id(p)], 1e-12))**.5 * noise.to(p)
+                gen = generator(self.seed, 'noise', self.steps, n)
+                noise = torch.randn(p.shape, generator=gen, device='cpu')
+                push += (2 * heat / max(float(rates[id(p)]), 1e-12))**.5 * noise.to(p)
             p.grad += push if scale is None else push * scale.to(p.device)
 
     # ---- what keeps it exact
@@ -961,13 +1016,16 @@ class Sparsifier:
             f'the loaded layers hold {abs(more):,} weights {"more" if more > 0 else "fewer"} than '
             'before; updates keep that number')
 
-    def _tell_what_was_cut(self):
-        cut = [n for n in self._loaded if self._aside.get(n, (None,))[0] is not None and bool(
+    def _tell_what_was_cut(self, *_):
+        "Once after each load, when its weights are used or saved and no masks have come with them."
+        masked = self._loaded & self._masked.keys()
+        cut = [n for n in masked if self._aside.get(n, (None,))[0] is not None and bool(
             ((self._aside[n][0] != 0) & (self.layers[n].mask == 0)).any())]
-        self._loaded = set()
+        self._loaded -= masked
         if cut: warn(
             f'weights were loaded that are not zero where the masks are ({cut[:3]}, …): they were '
-            'set to zero. A sparse run is restored together with the sparsifier\'s own state')
+            'set to zero. A sparse run is restored together with the sparsifier\'s own state; for '
+            'weights without it, call .remove() before loading them')
 
     # ---- listening, copying, saving
 
@@ -978,6 +1036,7 @@ class Sparsifier:
             self.optimizer.register_step_post_hook(self._after_step),
             self.optimizer.register_load_state_dict_post_hook(self._state_loaded),
             self.model.register_forward_pre_hook(_Call(self, '_before_forward')),
+            self.model.register_state_dict_pre_hook(_Call(self, '_tell_what_was_cut')),
             *(m.register_load_state_dict_pre_hook(_Call(self, '_weights_come', names))
               for m, names in self._owners(self.layers)),
             *(m.register_load_state_dict_post_hook(_Call(self, '_weights_loaded', names))
@@ -1000,6 +1059,7 @@ class Sparsifier:
 
     def remove(self)->None:
         "Stop listening. Weights stay as they are."
+        self._tell_what_was_cut()
         for handle in self._handles: handle.remove()
         self._handles, self._aside = [], {}
         _OWNERS.pop(self.optimizer, None)
@@ -1024,11 +1084,12 @@ class Sparsifier:
                     updated_at=-1 if self._updated_at is None else self._updated_at)
 
     def _settings(self):
-        schedule = self.schedule if isinstance(self.schedule, str) else 'a function'
+        rules = {f: getattr(self.method, f) for f in ('drop', 'allocate', 'grow', 'birth')}
         stored = {n: list(l.shape) for n, l in self.layers.items() if n not in self._masked}
         more = dict(stored=str(stored)) if stored else {}      # places do not tell the shape
         return more | dict(
-            every=self.every, until=self.until, fraction=self.fraction, schedule=schedule,
+            every=self.every, until=self.until, fraction=self.fraction,
+            schedule=_spelled(self.schedule), **{f: _spelled(r) for f, r in rules.items()},
             grad_batches=self.grad_batches, skip_update=self.skip_update,
             new_value=self.new_value, active=sum(self.targets.values()))
 
@@ -1049,13 +1110,15 @@ class Sparsifier:
         if 'stored' in saved and saved['stored'] != mine.get('stored'): raise ValueError(
             f'the state is of another model: it stores {saved["stored"]}, this one '
             f'{mine.get("stored", "masks")}')
-        if strict and mine != saved:
-            apart = (f'{k} was {saved.get(k)!r}, is {v!r}' for k, v in mine.items()
-                     if saved.get(k) != v)
+        older = saved | dict(schedule=mine['schedule']) if 'drop' not in saved else saved
+        apart = [f'{k} was {older[k]!r}, is {v!r}' for k, v in mine.items()
+                 if k in older and older[k] != v]
+        if strict and apart:
             raise ValueError(f'the state is of a run with other settings: {", ".join(apart)}. '
-                             'Make the sparsifier with those, or load with strict=False')
+                             'Make the sparsifier with those, or load with strict=False. (Frozen '
+                             'layers get no masks: freeze them after making it)')
         if set(state['masks']) != set(self.layers): raise ValueError(
-            'masks do not fit the model; layers of one only: '
+            'masks do not fit the model; layers of one only (were others frozen when it was made?): '
             f'{sorted(set(state["masks"]) ^ set(self.layers))}')
         for n, layer in self.layers.items(): layer.accept(state['masks'][n])   # or nothing changes
         self._state_is_old &= self.steps > 0          # the others' state has come with this one
@@ -1070,14 +1133,24 @@ class Sparsifier:
         self._updated_at = None if state['updated_at'] < 0 else state['updated_at']
         self._collected_at = self._written = None
         intact = [n for n in self._masked if self._untouched(n)]          # not written by hand
-        self._rescaled = {}
+        hidden = {n: (l.mask == 0) & (l.weight == 0) for n, l in self._masked.items()
+                  if n in self._loaded and n not in intact}
+        self._rescaled, written = {}, []
         with torch.no_grad():
             for n, layer in self.layers.items(): layer.restore(state['masks'][n])
             for n, layer in self._masked.items():
                 weight, states = self._aside.get(n, (None, {}))
                 if n in intact: layer.weight.copy_(weight)
+                elif n in hidden and weight is not None:
+                    back = hidden[n] & (weight != 0).to(hidden[n].device) & (layer.mask != 0)
+                    layer.weight.copy_(torch.where(back, weight.to(layer.weight), layer.weight))
+                    written += [n] * bool(back.any())
                 for k, s in self._states(layer).items():
                     if k in states: s.copy_(states[k])
         self._loaded = set()
+        if written: warn(
+            f'weights of {written[:3]}, … were written to after they were loaded and before the '
+            'sparsifier was: what masks had hidden until now is as loaded, without that. Load the '
+            'sparsifier first')
         self._clean(self._masked)
         self._expect()

@@ -94,20 +94,21 @@ class StreamingTopK:
     def _lots(self, places, layers): # [n], [n] numbers of layers -> [n] int64
         "Who comes first among equals: the lower number."
         if not self.salt: return places + (layers.long() << 40)        # the first come
-        salts = torch.tensor([*map(self.salt, self.seen)])
+        salts = torch.tensor([*map(self.salt, self.seen)], device='cpu')
         return scramble(places, salts.to(places.device, non_blocking=True)[layers])
 
     def counts(self)->dict: # {name: how many of the k best lie in this layer}
         "How many of the k best so far lie in each layer."
         self._cut()
         if len(self.seen) == 1: return {n: self.held for n in self.seen}       # a wait less
-        layers = torch.cat(self.layers).long() if self.layers else torch.empty(0, dtype=torch.int64)
-        return dict(zip(self.seen, layers.bincount(minlength=len(self.seen)).tolist()))
+        if not self.layers: return dict.fromkeys(self.seen, 0)
+        found = torch.cat(self.layers).long().bincount(minlength=len(self.seen))
+        return dict(zip(self.seen, found.tolist()))
 
     def best(self)->dict: # {name: [q] int64 flat positions, the best first}
         "Where in each layer the k best so far lie."
         counts = self.counts()
-        if not self.values: return {n: torch.empty(0, dtype=torch.int64) for n in counts}
+        if not self.values: return {n: torch.empty(0, dtype=torch.int64, device='cpu') for n in counts}
         order = self._lots(self.places[0], self.layers[0]).argsort()
         order = order[self.values[0][order].argsort(descending=True, stable=True)]
         order = order[self.layers[0][order].argsort(stable=True)]

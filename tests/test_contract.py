@@ -4,6 +4,7 @@ The matrix takes every optimiser with every method, each in one of the loops and
 orders, drawn for each pair; CONTRACT=all takes every loop and four steps.
 """
 import copy, gc, io, itertools, math, os, pickle, random, warnings, weakref
+from collections import Counter, namedtuple
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -15,10 +16,10 @@ from torch.nn.functional import cross_entropy
 
 from conftest import same
 from ggr_nb.beyond.snip import snip_masks
-from ggr_nb.init import SCALINGS
+from ggr_nb.init import SCALINGS, random_masks
 from ggr_nb.masks import matrices, sparse_parameters
-from ggr_nb.drop import drop_local
-from ggr_nb.grow import pick_random
+from ggr_nb.drop import drop_dead_first, drop_local
+from ggr_nb.grow import hybrid, pick_random
 from ggr_nb.methods import METHODS, full_masks, no_allocation
 from ggr_nb.sparse import sparse_storage_
 from ggr_nb.sparsify import Sparsifier, check_norms_stay, norm_axes
@@ -1522,3 +1523,172 @@ def test_weights_of_an_earlier_file_do_not_come_back():
     model, opt, s = parts_of(seed=2); first = {n: torch.randn_like(t) for n, t in model.state_dict().items()}; model.load_state_dict(first)
     then = {n: t * s.masks.get(n, torch.ones(1)) for n, t in first.items()}; model.load_state_dict(then); s.load_state_dict(parts_of(seed=5)[2].state_dict())
     for n, w in s.weights.items(): assert torch.equal(w.detach(), then[n] * s.masks[n]) and (s.masks[n] & (then[n] == 0)).any()
+
+
+# ---- what was silent
+
+USES = dict(evaluate=lambda model, s: model(X), save=lambda model, s: model.state_dict(), remove=lambda model, s: s.remove())
+
+@core
+@pytest.mark.parametrize('use', USES)
+def test_a_checkpoint_that_is_used_without_its_masks_is_told(use):
+    "The best epoch is loaded at the end, and no step follows in which it would be said."
+    model, opt, s = parts_of()
+    for i in range(7): step(model, opt, i)
+    best = everything(model, opt, s)
+    for i in range(7, 20): step(model, opt, i)
+    model.load_state_dict(best[0])
+    with pytest.warns(UserWarning, match=r'not zero where the masks are .*\.remove\(\) before'): USES[use](model, s)
+    again = parts_of(seed=3); again[0].load_state_dict(best[0])
+    for part, state in zip(again[1:], best[1:]): part.load_state_dict(state)
+    with warnings.catch_warnings(): warnings.simplefilter('error'); USES[use](again[0], again[2])
+    bare = parts_of(seed=4); bare[2].remove(); bare[0].load_state_dict(best[0])
+    assert same(best[0], bare[0].state_dict())
+
+
+@core
+def test_weights_written_between_two_loads_keep_what_was_hidden_and_it_is_said():
+    run, again = parts_of(), parts_of(seed=2)
+    for i in range(7): step(*run[:2], i)
+    state = everything(*run); again[0].load_state_dict(state[0]); again[1].load_state_dict(state[1])
+    with torch.no_grad(): [p.mul_(.5) for p in again[0].parameters()]
+    with pytest.warns(UserWarning, match='written to after they were loaded and before the sparsifier'): again[2].load_state_dict(state[2])
+    assert again[2].counts() == run[2].counts() and all(torch.equal(w != 0, state[0][n] != 0) for n, w in again[2].weights.items())
+
+
+@core
+def test_signs_of_a_layer_that_rests_are_remembered():
+    model = Sometimes(); opt = O.SGD(model.parameters(), lr=.5); s = quiet(Sparsifier, model, opt, 'deepr', density=.3, until=999)
+    dropped = dict.fromkeys(s.layers, 0)
+    for i in range(60):
+        model.use = i % 2 == 0; step(model, opt, i); step(model, opt, i)
+        for u in s.history[-2:]: dropped = {n: d + u['layers'][n]['dropped'] for n, d in dropped.items()}
+        assert set(s.memory.get('signs', ())) <= set(s.layers)
+    assert min(dropped.values()) > 0 and set(s.memory['signs']) == set(s.layers)
+
+
+FIRST = dict(too_many=(lambda shapes, budgets, seed: random_masks(shapes, {n: 2 * b for n, b in budgets.items()}, seed), 'are planned'),
+             none=(lambda shapes, budgets, seed: {n: torch.zeros(s) for n, s in shapes.items()}, 'without any active weight'),
+             scores=(lambda shapes, budgets, seed: {n: torch.rand(s) for n, s in shapes.items()}, 'are these scores'))
+
+@core
+@pytest.mark.parametrize('kind', FIRST)
+def test_first_masks_of_ones_own_keep_to_the_budgets(kind):
+    model = net(); before = everything(model)
+    with pytest.raises(ValueError, match=FIRST[kind][1]): sparse(model, method=replace(METHODS['set'], name='my rule', first_masks=FIRST[kind][0]))
+    assert same(before[0], model.state_dict())
+
+
+@core
+@pytest.mark.parametrize('change', [
+    dict(allocate=lambda snap, dropped, free: dict.fromkeys(dropped, 0) if snap.update == 2 else dict(dropped)),
+    dict(allocate=OWN['quotas_too_small']['allocate'], first_masks=lambda *a: random_masks(*a)),
+    dict(drop=lambda snap: {n: l.places for n, l in snap.layers.items()}, allocate=lambda snap, dropped, free: {
+        n: sum(dropped.values()) * (n == '0.weight') for n in dropped})], ids=['at_times', 'first_masks', 'emptied'])
+def test_a_rule_of_ones_own_cannot_lose_weights(change):
+    model = nn.Sequential(nn.Linear(12, 40), nn.ReLU(), nn.Linear(40, 4)); opt = O.SGD(model.parameters(), lr=.1)
+    s = Sparsifier(model, opt, replace(METHODS['set'], name='my rule', **change), density=.3, every=1, until=9, fraction=.5)
+    before = sum(s.counts().values())
+    with pytest.raises(ValueError, match="'my rule'.*(add up|leaves no weight in)"):
+        for i in range(5): step(model, opt, i)
+    assert sum(s.counts().values()) == before
+
+
+class Kept(O.Optimizer):
+    "Momentum, kept as other people's optimisers do: in one row, or in a list."
+    def __init__(self, params, form): super().__init__(params, dict(lr=.05)); self.form = form
+
+    @torch.no_grad()
+    def step(self):
+        for p in (p for g in self.param_groups for p in g['params'] if p.grad is not None):
+            if not self.state[p]: self.state[p]['m'] = dict(plain=torch.zeros_like(p), row=torch.zeros(p.numel()), listed=[torch.zeros_like(p)])[self.form]
+            m = self.state[p]['m']; m = (m[0] if self.form == 'listed' else m).view_as(p)
+            m.mul_(.9).add_(p.grad); p.sub_(m, alpha=.05)
+
+
+@core
+def test_state_in_a_row_is_as_in_the_weights_shape():
+    found = []
+    for form in ('plain', 'row'):
+        model = net(); parts = sparse(model, Kept(model.parameters(), form))
+        for i in range(12): step(*parts[:2], i)
+        found.append((model.state_dict(), [parts[1].state[w]['m'].flatten() for w in parts[2].weights.values()])); parts[2].check()
+        assert all(not m[~l.bool_mask.flatten()].any() for m, l in zip(found[-1][1], parts[2].layers.values()))
+    assert same(*found)
+
+
+@core
+def test_state_that_cannot_be_reached_is_named_and_stored_layers_refuse_it():
+    model = net(); parts = sparse(model, Kept(model.parameters(), 'listed'))
+    with pytest.warns(UserWarning, match=r"Kept keeps \['m'\] in a form that masks do not reach"): step(*parts[:2])
+    for i in range(8): step(*parts[:2], i); assert not astray(parts[2])
+    model = sparse_storage_(net(), density=.3); parts = sparse(model, Kept(model.parameters(), 'listed'))
+    with pytest.raises(ValueError, match='cannot be moved with the weights'): step(*parts[:2])
+
+
+@core
+def test_pruning_whose_last_update_had_no_gradient_at_all_is_told():
+    model, opt, s = sparse(net(), method='gmp', density=.1, until=7)
+    for i in range(6): step(model, opt, i)
+    opt.zero_grad()
+    with pytest.warns(UserWarning, match='above their budgets') as said: opt.step()
+    assert len(said) == 1 and sum(s.counts().values()) > sum(s.targets.values())
+
+
+@core
+def test_gradients_kept_for_an_update_that_had_none_are_let_go():
+    model, opt, s = sparse(net(), method='rigl', every=4, grad_batches=2)
+    for i in range(4): step(model, opt, i)
+    assert s._batches == 1
+    opt.zero_grad(); opt.step()
+    assert not s._batches and not s._sums
+
+
+@core
+@pytest.mark.parametrize('other', [dict(method=replace(METHODS['ggr'], grow=hybrid(.9))), dict(method=replace(METHODS['ggr'], drop=drop_dead_first)),
+                                   dict(schedule=lambda t: .5)], ids=['grow', 'drop', 'schedule'])
+def test_a_state_of_other_rules_under_the_same_name_is_refused(other):
+    state, again = parts_of()[2].state_dict(), parts_of(seed=2)[2]
+    again.load_state_dict(state)
+    mine = sparse(net(), **dict(method='ggr') | other)[2]
+    with pytest.raises(ValueError, match='other settings'): mine.load_state_dict(state)
+    old = state | dict(settings={k: v for k, v in state['settings'].items() if k not in ('drop', 'allocate', 'grow', 'birth')})
+    quiet(parts_of(seed=2)[2].load_state_dict, old)            # a state of before goes on
+
+
+ORDER = namedtuple('Order', 'first second')
+
+def remembering(value):
+    return replace(METHODS['set'], name='remembers', drop=lambda snap: ({n: l.places[:1] for n, l in snap.layers.items()}, dict(mine=value)))
+
+@core
+@pytest.mark.parametrize('value', [{('a', 0): 1.5, 3: (None, [True])}, np.float64(2.), torch.arange(3), {'t': torch.ones(2, 0)}], ids=['keys', 'number', 'tensor', 'empty'])
+def test_what_a_rule_remembers_comes_back(value):
+    model, opt, s = sparse(net(), method=remembering(value))
+    for i in range(4): step(model, opt, i)
+    again = sparse(net(), method=remembering(value))[2]; again.load_state_dict(copy.deepcopy(s.state_dict()))
+    assert same(again.memory['mine'], value)
+
+
+@core
+@pytest.mark.parametrize('value', [Counter('aab'), np.arange(3), {1, 2}, lambda: 0, ORDER('a', 'b')], ids=['counter', 'array', 'set', 'function', 'namedtuple'])
+def test_what_would_not_come_back_is_refused_at_the_first_update(value):
+    model, opt, s = sparse(net(), method=remembering(value)); before = s.masks
+    with pytest.raises(TypeError, match='cannot be saved'):
+        for i in range(4): step(model, opt, i)
+    assert s.steps == 2 and same(before, s.masks)
+
+
+@core
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('default', ['meta', torch.float64])
+def test_another_default_device_or_dtype_changes_nothing(method, default):
+    def run(set_default):
+        model = net(); optimizer = O.SGD(model.parameters(), lr=.05, momentum=.9)
+        try:
+            set_default(default)
+            parts = sparse(model, optimizer, method)
+            for i in range(7): step(*parts[:2], i)
+        finally: torch.set_default_device('cpu'); torch.set_default_dtype(torch.float32)
+        return parts[2].masks
+    assert same(run(lambda d: None), run(torch.set_default_device if default == 'meta' else torch.set_default_dtype))

@@ -1,5 +1,5 @@
 """Sparse storage: the same masks and weights as masked storage, for any method, model and loop; exact resumption; clear refusals."""
-import copy, io, math, os, warnings
+import copy, io, math, os, pickle, warnings
 
 import pytest, torch
 from hypothesis import given, settings, strategies as st
@@ -577,6 +577,42 @@ def test_an_optimiser_that_has_stepped_before_its_sparsifier_keeps_no_state_of_o
     parts[2].load_state_dict(states[2])
     trained(parts, 6, 12); trained(first, 6, 12)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), first[0].state_dict().values()))
+
+
+def test_a_backward_pass_of_other_places_is_refused():
+    model, opt, s = trained(stored(), 0, 2); out = model(X); other = model(X)
+    opt.zero_grad(); cross_entropy(out, Y).backward(); s.mask_gradients()          # the update comes here
+    with pytest.raises(RuntimeError, match='places of a sparse layer have moved since this forward pass'): cross_entropy(other, Y).backward()
+
+
+@pytest.mark.parametrize('method', ['static', 'rigl'])
+@pytest.mark.parametrize('how', ['deepcopy', 'pickle'])
+def test_a_copy_of_a_resumed_run_goes_on_as_it(method, how):
+    state = [copy.deepcopy(p.state_dict()) for p in trained(stored(method, 'adam'), 0, 3)]
+    parts = stored(method, 'adam')
+    for part, s in zip(parts, state): part.load_state_dict(s)
+    trained(parts, 3, 4)
+    again = copy.deepcopy(parts) if how == 'deepcopy' else pickle.loads(pickle.dumps(parts))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        trained(again, 4, 9); trained(parts, 4, 9)
+    assert all(torch.equal(a, b) for a, b in zip(parts[0].state_dict().values(), again[0].state_dict().values()))
+
+
+def test_a_layer_unfrozen_before_its_update_keeps_its_places_once():
+    model, opt, s = stored(); model[0].values.requires_grad_(False); trained((model, opt, s), 0, 2)
+    places = model[0].places; model[0].values.requires_grad_(True)
+    with pytest.warns(UserWarning, match='frozen when the last step ended'): step(model, opt, s, 2)
+    assert torch.equal(places, model[0].places)
+    trained((model, opt, s), 3, 6); assert not torch.equal(places, model[0].places)
+
+
+def test_a_converted_copy_is_no_average():
+    model, opt, s = trained(stored(), 0, 3); kept = copy.deepcopy(model).double(); before = kept(X.double())
+    trained((model, opt, s), 3, 9)
+    assert torch.equal(before, kept(X.double())) and not torch.equal(kept[0].places, model[0].places)
+    with torch.no_grad(): kept[0].values.lerp_(model[0].values.double(), .5)
+    with pytest.raises(RuntimeError, match='averaged'): kept(X.double())
 
 
 def test_another_number_of_weights_is_told():

@@ -30,16 +30,16 @@ def covering_budgets(shapes:dict, # {name: weight shape}
 # %% ../../nbs/beyond/connect.ipynb #95282bde
 def _dealt(n_out, n_in, taps, gen):
     "Flat positions, no two alike, that reach every output and every input."
-    turn = torch.arange(max(n_out, n_in))
-    out, inp = (torch.randperm(n, generator=gen)[turn % n] for n in (n_out, n_in))
-    return (out * n_in + inp) * taps + torch.randint(taps, turn.shape, generator=gen)
+    turn = torch.arange(max(n_out, n_in), device='cpu')
+    out, inp = (torch.randperm(n, generator=gen, device='cpu')[turn % n] for n in (n_out, n_in))
+    return (out * n_in + inp) * taps + torch.randint(taps, turn.shape, generator=gen, device='cpu')
 
 def covering_mask(shape, # weight shape (n_out, n_in, *kernel)
                   n:int, # active weights
                   gen:torch.Generator, # CPU generator
                   )->torch.Tensor: # bool, exactly n True
     "Deal to outputs and inputs in turn, then at random."
-    mask = torch.zeros(math.prod(shape), dtype=torch.bool)
+    mask = torch.zeros(math.prod(shape), dtype=torch.bool, device='cpu')
     mask[_dealt(*shape[:2], math.prod(shape[2:]), gen)[:n]] = True
     free = (~mask).nonzero().flatten()
     mask[free[sample(len(free), n - int(mask.sum()), gen)]] = True
@@ -126,9 +126,10 @@ def even_masks(shapes:dict, # {name: weight shape}
                seed:int=0, # the run's seed
                )->dict: # {name: bool mask} with exactly these counts
     "Random masks in which all units of a layer have equally many inputs, give or take one."
-    masks, nobody = {}, torch.empty(0, dtype=torch.int64)
+    masks, nobody = {}, torch.empty(0, dtype=torch.int64, device='cpu')
     for name, shape in shapes.items():
-        noise = torch.rand(shape, generator=generator(seed, 'even', name))
+        gen = generator(seed, 'even', name)
+        noise = torch.rand(shape, generator=gen, dtype=torch.float32, device='cpu')
         empty = Layer(name, tuple(shape), nobody, nobody.float(), {'grads': Dense(noise)})
         masks[name] = as_mask(pick_even(empty, budgets[name]), shape)
     return masks
