@@ -36,7 +36,7 @@ def train_digits(
     method:str='ggr', # key of METHODS
     density:float=.05, # active share of all weights
     init:str='uniform', # key of DENSITIES
-    epochs:int=12, # passes over the 1,437 training digits
+    epochs:int=12, # passes over the 1,438 training digits
     every:int=8, # steps between updates and between reports
     seed:int=0, # of weights, masks, order and growth
 ):

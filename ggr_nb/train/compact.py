@@ -75,6 +75,7 @@ def _transposed(run, node, out):
     if x is None or len(pair) < 2: return None
     return x._replace(dim=pair[1 - pair.index(x.dim)]) if x.dim in pair else x
 
+# %% ../../nbs/train/compact.ipynb #08310e08
 def _flat(x, shape, start, end):
     "Some dimensions become one: a channel becomes as many features as it has places."
     start, end = start % len(shape), end % len(shape)
@@ -99,6 +100,7 @@ def _viewed(run, node, out):
     if of is None or d != 0 or run.env[sizes[0]] != run.env[x].shape[0]: return None
     return _flat(run.where.get(x), run.env[x].shape, 1, -1)
 
+# %% ../../nbs/train/compact.ipynb #203bbdef
 def _concatenated(run, node, out):
     nodes, dim = node.args[0], _given(node, 1, 'dim', 0) % out.ndim
     if not isinstance(nodes, (list, tuple)): return None         # the parts of a split
@@ -131,6 +133,7 @@ def _normed(run, node, out):
     if where is None or where.dim != 1 or any(n.op != 'get_attr' for n in rest): return None
     return run.join(1, [where, *(run.on(n, 0) for n in rest)])
 
+# %% ../../nbs/train/compact.ipynb #79e64c16
 def _along(run, node, out):
     "A module with parameters for each channel: it is cut along with them."
     x = run.only(node)
