@@ -12,8 +12,11 @@ from test_device import KINDS, without_clocks
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'benchmarks'))
 import gpu
 from ggr_nb.methods import METHODS
-from ggr_nb.paper.sweep import Job, run_job
-from ggr_nb.paper.sweep import Results
+from ggr_nb.paper import sweep
+from ggr_nb.paper.sweep import Job, Results, run_job
+from ggr_nb.train.data import Data
+from ggr_nb.train.machine import Stopped
+from ggr_nb.train.runs import load_checkpoint
 
 
 @pytest.fixture(scope='module')
@@ -118,6 +121,25 @@ def test_a_run_that_is_cut_off_is_packed_and_continued(tmp_path):
     assert gpu.start('cell', ask | dict(runs=str(tmp_path/'two'), how={})).wait() == 0
     whole = run_job(job, device='cpu')
     assert without_clocks(Results(tmp_path/'lines.jsonl').load()[job.key]) == json.loads(json.dumps(without_clocks(whole)))
+
+
+def cifar_of_nothing(batch):
+    "CIFAR-100 by its sizes, of one black image that takes no memory; batches of a few images, so that a step is quick."
+    class Few(Data):
+        def batches(self, *a, **k): return ((x[:batch], y[:batch]) for x, y in super().batches(*a, **k))
+    split = lambda n: (torch.zeros((1, 3, 32, 32), dtype=torch.uint8).expand(n, 3, 32, 32), torch.arange(n) % 100)
+    return Few('cifar100', split(50_000), split(10_000), 100, (.5,) * 3, (.25,) * 3, pad=4, flip=True, rotate=15.)
+
+
+@pytest.mark.parametrize('job', [j for j in gpu.cells() if (gpu.HERE/'gpu_paused'/gpu.paused_name(j)).exists()], ids=lambda j: j.key)
+def test_the_packed_runs_go_on(job, tmp_path, monkeypatch):
+    "Each that is kept unpacks, is no other run than the one asked for today, and makes a step."
+    monkeypatch.setattr(sweep, 'load_data', lambda *_: cifar_of_nothing(4))
+    assert gpu.unpack_run(job, tmp_path, [gpu.HERE/'gpu_paused'])
+    before = load_checkpoint(tmp_path/job.key/'checkpoint.pt')
+    with pytest.raises(Stopped): run_job(job, tmp_path, 'cpu', compile=False, each_step=lambda t: t.asked.append(2))
+    after = load_checkpoint(tmp_path/job.key/'checkpoint.pt')
+    assert (after['epoch'], after['step']) == (before['epoch'], before['step'] + 1) and before['epoch'] > 50
 
 
 def test_the_order_of_the_cells():

@@ -36,7 +36,7 @@ from .machine import (AMP, Stopped, Switches, all_reduce_sum, explaining_memory,
     gpu_arithmetic, init_distributed, listening, ranks, switches, synchronised, wrapped)
 from .inputs import build, data_source, described, model_maker
 from .runs import (RECIPES, CheckpointWriter, Recipe, Run, commit, fingerprints,
-    hardware, load_checkpoint, pack, previous, recorded, storable, unpack, versions)
+    hardware, load_checkpoint, named_now, pack, previous, recorded, storable, unpack, versions)
 
 # %% ../../nbs/train/training.ipynb #a7f23bc3
 # at home elsewhere, offered here as well
@@ -519,6 +519,7 @@ def same_run(now:dict, # config
              out:Path, # the folder
             )->None:
     "Raise a ValueError if the run in `out` is another one."
+    then = named_now(then)
     if 'recipe' in then: then = then | dict(recipe=recorded(then['recipe']))
     other = [f'{k}: {then.get(k)!r} there, {now.get(k)!r} here' for k in sorted(now | then)
              if k != 'switches' and now.get(k) != then.get(k)]
