@@ -240,7 +240,7 @@ class Run:
     masks:dict # {layer: bool mask} at the end
     state:dict # the model's state_dict, on the CPU
     versions:dict # of Python and the libraries
-    hardware:dict # device, threads, processes
+    hardware:dict # device, threads, processes; the trail of a run that changed device or commit
     commit:str|None # of the library, where it is a git checkout
     seconds:float # wall time of the training, interruptions not counted
 
@@ -291,14 +291,15 @@ class Run:
 
 # %% ../../nbs/train/runs.ipynb #5ee27989
 def commit()->str|None: # hash, with '-dirty' for uncommitted changes
-    "The git commit of this library, where there is one."
+    "The git commit of this library; of a copy without its history, what $GGR_COMMIT says."
     def git(*words):
         line = ['git', '-C', Path(ggr_nb.__file__).parent, *words]
         try: r = subprocess.run(line, capture_output=True, text=True, timeout=10)
         except (OSError, subprocess.TimeoutExpired): return None
         return r.stdout.strip() if r.returncode == 0 else None
-    if not git('ls-files', '--error-unmatch', '__init__.py'): return None
-    changed = git('status', '--porcelain', '-uno', '--', ':/', ':(top,exclude)results')
+    if not git('ls-files', '--error-unmatch', '__init__.py'): return os.environ.get('GGR_COMMIT')
+    grow = [f':(top,exclude){name}' for name in ('results', 'benchmarks/*.json', 'benchmarks/*.xz')]
+    changed = git('status', '--porcelain', '-uno', '--', ':/', *grow)
     return git('rev-parse', 'HEAD') + '-dirty' * bool(changed)
 
 def versions()->dict:
