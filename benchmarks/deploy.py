@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from gpu import unpacked
+from carry import masks_from_text
 from ggr_nb.density import budgets, uniform
 from ggr_nb.init import random_masks
 from ggr_nb.masks import sparse_parameters
@@ -34,7 +34,7 @@ def network(masks):
 
 def maskings():
     "{name: masks}: what GGR made of ERK, and an even 3 % as a training from the uniform start begins with."
-    trained = unpacked(json.loads((Path(__file__).parent.parent/'results/vgg16.json').read_text())['masks'])
+    trained = masks_from_text(json.loads((Path(__file__).parent.parent/'results/vgg16.json').read_text())['masks'])
     shapes = {n: tuple(m.shape) for n, m in trained.items()}
     return {'GGR from ERK': trained, 'uniform': random_masks(shapes, budgets(shapes, uniform(shapes, .03)))}
 
