@@ -1,7 +1,7 @@
 """Everything that needs a graphics card, in one command and at most nine minutes:
 
-    PYTHONPATH=. python benchmarks/gpu.py                    agreement, speed, evidence; --minutes 9
-    PYTHONPATH=. python benchmarks/gpu.py sparse             any parts by name
+    python benchmarks/gpu.py                                 agreement, speed, evidence; --minutes 9
+    python benchmarks/gpu.py sparse                          any parts by name
     python benchmarks/gpu.py pack FOLDER|FILE                CIFAR-100 as lossless WebP mosaics, or a file in pieces: parts below 28 MB
     python benchmarks/gpu.py unpack FOLDER [FOLDER ...]      … and back, bit for bit, into data/
     python benchmarks/gpu.py collect FOLDER                  what another machine wrote with --out, into this checkout
@@ -36,7 +36,7 @@ START, HERE = time.monotonic(), Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(HERE)]
 
-import numpy as np, torch
+import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -515,11 +515,15 @@ def speed(book, size):
                     *(item(n, speed_ways, n, 1., ['tf32', 'bf16', BEST]) for n in ('vgg16_tiny', 'mobilenet_v2'))]
 
 
+def speeds(ways):
+    "{way: images per second} of those that worked."
+    return {way: r['images_per_second'] for way, r in ways.items() if isinstance(r, dict) and 'images_per_second' in r}
+
+
 def verdicts(entry):
     "The entry with its goals, and whether they were met."
     found = entry['results']
-    best = max((r['images_per_second'] for n in ('resnet18', 'resnet18 compiled') for r in found.get(n, {}).values()
-                if isinstance(r, dict) and 'images_per_second' in r), default=None)
+    best = max((r for n in ('resnet18', 'resnet18 compiled') for r in speeds(found.get(n, {})).values()), default=None)
     share = lambda part, key: (found.get(part) or {}).get(key)
     values = dict(images_per_second=best, masked_over_dense=share('masks', 'masked_over_dense'),
                   update_share=(share('updates', 'ggr') or {}).get('share'), batch_share=share('batches', 'share'))

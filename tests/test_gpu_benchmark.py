@@ -10,7 +10,7 @@ from pretend_device import DEVICE, pretended
 from test_device import KINDS, without_clocks
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'benchmarks'))
-import carry, gpu
+import carry, common, gpu
 from ggr_nb.methods import METHODS
 from ggr_nb.paper import sweep
 from ggr_nb.paper.sweep import Job, Results, run_job
@@ -156,6 +156,14 @@ def test_some_items_elsewhere_are_collected_into_the_others(toy, tmp_path, monke
     before, after = toy['first']['speed'], gpu.read(tmp_path/'gpu.json')['speed']
     assert after['again'].keys() == {'selection', 'batches'} and after['results'].keys() == before['results'].keys() and not after['skipped']
     assert {n for n in before['results'] if after['results'][n] != before['results'][n]} == {'selection', 'batches'}
+
+
+def test_contenders_take_turns():
+    "After a first round that does not count; of the seconds a call, the least or what is asked for."
+    ticks = iter([0, 0, 0, 4, 0, 2, 0, 6, 0, 1]); turns = []
+    found = common.alternate(dict(a=lambda: turns.append('a'), b=lambda: turns.append('b')), 2, clock=lambda: next(ticks), calls=2, of=list)
+    assert turns == list('aabb' * 3) and found == dict(a=[2, 3], b=[1, .5])
+    assert common.machine(load=1).keys() == {'cpu', 'threads', 'torch', 'load'} and common.alternate(dict(a=int), 1)['a'] > 0
 
 
 @pytest.mark.parametrize('words, said', [('batches', "speed --only 'batches'"), ('batch', 'there are agreement, speed'), ('speed --toy', 'give --out'),
