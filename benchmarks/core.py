@@ -9,28 +9,17 @@ masking   a masked training step against a dense one; the mask against the optim
 update    one update of ResNet-18's masks, this checkout against the commit before the rules got their view of a layer.
 """
 import io, json, os, platform, statistics, subprocess, sys, tarfile, tempfile, time
+from functools import partial
 from pathlib import Path
 
 import torch
 
+import common
+from common import machine, peak_above
+
 HERE = Path(__file__).parent
 SEEDS = {'density': (0.1, 0.01), 'fraction': 0.1}
-
-
-def machine():
-    cpu = next((l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name')), platform.processor())
-    return dict(cpu=cpu, threads=torch.get_num_threads(), torch=torch.__version__, python=platform.python_version(),
-                gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None)
-
-
-def alternate(variants, repeats):
-    "Median seconds of every variant, run in turns."
-    seconds = {n: [] for n in variants}
-    for r in range(repeats + 1):
-        for name, f in variants.items():
-            start = time.perf_counter(); f()
-            if r: seconds[name].append(time.perf_counter() - start)
-    return {n: statistics.median(s) for n, s in seconds.items()}
+alternate = partial(common.alternate, of=statistics.median)
 
 
 # ---- global top-k ----------------------------------------------------------------------------------------------
@@ -65,18 +54,12 @@ def streaming(grads, free, k):
 WAYS = {'concatenate': concatenate, 'per layer': per_layer, 'streaming': streaming}
 
 
-def status(key):
-    return int(next(l for l in open('/proc/self/status') if l.startswith(key)).split()[1]) * 1024
-
-
 def one_way(way, path, repeats):
     "In a process of its own: peak extra memory of the first call, median time of the others."
     data = torch.load(path, mmap=False)
     grads, free, k = data['grads'], data['free'], data['k']
     WAYS[way]({n: g[:64] for n, g in list(grads.items())[-1:]}, {n: f[:64] for n, f in list(free.items())[-1:]}, 5)  # warm up
-    try: Path('/proc/self/clear_refs').write_text('5')   # forget the peak of loading
-    except OSError: pass
-    before = status('VmRSS'); counts = WAYS[way](grads, free, k); extra = status('VmHWM') - before
+    peak = peak_above(); counts = WAYS[way](grads, free, k); extra = peak()
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter(); WAYS[way](grads, free, k); seconds.append(time.perf_counter() - start)
@@ -227,7 +210,8 @@ def main(argv):
     result = json.loads(file.read_text()) if file.exists() else {}
     for part in parts:
         print('==', part, flush=True)
-        result[part] = dict(machine=machine(), command=f'python benchmarks/core.py {part}', result=globals()['bench_' + part](quick))
+        result[part] = dict(machine=machine(python=platform.python_version(), gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None),
+                            command=f'python benchmarks/core.py {part}', result=globals()['bench_' + part](quick))
         if not quick: file.write_text(json.dumps(result, indent=1) + '\n')
 
 

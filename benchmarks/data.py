@@ -19,6 +19,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
+from common import load, machine
 from ggr_nb.train.data import Data, cifar100
 
 BATCH = 128
@@ -98,11 +99,6 @@ def contenders(data, device):
     return made
 
 
-def processor():
-    try: return next(l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name'))
-    except (OSError, StopIteration): return platform.processor() or platform.machine()
-
-
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--rounds', type=int, default=15); p.add_argument('--seconds', type=float, default=.4)
@@ -118,7 +114,7 @@ def main():
         print({name: tuple(map(round, r[-1])) for name, r in rates.items()}, flush=True)
     clock, work = ({n: [r[i] for r in rs] for n, rs in rates.items()} for i in (0, 1))
     note = dict(command='python benchmarks/data.py', pictures=data.name, batch=BATCH, threads=a.threads, base=BASE,
-                cpu=processor(), load=round(os.getloadavg()[0], 1), gpu=torch.cuda.get_device_name() if a.device != 'cpu' else None,
+                cpu=machine()['cpu'], load=round(load(), 1), gpu=torch.cuda.get_device_name() if a.device != 'cpu' else None,
                 versions=dict(python=platform.python_version(), torch=torch.__version__,
                               torchvision=torchvision.__version__, numpy=np.__version__),
                 images_per_second={n: round(max(r)) for n, r in clock.items()},

@@ -5,12 +5,13 @@
 Two sets of masks: what ten epochs of GGR from ERK made on the part of Tiny-ImageNet (results/vgg16.json, by `benchmarks/gpu.py
 vgg16`), and an even 3 %, drawn. The values are drawn: neither time nor size depends on them.
 """
-import json, os, platform, statistics, sys, tempfile, time, warnings
+import json, statistics, sys, tempfile, warnings
 from pathlib import Path
 
 import torch
 
-from gpu import unpacked
+from carry import masks_from_text
+from common import alternate, load, machine
 from ggr_nb.density import budgets, uniform
 from ggr_nb.init import random_masks
 from ggr_nb.masks import sparse_parameters
@@ -18,11 +19,6 @@ from ggr_nb.train.deploy import deploy, entropy, save_deployed
 from ggr_nb.train.models import vgg16_tiny
 
 warnings.filterwarnings('ignore')
-
-
-def machine():
-    cpu = next((l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name')), platform.processor())
-    return dict(cpu=cpu, threads=torch.get_num_threads(), torch=torch.__version__, load=os.getloadavg()[0])
 
 
 def network(masks):
@@ -34,7 +30,7 @@ def network(masks):
 
 def maskings():
     "{name: masks}: what GGR made of ERK, and an even 3 % as a training from the uniform start begins with."
-    trained = unpacked(json.loads((Path(__file__).parent.parent/'results/vgg16.json').read_text())['masks'])
+    trained = masks_from_text(json.loads((Path(__file__).parent.parent/'results/vgg16.json').read_text())['masks'])
     shapes = {n: tuple(m.shape) for n, m in trained.items()}
     return {'GGR from ERK': trained, 'uniform': random_masks(shapes, budgets(shapes, uniform(shapes, .03)))}
 
@@ -52,19 +48,14 @@ def variants(net, masks, x):
 
 @torch.no_grad()
 def main(rounds=9):
-    out = dict(machine=machine(), networks={})
+    out = dict(machine=machine(load=load()), networks={})
     for kind, masks in maskings().items():
         net, rows = network(masks), []
         for batch in (1, 64):
             x = torch.randn(batch, 3, 64, 64)
             forms, tables, small = variants(net, masks, x)
-            times = {n: [] for n in forms}
-            for r in range(rounds + 1):
-                for name, f in forms.items():
-                    start = time.perf_counter(); f()
-                    if r: times[name].append(time.perf_counter() - start)
+            took = alternate(forms, rounds, of=lambda t: dict(min=min(t), median=statistics.median(t)))
             error = float((small(x) - net(x)).abs().max() / net(x).abs().max())
-            took = {n: dict(min=min(t), median=statistics.median(t)) for n, t in times.items()}
             rows.append(dict(batch=batch, seconds=took, error=error, layers=tables))
             print(kind, batch, {n: round(1e3 * t['min'], 1) for n, t in took.items()}, f'error {error:.1g}', flush=True)
         with tempfile.TemporaryDirectory() as folder: size = save_deployed(Path(folder) / 'x', small)
@@ -74,7 +65,7 @@ def main(rounds=9):
         out['networks'][kind] = dict(batches=rows, file=dict(bytes=size, least=least + 4 * active + others, dense=4 * places + others),
                                      densities={n: round(float(m.float().mean()), 4) for n, m in masks.items()})
         print(out['networks'][kind]['file'])
-    out['machine']['load_after'] = os.getloadavg()[0]
+    out['machine']['load_after'] = load()
     (Path(__file__).parent / 'deploy.json').write_text(json.dumps(out, indent=1) + '\n')
 
 

@@ -1,8 +1,8 @@
 """Everything that needs a graphics card, in one command and at most nine minutes:
 
-    PYTHONPATH=. python benchmarks/gpu.py                    agreement, speed, evidence; --minutes 9
-    PYTHONPATH=. python benchmarks/gpu.py sparse             any parts by name
-    python benchmarks/gpu.py pack FOLDER                     CIFAR-100 as lossless WebP mosaics, in parts below 48 MB
+    python benchmarks/gpu.py                                 agreement, speed, evidence; --minutes 9
+    python benchmarks/gpu.py sparse                          any parts by name
+    python benchmarks/gpu.py pack FOLDER|FILE                CIFAR-100 as lossless WebP mosaics, or a file in pieces: parts below 28 MB
     python benchmarks/gpu.py unpack FOLDER [FOLDER ...]      … and back, bit for bit, into data/
     python benchmarks/gpu.py collect FOLDER                  what another machine wrote with --out, into this checkout
 
@@ -18,25 +18,29 @@ sparse     the table of benchmarks/sparse.py on the card, CSR through cuSPARSE a
 vgg16      VGG16 at 3 % of its weights on the part of Tiny-ImageNet, ten epochs, and the dense network beside it; the
            masks go to results/vgg16.json, for benchmarks/deploy.py
 
---only ITEM,ITEM measures some items of a part again; --together N trains so many runs at once, not as many as was best.
+--only ITEM,ITEM measures some items of a part; --together N trains so many runs at once, not as many as was best.
 --commit HASH names the commit of a checkout that came without its history.
-Each result is written to benchmarks/gpu.json as soon as it exists; what the time does not allow is named as skipped.
---out FOLDER writes everything there; --toy is the same at a size that a CPU does in a minute (tests/test_gpu_benchmark.py).
+Each result is joined with benchmarks/gpu.json as soon as it exists, item by item: nothing that was measured is lost, and
+what has never been measured is named as skipped. Ctrl-C and SIGTERM end a call as the clock does: unfinished runs are packed.
+--out FOLDER writes what this call finds there, and nothing else; --toy is the same at a size that a CPU does in a minute
+(tests/test_gpu_benchmark.py).
 """
-import argparse, base64, importlib.util, io, json, lzma, os, platform, shutil, signal, subprocess, sys, tempfile, time, zlib
+import argparse, importlib.util, json, lzma, os, platform, re, shutil, signal, subprocess, sys, tempfile, time
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from hashlib import md5
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 START, HERE = time.monotonic(), Path(__file__).resolve().parent
 ROOT = HERE.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(HERE)]
 
-import numpy as np, torch
+import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from carry import masks_to_text, pack, unpack
 from ggr_nb.methods import METHODS
 from ggr_nb.paper.sweep import Job, Results, run_job
 from ggr_nb.sparse import KERNELS, sparse_storage_
@@ -55,40 +59,86 @@ GOALS = dict(images_per_second=20_000, masked_over_dense=1.01, update_share=.005
 EPOCH = 390                                      # steps of CIFAR-100 at batch 128
 
 
+def joined(old, new):
+    "An entry of the file and what a later call found, item by item: nothing that was measured is lost, `again` names what is younger."
+    of = {k: new[k] for k in ('command', 'commit', 'machine')}
+    again = old.get('again', {}) | dict.fromkeys(new['results'], of) | new.get('again', {})
+    entry = old | dict(results=old['results'] | new['results'], seconds=old.get('seconds', {}) | new.get('seconds', {}))
+    entry['failed'] = {n: why for n, why in old.get('failed', {}).items() if n not in new['results']} | new.get('failed', {})
+    entry['skipped'] = [n for n in dict.fromkeys(old['skipped'] + new['skipped']) if n not in entry['results']]
+    if 'open' in new:                                # evidence: runs, not items
+        done = {d['key']: d for d in old.get('done', []) + new['done']}
+        entry |= new | dict(done=list(done.values()), paused={k: v for k, v in (old.get('paused', {}) | new['paused']).items() if k not in done})
+    elif entry['results'] and all(again.get(n) == of for n in entry['results']): entry |= of; again = {}
+    entry |= dict(again=again, refused=new.get('refused'))
+    return {k: v for k, v in entry.items() if v or k not in ('again', 'failed', 'refused', 'seconds')}
+
+
+def with_found(entries, found):
+    "The entries of a file and those of a call, one for each part and card; the runs of `evidence` may go from card to card."
+    entries = dict(entries)
+    for part, new in found.items():
+        part, card = part.split(' on ')[0], new['machine']['card']
+        here = part == 'evidence' or part not in entries or entries[part]['machine']['card'] == card
+        name = part if here else f'{part} on {card or "the processor"}'
+        entries[name] = JUDGES.get(part, lambda e: e)(joined(entries[name], new) if name in entries else new)
+    return entries
+
+
+def read(path): return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write(path, entries):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix('.part'); part.write_text(json.dumps(entries, indent=1) + '\n')
+    os.replace(part, path)
+
+
 class Book:
-    "The file of results: one entry per part and card, written after every item; and the clock."
+    "What a call finds, joined with the file of results after every item; and the clock."
     def __init__(self, path, device, minutes, of=None, only=()):
         self.commit, self.only = of or commit(), only
         self.path, self.device, self.end = Path(path), torch.device(device), START + 60 * minutes
-        self.all = json.loads(self.path.read_text()) if self.path.exists() else {}
-        self.part, self.until = None, self.end
+        self.before, self.found, self.until = read(self.path), {}, self.end
+
+    def known(self, part):
+        "What has been measured of a part on this card, here and before."
+        entries = with_found(with_found(read(HERE/'gpu.json'), self.before), self.found)
+        return next((e for n, e in entries.items() if n.split(' on ')[0] == part
+                     and (part == 'evidence' or e['machine']['card'] == machine(self.device)['card'])), dict(results={}))
 
     def open(self, part, seconds, command):
-        "Begin a part that may take so many seconds; with `only`, what else it has found stays."
+        "Begin a part that may take so many seconds."
+        self.before, self.found = with_found(self.before, self.found), {}
         self.part, self.until = part, min(self.end, time.monotonic() + seconds)
-        now = dict(machine=machine(self.device), command=command, commit=self.commit, results={}, skipped=[])
-        self.all[part] = self.all[part] if self.only and part in self.all else now
+        self.entry = dict(machine=machine(self.device), command=command, commit=self.commit, results={}, skipped=[])
 
     def left(self): return self.until - time.monotonic()
 
-    def do(self, name, work, need=5.):
-        "One item, if there is time; its error is a result too."
-        entry = self.all[self.part]
-        if self.only and name not in self.only: return None
-        if self.only: entry.setdefault('again', {})[name] = dict(commit=self.commit, machine=machine(self.device))
-        if self.left() < need: entry['skipped'].append(name); self.write(); return None
-        began = time.monotonic()
-        try: found = work()
-        except Exception as e: found = dict(error=f'{type(e).__name__}: {e}'[:600])
-        entry['results'][name] = found
-        entry.setdefault('seconds', {})[name] = round(time.monotonic() - began, 1)
-        self.write(); print(f'{self.part}: {name}: {json.dumps(found)[:300]}', flush=True)
-        return found
-
     def write(self):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix('.part'); part.write_text(json.dumps(self.all, indent=1) + '\n')
-        os.replace(part, self.path)
+        self.found[self.part] = self.entry
+        write(self.path, with_found(self.before, self.found))
+
+    def refuse(self, why):
+        "Nothing of this part can be measured now."
+        self.entry['refused'] = why; self.write(); print(self.part, 'skipped:', why, flush=True)
+
+    def measure(self, items):
+        "(name, work, seconds it takes at least) one after the other while there is time; those never measured are named as skipped."
+        items = [(name, work, *need) for name, work, *need in items if not self.only or name in self.only]
+        took, self.entry['skipped'] = self.known(self.part).get('seconds', {}), [name for name, *_ in items]
+        self.write()
+        for name, work, *need in items:
+            if self.left() >= max(need + [took.get(name, 5.)]): self.do(name, work)
+        if self.entry['skipped']: print(f'{self.part}: no time for', *self.entry['skipped'], sep='\n  ', flush=True)
+
+    def do(self, name, work):
+        "One item; its error is noted beside what it may have found before."
+        entry, began = self.entry, time.monotonic()
+        try: found = entry['results'][name] = work()
+        except Exception as e: found = entry.setdefault('failed', {})[name] = f'{type(e).__name__}: {e}'[:600]
+        entry['skipped'].remove(name); entry.setdefault('seconds', {})[name] = round(time.monotonic() - began, 1)
+        self.write(); print(f'{self.part}: {name}: {json.dumps(found)[:300]}', flush=True)
 
 
 def machine(device):
@@ -255,15 +305,17 @@ def agree_scaler(device):
 
 
 def agreement(book, size):
-    for name, check in dict(pictures=agree_pictures, topk=agree_topk, gradient=agree_gradient, job=agree_job, resume=agree_resume).items():
-        book.do(name, lambda: check(book.device, size))
-    for method in METHODS: book.do(f'updates of {method}', lambda: agree_updates(method, book.device), need=2)
-    for method in STORED:
-        book.do(f'storage of {method}', lambda: agree_storage(method, book.device), need=2)
-    if book.device.type in ('cpu', 'cuda'): book.do('a scaler and a fused optimiser', lambda: agree_scaler(book.device))
-    found = book.all['agreement']['results']
-    book.all['agreement']['broken'] = [n for n, r in found.items() if 'error' in r or r['promised'] and not r['equal']]
-    book.write(); print('agreement: broken promises:', book.all['agreement']['broken'] or 'none', flush=True)
+    device = book.device
+    checks = dict(pictures=agree_pictures, topk=agree_topk, gradient=agree_gradient, job=agree_job, resume=agree_resume)
+    items = [(name, partial(check, device, size)) for name, check in checks.items()]
+    items += [(f'updates of {m}', partial(agree_updates, m, device), 2) for m in METHODS]
+    items += [(f'storage of {m}', partial(agree_storage, m, device), 2) for m in STORED]
+    return items + [('a scaler and a fused optimiser', partial(agree_scaler, device))] * (device.type in ('cpu', 'cuda'))
+
+
+def broken(entry):
+    "The entry with the names of the promises that do not hold."
+    return entry | dict(broken=[n for n, r in entry['results'].items() if r['promised'] and not r['equal']] + list(entry.get('failed', {})))
 
 
 # --- speed ----------------------------------------------------------------------------------------------------------
@@ -321,17 +373,18 @@ def in_turns(contenders, device, seconds, rounds=5):
 
 
 def speed_ways(device, size, model, width, ways):
-    "Images per second of each way; compiling is timed by itself."
+    "Images per second of each way, and its peak memory; compiling is timed by itself."
     found = {}
     for way in ways:
         try:
+            if device.type == 'cuda': torch.cuda.reset_peak_memory_stats(device)
             began = time.perf_counter(); step = Steps(model, device, size['batch'], width * size['width'], **WAYS[way])
             step(); wait(device); first = time.perf_counter() - began
             t = in_turns({way: step}, device, size['seconds'], 3)[way]
             found[way] = dict(images_per_second=round(size['batch'] / t, 1), ms=round(1e3 * t, 3), first_step_s=round(first, 1))
+            if device.type == 'cuda': found[way]['peak GB'] = round(torch.cuda.max_memory_allocated(device) / 1e9, 2)
         except Exception as e: found[way] = dict(error=f'{type(e).__name__}: {e}'[:300])
         step = None; empty(device)
-    if device.type == 'cuda': found['peak GB'] = round(torch.cuda.max_memory_allocated(device) / 1e9, 2)
     return found
 
 
@@ -367,11 +420,17 @@ def speed_batches(device, size):
 
 
 def speed_trainer(device, size):
-    "`fit` itself, second of two epochs: images, updates, accounts and evaluation included."
-    data, recipe = bytes_data(size['images']), replace(RECIPES['cifar100'].scaled(2), batch=size['batch'], every=EPOCH // 2)
-    run = fit('resnet18', data, 'ggr', .03, recipe=recipe, device=str(device), width=size['width'], progress=False, compile=size['compile'])
-    seconds = run.history[1]['seconds'] - run.history[0]['seconds']
-    return dict(images_per_second=round(len(data.train[1]) // size['batch'] * size['batch'] / seconds, 1), switches=run.config['switches'], goal=GOALS['images_per_second'])
+    "`fit` itself, second of two epochs, from the end of one record to the end of the next: batches, updates and evaluation included."
+    data, ends = bytes_data(size['images']), []
+    data = replace(data, test=tuple(t[:size['images'] // 5] for t in data.train))
+    steps = data.steps('train', size['batch'])
+    recipe = replace(RECIPES['cifar100'].scaled(2), batch=size['batch'], every=steps // 2, update_until=2)
+    run = fit('resnet18', data, 'ggr', .03, recipe=recipe, device=str(device), width=size['width'], progress=False, compile=size['compile'],
+              each_epoch=lambda record, training: ends.append((time.monotonic(), training.sparsifier.updates, record['seconds'])))
+    (began, before, trained), (ended, after, all_trained) = ends
+    rate = lambda seconds: round(steps * size['batch'] / seconds, 1)
+    return dict(images_per_second=rate(ended - began), without_evaluation=rate(all_trained - trained), updates=after - before,
+                test_images=data.sizes['test'], switches=run.config['switches'], goal=GOALS['images_per_second'])
 
 
 def child_steps(ask):
@@ -387,8 +446,8 @@ def child_steps(ask):
 
 
 def speed_side_by_side(device, size, book):
-    "Images per second of one, two, … processes together."
-    found = {}
+    "Images per second of one, two, … processes together, each training in the `way` named."
+    found = dict(way=size['way'])
     for k in size['together']:
         if book.left() < 40 and not size['toy']: found[f'{k}'] = 'skipped'; continue
         with tempfile.TemporaryDirectory() as folder:
@@ -446,33 +505,33 @@ def speed_selection(device, size):
 
 def speed(book, size):
     device = book.device
+    item = lambda name, f, *more, need=5.: (name, partial(f, device, size, *more), need)
     eager, compiled = [w for w in WAYS if 'compiled' not in w], [w for w in WAYS if 'compiled' in w]
-    book.do('resnet18', lambda: speed_ways(device, size, 'resnet18', 1., eager))
-    book.do('masks', lambda: speed_masks(device, size))
-    book.do('updates', lambda: speed_updates(device, size))
-    book.do('batches', lambda: speed_batches(device, size))
-    book.do('trainer', lambda: speed_trainer(device, size))
-    book.do('side by side', lambda: speed_side_by_side(device, size, book))
-    if size['compile']: book.do('resnet18 compiled', lambda: speed_ways(device, size, 'resnet18', 1., compiled), need=45)
-    book.do('profile', lambda: speed_profile(device, size))
-    book.do('profile of an update', lambda: speed_update_profile(device, size))
-    book.do('selection', lambda: speed_selection(device, size))
-    book.do('vgg16_tiny', lambda: speed_ways(device, size, 'vgg16_tiny', 1., ['tf32', 'bf16', BEST]))
-    book.do('mobilenet_v2', lambda: speed_ways(device, size, 'mobilenet_v2', 1., ['tf32', 'bf16', BEST]))
-    verdicts(book)
+    found = [item('resnet18', speed_ways, 'resnet18', 1., eager)]
+    if size['compile']: found += [item('resnet18 compiled', speed_ways, 'resnet18', 1., compiled, need=45)]
+    return found + [item('masks', speed_masks), item('trainer', speed_trainer), item('batches', speed_batches), item('updates', speed_updates),
+                    item('profile of an update', speed_update_profile), item('side by side', speed_side_by_side, book),
+                    item('profile', speed_profile), item('selection', speed_selection),
+                    *(item(n, speed_ways, n, 1., ['tf32', 'bf16', BEST]) for n in ('vgg16_tiny', 'mobilenet_v2'))]
 
 
-def verdicts(book):
-    "The goals, and whether they were met."
-    found = book.all['speed']['results']
-    best = max((r['images_per_second'] for n in ('resnet18', 'resnet18 compiled') for r in found.get(n, {}).values()
-                if isinstance(r, dict) and 'images_per_second' in r), default=None)
+def speeds(ways):
+    "{way: images per second} of those that worked."
+    return {way: r['images_per_second'] for way, r in ways.items() if isinstance(r, dict) and 'images_per_second' in r}
+
+
+def verdicts(entry):
+    "The entry with its goals, and whether they were met."
+    found = entry['results']
+    best = max((r for n in ('resnet18', 'resnet18 compiled') for r in speeds(found.get(n, {})).values()), default=None)
     share = lambda part, key: (found.get(part) or {}).get(key)
     values = dict(images_per_second=best, masked_over_dense=share('masks', 'masked_over_dense'),
                   update_share=(share('updates', 'ggr') or {}).get('share'), batch_share=share('batches', 'share'))
     met = lambda k, v: None if v is None else v >= GOALS[k] if k == 'images_per_second' else v <= GOALS[k]
-    book.all['speed']['goals'] = {k: dict(goal=GOALS[k], found=v, met=met(k, v)) for k, v in values.items()}
-    book.write(); print('speed:', json.dumps(book.all['speed']['goals']), flush=True)
+    return entry | dict(goals={k: dict(goal=GOALS[k], found=v, met=met(k, v)) for k, v in values.items()})
+
+
+JUDGES = dict(agreement=broken, speed=verdicts)
 
 
 # --- evidence -------------------------------------------------------------------------------------------------------
@@ -499,16 +558,22 @@ def start(what, ask, **how):
     return subprocess.Popen([sys.executable, __file__, what, json.dumps(ask)], env=env, cwd=ROOT, **how)
 
 
+REFUSED = 65                                     # exit status of a job whose folder holds something else
+
+
 def child_cell(ask):
     "In a process of its own: one job to its end, or to a checkpoint."
-    torch.backends.cudnn.benchmark = True
     if ask['threads']: torch.set_num_threads(ask['threads'])
-    try: record = run_job(Job(**ask['job']), ask['runs'], ask['device'], **ask['how'])
+    job = Job(**ask['job'])
+    try: record = run_job(job, ask['runs'], ask['device'], **ask['how'])
     except Stopped as e: print(e); sys.exit(130)
-    Results(ask['results']).append(record | dict(commit=ask.get('commit') or record['commit']))
+    except ValueError as e:
+        if not str(e).startswith(str(Path(ask['runs'])/job.key)): raise
+        print(e, file=sys.stderr); sys.exit(REFUSED)
+    Results(ask['results']).append(record)
 
 
-def paused_name(job): return job.key.replace('/', '-').replace(',', '-') + '.xz'
+def paused_name(key): return re.sub(r'[^\w.-]', '-', key) + '.xz'
 
 
 def pack_run(job, runs, paused, limit=15 << 20):
@@ -517,7 +582,7 @@ def pack_run(job, runs, paused, limit=15 << 20):
     if not checkpoint.exists(): return 'no checkpoint'
     packed = lzma.compress(checkpoint.read_bytes(), preset=0)
     if len(packed) > limit: return f'{len(packed) >> 20} MB packed, not kept'
-    paused.mkdir(parents=True, exist_ok=True); (paused/paused_name(job)).write_bytes(packed)
+    paused.mkdir(parents=True, exist_ok=True); (paused/paused_name(job.key)).write_bytes(packed)
     return f'{len(packed) / 2**20:.1f} MB'
 
 
@@ -525,74 +590,105 @@ def unpack_run(job, runs, paused):
     "The other way, if there is one and no younger checkpoint."
     place = Path(runs)/job.key/'checkpoint.pt'
     for folder in paused:
-        if (file := folder/paused_name(job)).exists() and not place.exists():
+        if (file := folder/paused_name(job.key)).exists() and not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True); place.write_bytes(lzma.decompress(file.read_bytes()))
             return True
     return False
 
 
-def how_many(book):
-    "Runs side by side that fill the card, as measured; two if it was not."
-    found = book.all.get('speed', {}).get('results', {}).get('side by side') or {}
-    rates = {int(k): v for k, v in found.items() if isinstance(v, float)}
+def rates(book, way):
+    "{runs side by side: images per second}, as measured on this card in the way in which the trainer trains there."
+    found = book.known('speed')['results'].get('side by side') or {}
+    return {int(k): v for k, v in found.items() if k.isdigit() and isinstance(v, float)} if found.get('way') == way else {}
+
+
+def how_many(rates):
+    "Runs side by side that fill the card; two if it was not measured."
     best = 1 if rates else 2
     for k in sorted(rates):
         if rates[k] > 1.05 * rates.get(best, 0): best = k
     return best
 
 
-def compile_pays(book, runs):
-    "Does compiling save more in a run of 39,000 steps than it costs, as measured on this card?"
-    results = book.all.get('speed', {}).get('results', {})
-    plain, fast = (results.get('resnet18') or {}).get(BEST, {}), (results.get('resnet18 compiled') or {}).get(FAST, {})
-    if 'ms' not in plain or 'ms' not in fast: return False
-    return 100 * EPOCH * (plain['ms'] - fast['ms']) / 1e3 > 2 * fast['first_step_s'] * runs
-
-
-def fits(job, book, together, left):
+def fits(job, rate, together, left):
     "Is there time for all of it? Asked of dense networks, whose checkpoints are too large to be carried away."
-    rate = (book.all.get('speed', {}).get('results', {}).get('side by side') or {}).get(str(together))
-    if job.method != 'dense' or job.data != 'cifar100' or not isinstance(rate, float): return True
-    return left > 1.2 * 100 * EPOCH * 128 * together / rate
+    if job.method != 'dense' or job.data != 'cifar100': return True
+    return rate is not None and left > 1.2 * 100 * EPOCH * 128 * together / rate
+
+
+class Team:
+    "Jobs in processes of their own; what becomes of them goes into the book."
+    def __init__(self, book, size, files):
+        self.book, self.size, self.files, self.kept = book, size, files, files['paused']
+        self.entry, self.at_work, self.tried = book.entry, {}, set()
+
+    def start(self, job):
+        "A job that failed, and all once two have, are not compiled."
+        unpack_run(job, self.files['runs'], self.kept)
+        if job.key in self.tried or len(self.tried) > 1: self.entry['how'][job.key] = how = dict(compile=False)
+        else: how = {}
+        ask = dict(job=asdict(job), runs=str(self.files['runs']), device=str(self.book.device), results=str(self.files['write']),
+                   how=how, threads=self.size['threads'])
+        log = Path(self.files['runs'])/(paused_name(job.key) + '.log'); log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, 'w') as f: self.at_work[job.key] = job, start('cell', ask, stderr=f), time.monotonic(), log
+
+    def ended(self):
+        "Jobs whose process has ended: written down, and those to be tried again given back."
+        again = []
+        for key, (job, process, began, log) in list(self.at_work.items()):
+            if process.poll() is None: continue
+            del self.at_work[key]; self.entry['open'] -= 1
+            if not process.returncode:
+                self.entry['done'].append(dict(key=key, seconds=round(time.monotonic() - began)))
+                for folder in self.kept: (folder/paused_name(job.key)).unlink(missing_ok=True)
+            elif process.returncode != REFUSED and key not in self.tried:
+                self.tried.add(key); again.append(job); self.entry['open'] += 1
+            else:
+                said = log.read_text().strip().splitlines()[-1:]
+                self.entry['failed'][key] = f'exit status {process.returncode}: {"".join(said)[:500]}'
+            self.book.write(); print('evidence:', key, self.entry['failed'].get(key, 'once more' if job in again else 'done'), flush=True)
+        return again
+
+    def stop(self):
+        "Ask all to save and stop, and pack what they have; one that had just ended well is done."
+        for _, process, *_ in self.at_work.values(): process.send_signal(signal.SIGTERM)
+        for _, process, *_ in self.at_work.values():
+            try: process.wait(self.size['farewell'])
+            except subprocess.TimeoutExpired: process.kill(); process.wait()
+        unfinished = {k: job for k, (job, process, *_) in self.at_work.items() if process.returncode}
+        self.at_work = {k: v for k, v in self.at_work.items() if k not in unfinished}; self.ended()
+        before = self.book.known('evidence').get('paused', {})
+        for key, job in unfinished.items():
+            lines = Path(self.files['runs'])/key/'history.jsonl'
+            curve = [round(json.loads(l)['accuracy'], 2) for l in lines.read_text().splitlines()] if lines.exists() else []
+            curve = curve or before.get(key, {}).get('accuracy', [])
+            self.entry['paused'][key] = dict(packed=pack_run(job, self.files['runs'], self.kept[0]), accuracy=curve)
+        self.book.write()
 
 
 def evidence(book, size, files):
-    "Keep the card busy with the first jobs that are not done; at the end stop them in good order and pack them."
-    jobs, together = list(size['cells']()), size['runs'] or how_many(book)
+    "Keep the card busy with the first jobs that are not done; at the end, or when asked, stop them in good order and pack them."
+    jobs, measured = list(size['cells']()), rates(book, size['way'])
+    together = size['runs'] or how_many(measured)
     have = {k for f in files['read'] for k in Results(f).load()}
-    todo = [j for j in jobs if j.key not in have]
-    kept, entry = files['paused'], book.all['evidence']
-    how = dict(compile=compile_pays(book, together)) if size['how'] else {}
-    entry |= dict(together=together, how=how, done=[], paused={}, failed={}, open=len(todo))
-    team, stop_at = {}, book.until - size['farewell']
-    while (team or any(fits(j, book, together, stop_at - time.monotonic()) for j in todo)) and time.monotonic() < stop_at:
-        while len(team) < together:
-            job = next((j for j in todo if fits(j, book, together, stop_at - time.monotonic())), None)
-            if job is None: break
-            todo.remove(job); unpack_run(job, files['runs'], kept)
-            ask = dict(job=asdict(job), runs=str(files['runs']), device=str(book.device), results=str(files['write']),
-                       how=entry['how'], threads=size['threads'], commit=book.commit)
-            team[job.key] = job, start('cell', ask), time.monotonic()
-        for key, (job, process, began) in list(team.items()):
-            if process.poll() is None: continue
-            del team[key]; entry['open'] -= 1
-            if process.returncode:
-                entry['failed'][key] = f'exit status {process.returncode}'
-                if entry['how'].get('compile'): entry['how'] = dict(compile=False); todo.insert(0, job); entry['open'] += 1
-                elif len(entry['failed']) > 2 and not entry['done']: todo.clear()       # it is not the jobs
-            else:
-                entry['done'].append(dict(key=key, seconds=round(time.monotonic() - began)))
-                for folder in kept: (folder/paused_name(job)).unlink(missing_ok=True)
-            book.write(); print('evidence:', key, entry['failed'].get(key, 'done'), flush=True)
-        time.sleep(.2)
-    for _, process, _ in team.values(): process.send_signal(signal.SIGTERM)
-    for key, (job, process, _) in team.items():
-        try: process.wait(size['farewell'])
-        except subprocess.TimeoutExpired: process.kill(); process.wait()
-        lines = Path(files['runs'])/key/'history.jsonl'
-        entry['paused'][key] = dict(packed=pack_run(job, files['runs'], kept[0]),
-                                    accuracy=[round(json.loads(l)['accuracy'], 2) for l in lines.read_text().splitlines()] if lines.exists() else [])
-    book.write(); print('evidence:', json.dumps({k: entry[k] for k in ('done', 'paused', 'failed', 'open')})[:2000], flush=True)
+    todo, stop_at = [j for j in jobs if j.key not in have], book.until - size['farewell']
+    book.entry |= dict(together=together, how={}, done=[], paused={}, failed={}, open=len(todo))
+    team = Team(book, size, files); book.write()
+    due = lambda: next((j for j in todo if fits(j, measured.get(together), together, stop_at - time.monotonic())), None)
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        while (team.at_work or due()) and time.monotonic() < stop_at:
+            while len(team.at_work) < together and (job := due()): todo.remove(job); team.start(job)
+            todo[:0] = team.ended()
+            broke = [k for k, why in book.entry['failed'].items() if not why.startswith(f'exit status {REFUSED}:')]
+            if len(broke) > 2 and not book.entry['done']: todo.clear()      # it is not the jobs
+            time.sleep(.2)
+    finally:
+        for s in handlers: signal.signal(s, signal.SIG_IGN)             # asked once is enough
+        team.stop()
+        for s, handler in handlers.items(): signal.signal(s, handler)
+        print('evidence:', json.dumps({k: book.entry[k] for k in ('done', 'paused', 'failed', 'open')})[:2000], flush=True)
 
 
 # --- sparse storage -------------------------------------------------------------------------------------------------
@@ -664,145 +760,80 @@ def update(net, density, device, rows, seconds):
 
 def sparse(book, size):
     device, seconds, toy = book.device, size['seconds'], size['toy']
-    for net, densities in (NETS if not toy else {'96-64-10': (.1,)}).items():
+    def on_images(measure, net, density, *more):
         x, y = torch.randn(128, int(net.split('-')[0])).to(device), torch.randint(10, (128,)).to(device)
-        for density in densities:
-            book.do(f'step of {net} at {density}', lambda: steps(lambda: mlp(net), x, y, density, device, seconds))
+        return measure(lambda: mlp(net), x, y, density, device, *more)
     d, layers, shape = (512, 6, (8, 256)) if not toy else (64, 1, (2, 8))
-    x, y = torch.randn(*shape, d).to(device), torch.randint(d, (shape[0] * shape[1],)).to(device)
-    blocks = lambda: (torch.manual_seed(0), nn.Sequential(*[Block(d) for _ in range(layers)]))[1]
-    for density in (.05, .02): book.do(f'step of {layers} blocks at {density}', lambda: steps(blocks, x, y, density, device, seconds))
+    def on_tokens(density):
+        x, y = torch.randn(*shape, d).to(device), torch.randint(d, (shape[0] * shape[1],)).to(device)
+        blocks = lambda: (torch.manual_seed(0), nn.Sequential(*[Block(d) for _ in range(layers)]))[1]
+        return steps(blocks, x, y, density, device, seconds)
+    items = [(f'step of {net} at {p}', partial(on_images, steps, net, p, seconds))
+             for net, densities in (NETS if not toy else {'96-64-10': (.1,)}).items() for p in densities]
+    items += [(f'step of {layers} blocks at {p}', partial(on_tokens, p)) for p in (.05, .02)]
     for net, density in (('8192-8192-100', .03),) if not toy else (('96-64-10', .1),):
-        book.do(f'update of {net} at {density}', lambda: update(net, density, device, 128, seconds))
-    for shape in ((8192, 8192, 128), (4000, 3072, 128), (2048, 512, 2048)) if not toy else ((64, 96, 16),):
-        for density in (.01, .03, .1):
-            book.do(f'{shape[1]} -> {shape[0]}, {shape[2]} rows, density {density}', lambda: products(device, *shape, density, seconds / 2))
+        items += [(f'update of {net} at {density}', partial(update, net, density, device, 128, seconds))]
+    for out, inputs, rows in ((8192, 8192, 128), (4000, 3072, 128), (2048, 512, 2048)) if not toy else ((64, 96, 16),):
+        items += [(f'{inputs} -> {out}, {rows} rows, density {p}', partial(products, device, out, inputs, rows, p, seconds / 2)) for p in (.01, .03, .1)]
+    return items
 
 
 # --- VGG16, to be deployed --------------------------------------------------------------------------------------------
 
-def packed(masks):
-    "{layer: [shape, text]}: a bit a place, compressed."
-    bits = lambda m: lzma.compress(np.packbits(m.numpy()).tobytes())
-    return {n: [list(m.shape), base64.b85encode(bits(m)).decode()] for n, m in masks.items()}
-
-
-def unpacked(found):
-    "The masks again."
-    bits = lambda text: np.unpackbits(np.frombuffer(lzma.decompress(base64.b85decode(text)), np.uint8))
-    return {n: torch.from_numpy(bits(text)[:int(np.prod(shape))].astype(bool)).reshape(shape) for n, (shape, text) in found.items()}
-
-
 def vgg16(book, size, file):
     "Train it with GGR and dense; the masks lie in `file`, with the accuracy and all that the run depends on."
-    data, epochs = size['tiny'](), size['epochs']
+    epochs = size['epochs']
     def train(method, density):
+        data = size['tiny']()
         recipe = replace(RECIPES['tiny_imagenet'].scaled(epochs), batch=min(128, size['batch']))
         run = fit('vgg16_tiny', data, method, density, recipe=recipe, device=str(book.device), width=size['width'], progress=False, compile=False)
-        record = json.loads(run.to_json()) | dict(commit=book.commit)
-        if method == 'ggr': file.write_text(json.dumps(record | dict(masks=packed(run.masks))) + '\n')
+        record = json.loads(run.to_json())
+        if method == 'ggr': file.write_text(json.dumps(record | dict(masks=masks_to_text(run.masks))) + '\n')
         return {k: record[k] for k in ('accuracy', 'seconds', 'config')} | dict(curve=[round(h['accuracy'], 2) for h in run.history])
-    book.do('ggr, density 0.03', lambda: train('ggr', .03))
-    book.do('dense', lambda: train('dense', 1.))
+    return [('ggr, density 0.03', lambda: train('ggr', .03)), ('dense', lambda: train('dense', 1.))]
 
 
-# --- CIFAR-100 as pictures of pictures --------------------------------------------------------------------------------
-
-SIDE, PART = 16, 48 << 20                        # 16 × 16 images a mosaic, parts below 48 MB
-
-
-def pixels_of(file):
-    "The images of one of CIFAR-100's files as [N, 3, 32, 32], and where its pixels begin."
-    import pickle
-    whole = file.read_bytes(); data = pickle.loads(whole, encoding='latin1')['data']
-    begin = whole.find(data.tobytes())
-    if begin < 0: raise ValueError(f'{file}: the pixels do not lie there in one piece')
-    return whole, begin, data.reshape(len(data), 3, 32, 32)
-
-
-def mosaic(images):
-    "Up to 256 images as one picture [512, 512, 3]; missing ones are black."
-    full = np.zeros((SIDE * SIDE, 3, 32, 32), np.uint8); full[:len(images)] = images
-    return full.reshape(SIDE, SIDE, 3, 32, 32).transpose(0, 3, 1, 4, 2).reshape(SIDE * 32, SIDE * 32, 3)
-
-
-def images_of(picture):
-    "The way back: [256, 3, 32, 32]."
-    return picture.reshape(SIDE, 32, SIDE, 32, 3).transpose(0, 2, 4, 1, 3).reshape(SIDE * SIDE, 3, 32, 32)
-
-
-def pack(source, target, limit=PART, method=4):
-    "cifar-100-python as folders part0, part1, … of WebP files, the rest of each pickle, and a list with sums."
-    from PIL import Image
-    source, target, entries, size, part = Path(source)/'cifar-100-python', Path(target), [], 0, 0
-    def put(name, body, **more):
-        nonlocal size, part
-        if size + len(body) > limit: size, part = 0, part + 1
-        size += len(body); folder = target/f'part{part}'; folder.mkdir(parents=True, exist_ok=True)
-        (folder/name).write_bytes(body); entries.append(dict(name=name, part=part, crc=zlib.crc32(body), **more))
-    whole_files = {}
-    for name in ('meta', 'train', 'test'):
-        body = (source/name).read_bytes(); whole_files[name] = dict(md5=md5(body).hexdigest(), size=len(body))
-        if name == 'meta': put('meta.xz', lzma.compress(body), of='meta', kind='rest', at=0); continue
-        whole, begin, images = pixels_of(source/name)
-        put(f'{name}.xz', lzma.compress(whole[:begin] + whole[begin + images.nbytes:]), of=name, kind='rest', at=begin)
-        for n in range(0, len(images), SIDE * SIDE):
-            some, buffer = images[n:n + SIDE * SIDE], io.BytesIO()
-            Image.fromarray(mosaic(some)).save(buffer, 'WEBP', lossless=True, quality=100, method=method)
-            put(f'{name}{n // (SIDE * SIDE):03}.webp', buffer.getvalue(), of=name, kind='images', count=len(some))
-    for p in range(part + 1): (target/f'part{p}'/'list.json').write_text(json.dumps(dict(files=whole_files, entries=entries)))
-    return part + 1
-
-
-def unpack(folders, target):
-    "The original files from the parts, bit for bit; a damaged or missing one is named."
-    from PIL import Image
-    folders = [q for p in map(Path, folders) for q in ([p] if (p/'list.json').exists() else sorted(p.glob('part*')))]
-    if not folders: raise FileNotFoundError('no list.json in the folders given: name the folders part0, part1, … or the one that holds them')
-    found, target = json.loads((folders[0]/'list.json').read_text()), Path(target)/'cifar-100-python'
-    where, rest, images = {f.name: f for d in folders for f in d.iterdir()}, {}, {}
-    for e in found['entries']:
-        if e['name'] not in where: raise FileNotFoundError(f'{e["name"]} is missing: it belongs to part{e["part"]}')
-        body = where[e['name']].read_bytes()
-        if zlib.crc32(body) != e['crc']: raise ValueError(f'{where[e["name"]]} is damaged: bring part{e["part"]} again')
-        if e['kind'] == 'rest': rest[e['of']] = lzma.decompress(body), e['at']
-        else: images.setdefault(e['of'], []).append(images_of(np.asarray(Image.open(io.BytesIO(body)).convert('RGB')))[:e['count']].tobytes())
-    target.mkdir(parents=True, exist_ok=True)
-    for name, want in found['files'].items():
-        other, at = rest[name]; body = other[:at] + b''.join(images.get(name, [])) + other[at:]
-        if md5(body).hexdigest() != want['md5']: raise ValueError(f'{name} does not come back as it was: its MD5 sum differs')
-        (target/name).write_bytes(body)
-    return target
-
+# --- from another machine --------------------------------------------------------------------------------------------
 
 def collect(folder):
-    "Results, lines and paused runs that were written with --out, into this checkout; nothing is there twice."
-    folder, book = Path(folder), HERE/'gpu.json'
-    ours = json.loads(book.read_text()) if book.exists() else {}
-    if (folder/'gpu.json').exists(): book.write_text(json.dumps(ours | json.loads((folder/'gpu.json').read_text()), indent=1) + '\n')
+    "Results, lines and paused runs that were written with --out, into this checkout; nothing is there twice, what is finished is not kept."
+    folder, book, kept = Path(folder), HERE/'gpu.json', HERE/'gpu_paused'
+    if (folder/'gpu.json').exists(): write(book, with_found(read(book), read(folder/'gpu.json')))
+    if (folder/'vgg16.json').exists(): shutil.copy(folder/'vgg16.json', ROOT/'results')
     table = Results(ROOT/'results/paper.jsonl'); have, new = table.load(), Results(folder/'paper.jsonl').load()
     for key, record in new.items():
         if key not in have: table.append(record)
-    for file in (folder/'paused').glob('*.xz'): (HERE/'gpu_paused').mkdir(exist_ok=True); shutil.copy(file, HERE/'gpu_paused')
-    print(f'{len(set(new) - set(have))} new runs of {len(new)}')
+    finished = set(map(paused_name, table.load()))
+    packed = [f for f in (folder/'paused').glob('*.xz') if f.name not in finished]
+    for file in packed: kept.mkdir(exist_ok=True); shutil.copy(file, kept)
+    for name in finished: (kept/name).unlink(missing_ok=True)
+    print(f'{len(set(new) - set(have))} new runs of {len(new)}, {len(packed)} packed')
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
 
 FULL = dict(toy=False, batch=128, width=1., large=11_000_000, images=50_000, seconds=1., together=(1, 2, 3), compile=True, way=FAST, cells=cells,
-            runs=None, how=True, farewell=25, threads=None, tiny=tiny_imagenet, epochs=10)
+            runs=None, farewell=25, threads=None, tiny=tiny_imagenet, epochs=10)
 TOY = dict(toy=True, batch=8, width=.0625, large=30_000, images=64, seconds=.05, together=(2,), compile=False, way=BEST, cells=toy_cells,
-           runs=2, how=False, farewell=4, threads=1, tiny=lambda: bytes_data(64, 64, 10), epochs=1)
+           runs=2, farewell=4, threads=1, tiny=lambda: bytes_data(64, 64, 10), epochs=1)
 PARTS = dict(agreement=75, speed=170, sparse=100, vgg16=120, evidence=3600)         # seconds at most
+NEEDS = dict(evidence=('cifar100', '.cifar'), vgg16=('tiny_imagenet', '.tiny'))     # data, and the folder of its parts
 
 
-def data_is_there(size, folders):
-    "CIFAR-100, unpacked first if only its parts are here; why not, otherwise."
-    if size['toy']: return None
-    from ggr_nb.train.data import cifar100
-    try: cifar100(); return None
+def names(part, size):
+    "The items of a part, measured or not."
+    book = SimpleNamespace(device=torch.device('cuda'), commit=None)
+    return [] if part == 'evidence' else [name for name, *_ in globals()[part](book, size, *[None] * (part == 'vgg16'))]
+
+
+def data_is_there(part, size, folder=None):
+    "Unpack the data of a part first if only its parts are here; say why not, otherwise."
+    if size['toy'] or part not in NEEDS: return None
+    from ggr_nb.train import data
+    name, own = NEEDS[part]; there = lambda: getattr(data, name)()
+    try: there(); return None
     except FileNotFoundError as e: missing = str(e)
-    try: unpack(folders, ROOT/'data'); cifar100(); return None
+    try: unpack([folder or ROOT/own], ROOT/'data'); there(); return None
     except Exception as e: return f'{missing}\n{e}'
 
 
@@ -811,16 +842,24 @@ def main(words=None):
     p.add_argument('parts', nargs='*', default=['agreement', 'speed', 'evidence'])
     p.add_argument('--minutes', type=float, default=9.); p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     p.add_argument('--toy', action='store_true'); p.add_argument('--out'); p.add_argument('--commit')
-    p.add_argument('--only'); p.add_argument('--together', type=int)
-    p.add_argument('--mosaics', default=str(ROOT/'.cifar'))
+    p.add_argument('--only'); p.add_argument('--together', type=int); p.add_argument('--mosaics')
     a = p.parse_args(words)
     if a.parts[0] in ('steps', 'cell'): return dict(steps=child_steps, cell=child_cell)[a.parts[0]](json.loads(a.parts[1]))
-    if a.parts[0] == 'pack': return print(pack(a.parts[1], a.mosaics), 'parts in', a.mosaics)
-    if a.parts[0] == 'unpack': return print(unpack(a.parts[1:], ROOT/'data'))
+    if a.parts[0] == 'pack':
+        target = a.mosaics or ROOT/('.tiny' if Path(a.parts[1]).is_file() else '.cifar')
+        return print(pack(a.parts[1], target), 'parts in', target)
+    if a.parts[0] == 'unpack': return print(*unpack(a.parts[1:], ROOT/'data'))
     if a.parts[0] == 'collect': return collect(a.parts[1])
-    if unknown := set(a.parts) - set(PARTS): p.error(f'no part {sorted(unknown)}: there are {", ".join(PARTS)}')
-    out, size = Path(a.out) if a.out else None, TOY if a.toy else FULL
-    only = tuple(filter(None, (a.only or '').split(',')))
+    size = TOY if a.toy else FULL
+    items, only = {part: names(part, size) for part in PARTS}, tuple(filter(None, (a.only or '').split(',')))
+    for unknown in sorted(set(a.parts) - set(PARTS)):
+        has = [f'{n} --only {unknown!r}' for n, its in items.items() if unknown in its]
+        p.error(f'no part {unknown}: ' + (f'it is an item: give {has[0]}' if has else f'there are {", ".join(PARTS)}'))
+    for unknown in only:
+        if not any(unknown in items[part] for part in a.parts): p.error(f'no item {unknown} in {", ".join(a.parts)}: there are {", ".join(n for part in a.parts for n in items[part])}')
+    if a.toy and not a.out: p.error('--toy measures nothing that should be kept: give --out')
+    if a.commit: os.environ['GGR_COMMIT'] = a.commit                                    # for every process
+    out = Path(a.out).resolve() if a.out else None
     book = Book(out/'gpu.json' if out else HERE/'gpu.json', a.device, a.minutes, a.commit, only)
     if a.together: size = size | dict(runs=a.together)
     lines = out/'paper.jsonl' if out else ROOT/'results/paper.jsonl'
@@ -830,10 +869,12 @@ def main(words=None):
     command = 'python benchmarks/gpu.py ' + ' '.join(sys.argv[1:] if words is None else words)
     for part in [n for n in PARTS if n in a.parts]:
         book.open(part, PARTS[part], command)
-        why = 'no time left' if book.left() < 2 else data_is_there(size, [a.mosaics]) if part == 'evidence' else None
-        if why: book.all[part]['skipped'] = [why]; book.write(); print(part, 'skipped:', why, flush=True); continue
-        try: globals()[part](book, size, *dict(evidence=[files], vgg16=[lines.parent/'vgg16.json']).get(part, ()))
-        except Exception as e: book.all[part]['error'] = f'{type(e).__name__}: {e}'; book.write(); print(part, e, flush=True)
+        if why := 'no time left' if book.left() < 2 else data_is_there(part, size, a.mosaics): book.refuse(why); continue
+        try:
+            if part == 'evidence': evidence(book, size, files)
+            else: book.measure(globals()[part](book, size, *[lines.parent/'vgg16.json'] * (part == 'vgg16')))
+        except Exception as e: book.refuse(f'{type(e).__name__}: {e}')
+        for what in {'broken', 'goals'} & (found := book.known(part)).keys(): print(f'{part}: {what}:', json.dumps(found[what]), flush=True)
     print(f'{time.monotonic() - START:.0f} s; written to {book.path}', flush=True)
 
 

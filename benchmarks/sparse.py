@@ -9,7 +9,7 @@ memory   peak resident memory of training beyond PyTorch's own, each storage in 
 blocks   a GPT-like stack (6 blocks, d 512, 256 tokens × 8): the whole step, and its linear layers alone
 width    memory and time of a step against the width of the net, to where dense ends and past it
 """
-import importlib.util, json, os, platform, subprocess, sys, time, warnings
+import importlib.util, json, os, subprocess, sys, time, warnings
 from functools import partial
 from pathlib import Path
 
@@ -17,17 +17,13 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, gelu, scaled_dot_product_attention
 
+from common import alternate, load, machine, peak_above
 from ggr_nb.sparse import SparseLinear, sampled_product, sparse_storage_
 from ggr_nb.sparsify import Sparsifier
 
 warnings.filterwarnings('ignore')
 HERE = Path(__file__).parent
 NETS = {'3072-4000-1000-4000-10': (.02,), '3072-8192-8192-100': (.03, .01)}
-
-
-def machine():
-    cpu = next((l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name')), platform.processor())
-    return dict(cpu=cpu, threads=torch.get_num_threads(), torch=torch.__version__, load=os.getloadavg()[0])
 
 
 def mlp(name):
@@ -45,16 +41,6 @@ def training(kind, model, density, x, y, method='ggr', every=10**6):
     def step(): optimizer.zero_grad(); cross_entropy(model(x).flatten(0, -2), y).backward(); optimizer.step()
     step.sparsifier = sparsifier
     return step
-
-
-def alternate(variants, repeats=7):
-    "Least seconds of every variant, run in turns."
-    best = dict.fromkeys(variants, float('inf'))
-    for r in range(repeats + 1):
-        for name, f in variants.items():
-            start = time.perf_counter(); f()
-            if r: best[name] = min(best[name], time.perf_counter() - start)
-    return best
 
 
 def sparselab(model, density, x, y):
@@ -145,17 +131,12 @@ def peak(kind, net, density):
     x, y = torch.randn(128, int(net.split('-')[0])), torch.randint(10, (128,))
     tiny = training(kind, mlp('16-16-10'), .5, torch.randn(128, 16), y, every=2)     # what is loaded at first use
     for _ in range(4): tiny()
-    try: Path('/proc/self/clear_refs').write_text('5')   # forget the peak so far
-    except OSError: pass
-    before = _status('VmRSS')
+    risen = peak_above()
     with torch.device('meta' if kind == 'sparse' else 'cpu'): model = mlp(net)   # sparse: never dense
     step = training(kind, model, density, x, y, every=2)
     start = time.perf_counter()
     for _ in range(4): step()
-    print(json.dumps(dict(bytes=_status('VmHWM') - before, seconds=(time.perf_counter() - start) / 4)))
-
-
-def _status(key): return int(next(l for l in open('/proc/self/status') if l.startswith(key)).split()[1]) * 1024
+    print(json.dumps(dict(bytes=risen(), seconds=(time.perf_counter() - start) / 4)))
 
 
 def measured_alone(kind, net, density, **environ):
@@ -192,7 +173,7 @@ def main(argv):
     for part in parts:
         print('==', part, flush=True)
         result[part] = globals()['bench_' + part](quick)
-        result['machine'] = machine()
+        result['machine'] = machine(load=load())
         if not quick: file.write_text(json.dumps(result, indent=1) + '\n')
     return result
 

@@ -12,11 +12,13 @@ Contenders take turns in every round. Work from outside can only make one slower
 The clock is the processor time of this process (one thread, so that waiting threads do not count). Written to
 benchmarks/train.json; other parts of it are kept. What a graphics card does is measured by benchmarks/gpu.py.
 """
-import argparse, json, platform, tempfile, time
+import argparse, json, tempfile, time
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from common import alternate, machine
 from ggr_nb.train.data import Data
 from ggr_nb.train.machine import Switches, bf16_units, switches
 from ggr_nb.methods import METHODS
@@ -24,25 +26,10 @@ from ggr_nb.train.models import MODELS
 from ggr_nb.train.runs import CheckpointWriter, Recipe
 from ggr_nb.train.training import Training
 
+best = partial(alternate, clock=time.process_time)
 FILE = Path(__file__).with_suffix('.json')
 STEPS = 390                    # an epoch of CIFAR-100
 NETS = [('resnet18', 1., 128), ('resnet18', .25, 128), ('mobilenet_v2', 1., 128), ('mobilenet_v2', .35, 128), ('vgg16_tiny', .25, 64), ('mlp', 4., 128), ('digits_net', 1., 64)]
-
-
-def machine():
-    cpu = next((l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name')), platform.processor())
-    return dict(cpu=cpu, threads=torch.get_num_threads(), torch=str(torch.__version__), bf16_units=bool(bf16_units('cpu')))
-
-
-def best(variants, rounds, steps=1):
-    "Best seconds per call of every variant, in turns, after a round for warming up."
-    seconds = {}
-    for r in range(rounds + 1):
-        for name, f in variants.items():
-            start = time.process_time()
-            for _ in range(steps): f()
-            if r: seconds[name] = min(seconds.get(name, 1e9), (time.process_time() - start) / steps)
-    return seconds
 
 
 def images(name):
@@ -76,7 +63,7 @@ def measure_switches(rounds):
             'bf16': ('bf16', False, True, False), 'bf16 + channels-last': ('bf16', True, True, False)}
     for name, width, batch in NETS:
         steps = {w: stepping(name, width, batch, Switches('cpu', *flags)) for w, flags in ways.items()}
-        t = best(steps, rounds, 8 if name in ('digits_net', 'mlp') else 1)
+        t = best(steps, rounds, calls=8 if name in ('digits_net', 'mlp') else 1)
         auto = switches(MODELS[name](num_classes=100, width=width), 'cpu')
         result.append(dict(model=name, width=width, batch=batch, auto=dict(amp=auto.amp, channels_last=auto.channels_last),
                            images_per_second={w: round(batch / s, 1) for w, s in t.items()},
@@ -92,7 +79,7 @@ def measure_masks(rounds):
     def masked(): sparse.train_step(x, y); sparse.step = 1; sparse.sparsifier.steps = 1
     t = best({'dense': stepping('resnet18', 1., 128, chosen), 'masked': masked}, rounds)
     sparse.train_step(x, y); sparse.sparsifier.steps = 1
-    alone = best({'mask': sparse.sparsifier.mask_gradients}, rounds, 20)['mask']
+    alone = best({'mask': sparse.sparsifier.mask_gradients}, rounds, calls=20)['mask']
     return dict(model='resnet18', batch=128, density=.03, switches=dict(amp=chosen.amp, channels_last=chosen.channels_last),
                 ratio=round(t['masked'] / t['dense'], 4), mask_share=round(alone / t['dense'], 5), images_per_second=round(128 / t['dense'], 1))
 
@@ -127,7 +114,7 @@ def measure_shares(rounds):
         try: next(stream)
         except StopIteration: stream = t.data.batches('train', 128, channels_last=chosen.channels_last); next(stream)
     step = stepping('resnet18', 1., 128, chosen)
-    s = best({'step': step}, rounds) | best({'batch': batch}, rounds, 40)
+    s = best({'step': step}, rounds) | best({'batch': batch}, rounds, calls=40)
     with tempfile.TemporaryDirectory() as folder:
         t.writer, stall, write = CheckpointWriter(Path(folder)/'c.pt'), 1e9, 1e9
         for _ in range(rounds):
@@ -146,7 +133,7 @@ if __name__ == '__main__':
     found = json.loads(FILE.read_text()) if FILE.exists() else {}
     for name in args.parts:
         torch.manual_seed(0)
-        entry = dict(machine=machine(), command=f'python benchmarks/train.py {name}', result=parts[name](args.rounds))
+        entry = dict(machine=machine(bf16_units=bool(bf16_units('cpu'))), command=f'python benchmarks/train.py {name}', result=parts[name](args.rounds))
         found[name] = entry
         print(name, json.dumps(entry['result'])[:1500], flush=True)
         FILE.write_text(json.dumps(found, indent=1) + '\n')

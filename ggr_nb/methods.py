@@ -44,7 +44,8 @@ class Method:
     @property
     def dynamic(self): return self.drop is not drop.drop_nothing
     @property
-    def prunes(self): # may it end with fewer weights?
+    def prunes(self):
+        "May it end with fewer weights than it began with?"
         return ('targets' in self.needs or self.allocate is no_allocation
                 or self.first_masks is full_masks)
     @property

@@ -255,9 +255,9 @@ def _uneven(state, off):
 
 def _read(state, weight):
     "Does what an optimiser keeps of a weight lie open, number by number (or is it none of each)?"
-    inside = [t for t in tree_leaves(state) if torch.is_tensor(t) and t.numel() == weight.numel() > 1]
-    if not torch.is_tensor(state): return not inside
-    if not inside: return True
+    size = weight.numel()
+    inside = any(torch.is_tensor(t) and t.numel() == size > 1 for t in tree_leaves(state))
+    if not torch.is_tensor(state) or not inside: return not inside
     try: state.view(weight.shape)[:1].clone() != 0
     except (RuntimeError, ValueError, NotImplementedError, TypeError): return False
     return True

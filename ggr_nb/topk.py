@@ -108,7 +108,8 @@ class StreamingTopK:
     def best(self)->dict: # {name: [q] int64 flat positions, the best first}
         "Where in each layer the k best so far lie."
         counts = self.counts()
-        if not self.values: return {n: torch.empty(0, dtype=torch.int64, device='cpu') for n in counts}
+        if not self.values:
+            return {n: torch.empty(0, dtype=torch.int64, device='cpu') for n in counts}
         order = self._lots(self.places[0], self.layers[0]).argsort()
         order = order[self.values[0][order].argsort(descending=True, stable=True)]
         order = order[self.layers[0][order].argsort(stable=True)]

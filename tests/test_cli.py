@@ -183,7 +183,7 @@ def test_a_line_that_is_just_being_written_is_left_out_of_the_plot(tmp_path):
 def test_a_run_of_the_papers_recipe_counts_in_the_table_like_the_sweeps(tmp_path, monkeypatch, capsys):
     "Its line is the sweep's, to the last entry; what was trained otherwise is no job of the grid."
     from ggr_nb.paper.sweep import Job, run_job, runs_in
-    from ggr_nb.train.runs import RECIPES
+    from ggr_nb.train.runs import RECIPES, Run
     from ggr_nb.train.training import fit
     monkeypatch.setitem(RECIPES, 'digits', RECIPES['digits'].scaled(4))
     how = dict(recipe=None, progress=False, compile=False)
@@ -196,6 +196,10 @@ def test_a_run_of_the_papers_recipe_counts_in_the_table_like_the_sweeps(tmp_path
     assert found.keys() == {r['key'] for r in want}
     timeless = lambda r: json.loads(json.dumps({k: v for k, v in r.items() if k != 'seconds' and not (k == 'config' and r['job']['method'] == 'dense')}))
     for r in want: assert timeless(found[r['key']]) == timeless(r)
+    run = Run.load(tmp_path/'all'/'one')                              # as an older version wrote it
+    run.config = {'weights' if k == 'scaling' else k: v for k, v in run.config.items()}
+    (tmp_path/'older').mkdir(); run.save(tmp_path/'older'/'run.pt')
+    assert timeless(runs_in(tmp_path/'older')[want[0]['key']]) == timeless(want[0])
 
 
 def test_table_as_text_and_markdown(said):

@@ -291,7 +291,9 @@ def test_distributed_checkpoint_takes_layers_of_constant_count_and_names_the_oth
 def test_the_benchmark_runs(monkeypatch):
     import importlib.util
     from pathlib import Path
-    spec = importlib.util.spec_from_file_location('bench_sparse', Path(__file__).parent.parent / 'benchmarks/sparse.py')
+    folder = Path(__file__).parent.parent / 'benchmarks'
+    monkeypatch.syspath_prepend(folder)
+    spec = importlib.util.spec_from_file_location('bench_sparse', folder / 'sparse.py')
     bench = importlib.util.module_from_spec(spec); spec.loader.exec_module(bench)
     found = bench.main(['--quick', 'steps', 'shares', 'update', 'blocks'])
     assert found['steps'][0]['faster'] > 0 and abs(sum(found['shares']['shares'].values()) - 1) < 1e-9

@@ -13,12 +13,12 @@ from ggr_nb.sparse import SparseLinear
 from ggr_nb.sparsify import Sparsifier
 from ggr_nb.train.data import DATASETS, Data, cifar100, digits, tiny_imagenet
 from ggr_nb.masks import counts, sparse_parameters
-from ggr_nb.train import runs
+from ggr_nb.train import runs, training
 from ggr_nb.methods import METHODS
 from ggr_nb.train.models import MODELS
 from ggr_nb.train.runs import commit, load_checkpoint, previous, save_checkpoint
 from ggr_nb.train.measure import gradient_flow
-from ggr_nb.train.training import RECIPES, Recipe, Run, Stopped, build, evaluate, evaluate_run, fit, switches, train_main
+from ggr_nb.train.training import RECIPES, Recipe, Run, Stopped, build, check_room, evaluate, evaluate_run, fit, switches, train_main
 
 HERE = Path(__file__).parent
 RECIPE = replace(RECIPES['digits'], epochs=3, batch=64, milestones=(2,), update_until=3, every=11)      # 22 steps an epoch
@@ -271,6 +271,28 @@ def test_a_run_tells_all_that_it_may_depend_on(whole):
     assert 0 < whole.seconds == whole.history[-1]['seconds']
 
 
+def test_a_run_that_goes_on_elsewhere_says_who_trained_from_which_step_on(tmp_path, monkeypatch):
+    "The same code on the same device leaves no trace; a checkpoint from before there were trails is continued, and says that it does not know."
+    device = training.hardware('cpu')['device']
+    def stopped_and_continued(name, then, trail=True):
+        how, path = SHORT | dict(out=tmp_path/name, resume=True), tmp_path/name/'checkpoint.pt'
+        monkeypatch.setattr(training, 'commit', lambda: 'one')
+        with pytest.raises(Stopped): fit(*SET, each_step=lambda t: t.position == 30 and t.asked.append(2), **how)
+        if not trail: save_checkpoint(path, {k: v for k, v in load_checkpoint(path).items() if k != 'trail'}); previous(path).unlink()
+        monkeypatch.setattr(training, 'commit', lambda: then)
+        return fit(*SET, **how).hardware.get('trail')
+    two = dict(commit='two', device=device, step=30)
+    assert stopped_and_continued('same', 'one') is None
+    assert stopped_and_continued('newer', 'two') == [dict(commit='one', device=device, step=0), two]
+    assert stopped_and_continued('older', 'two', trail=False) == [dict(commit=None, device=None, step=0), two]
+
+
+def test_a_copy_without_its_history_is_told_its_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs.ggr_nb, '__file__', str(tmp_path/'ggr_nb/__init__.py'))
+    assert commit() is None
+    monkeypatch.setenv('GGR_COMMIT', 'abc'); assert commit() == 'abc'
+
+
 def test_the_commit_is_that_of_the_library():
     head = subprocess.run(['git', '-C', str(HERE.parent), 'rev-parse', 'HEAD'], capture_output=True, text=True)
     import ggr_nb
@@ -430,13 +452,23 @@ def test_a_folder_that_cannot_be_written(tmp_path, name):
     with pytest.raises(OSError, match='cannot write to.*another out='): fit(*SET, out=tmp_path/name, **SHORT)
 
 
-def test_a_disk_without_room_for_the_network_is_told_before_the_first_step(tmp_path, monkeypatch):
-    trained = []
-    for free, fits in ((100_000, False), (10**9, True)):
+@pytest.mark.parametrize('more', [{}, dict(optimizer='adamw', lr=1e-3, ema=.9)], ids=['sgd', 'adamw, ema'])
+def test_a_disk_without_room_for_the_checkpoints_is_told_before_the_first_step(tmp_path, monkeypatch, more):
+    "What is asked for is what the folder takes when it is fullest; of a run that goes on, what it has written counts as room."
+    how, peak, asked, trained = SHORT | dict(recipe=replace(RECIPE, **more)), [], [], []
+    move = lambda a, b, real=os.replace: (peak.append(sum(p.stat().st_size for p in (tmp_path/'all').iterdir())), real(a, b))[1]
+    monkeypatch.setattr(os, 'replace', move)
+    fit('mlp', 'digits', 'ggr', .1, out=tmp_path/'all', save_every=0, width=4, **how)
+    for free in (0, 10**9):
         monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=free))
-        try: fit(*SET, out=tmp_path/str(free), each_step=lambda t: trained.append(t.step), **SHORT)
-        except OSError as e: assert e.errno == errno.ENOSPC and re.search(r'room for 0.1 MB, and the trained network takes \d+.\d. Make room', str(e))
-        assert bool(trained) == fits == (tmp_path/str(free)/'run.pt').exists()
+        try: fit('mlp', 'digits', 'ggr', .1, out=tmp_path/str(free), each_step=lambda t: trained.append(t.step), width=4, **how)
+        except OSError as e:
+            assert e.errno == errno.ENOSPC
+            asked.append(float(re.search(r'room for 0.0 MB, and the checkpoints of this training take ([\d.]+). Make room', str(e))[1]))
+        assert bool(trained) == bool(free) == (tmp_path/str(free)/'run.pt').exists()
+    assert .95 < asked[0] / (max(peak) / 1e6) < 1.1
+    (tmp_path/'0'/'checkpoint.pt').write_bytes(bytes(max(peak) + 10**6))
+    check_room(tmp_path/'0', build('mlp', digits(), width=4), how['recipe'])
 
 
 def test_divergence_is_said_and_the_checkpoint_kept(tmp_path):

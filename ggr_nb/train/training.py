@@ -13,6 +13,7 @@ import copy, errno, inspect, json, math, shutil, sys, time
 from collections import deque
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -36,7 +37,7 @@ from .machine import (AMP, Stopped, Switches, all_reduce_sum, explaining_memory,
     gpu_arithmetic, init_distributed, listening, ranks, switches, synchronised, wrapped)
 from .inputs import build, data_source, described, model_maker
 from .runs import (RECIPES, CheckpointWriter, Recipe, Run, commit, fingerprints,
-    hardware, load_checkpoint, pack, previous, recorded, storable, unpack, versions)
+    hardware, load_checkpoint, named_now, pack, previous, recorded, storable, unpack, versions)
 
 # %% ../../nbs/train/training.ipynb #a7f23bc3
 # at home elsewhere, offered here as well
@@ -216,6 +217,7 @@ class Training:
         self.log = log if self.rank == 0 else None
         self.steps = min(data.steps('train', recipe.batch), config['batch_limit'] or math.inf)
         self.epoch, self.step, self.history, self.seconds = 0, 0, [], 0.
+        self.before, self.began = [], 0       # where it ran until a checkpoint; here since then
         layout = torch.channels_last if chosen.channels_last else torch.contiguous_format
         self.model = synchronised(model, self.world, self.device)
         self.model.to(self.device, memory_format=layout)
@@ -245,6 +247,18 @@ class Training:
     def position(self)->int:
         "Steps done since the start of the training"
         return self.epoch * self.steps + self.step
+
+    @cached_property
+    def here(self)->dict: # {commit, device}
+        "What trains"
+        return dict(commit=commit(), device=hardware(self.device)['device'])
+
+    @property
+    def trail(self)->list: # [{commit, device, step}]
+        "What has trained, each from which step on"
+        last = self.before[-1] if self.before else {}
+        same = {k: last.get(k) for k in self.here} == self.here
+        return self.before if same else [*self.before, self.here | dict(step=self.began)]
 
     def masks(self)->dict: # {layer: bool mask}, on the CPU
         "The masks as they are now"
@@ -352,7 +366,7 @@ class Training:
     def state_dict(self)->dict:
         "All that a continued run needs"
         parts = ('model', 'optimizer', 'sparsifier', 'scaler') + ('average',) * bool(self.average)
-        where = ('config', 'epoch', 'step', 'history', 'seconds')
+        where = ('config', 'epoch', 'step', 'history', 'seconds', 'trail')
         return dict({k: getattr(self, k) for k in where},
                     **{k: getattr(self, k).state_dict() for k in parts},
                     totals=all_reduce_sum(self.totals).cpu(), ever=pack(self.ever),
@@ -368,6 +382,7 @@ class Training:
             self.scaler.load_state_dict(state['scaler'])
         match_layout_(self.optimizer)
         for k in ('epoch', 'step', 'history', 'seconds'): setattr(self, k, state[k])
+        self.before, self.began = state['trail'], self.position
         self.masks_start, self._updates = unpack(state['masks_start']), self.sparsifier.updates
         self.ever = {n: m.to(self.device) for n, m in unpack(state['ever']).items()}
         self.totals[self.rank] = own_sums(state['totals'], self.rank, self.world).to(self.device)
@@ -427,9 +442,10 @@ class Training:
         "The run; with a folder, also on disk, and only then its checkpoints removed"
         plain = dense_storage_(copy.deepcopy(self.scored))      # a run is read without its storage
         state = {k: v.detach().to('cpu', copy=True) for k, v in plain.state_dict().items()}
+        where = hardware(self.device, self.world)
+        if len(self.trail) > 1: where['trail'] = self.trail       # it went from one to another
         run = Run(self.config, self.history, self.sparsifier.history, self.masks_start,
-                  self.masks(), state, versions(), hardware(self.device, self.world), commit(),
-                  self.seconds)
+                  self.masks(), state, versions(), where, self.here['commit'], self.seconds)
         if not self.writer: return run
         self.writer.wait(); run.save(self.out/'run.pt')
         write_atomically(self.out/'run.json', [run.to_json().encode() + b'\n'])
@@ -490,12 +506,17 @@ def run_folder(out, # folder, made if need be
         yield out
 
 def check_room(out:Path, # folder of the run
-               net:nn.Module, # that will be written there
+               net:nn.Module, # that will be trained
+               recipe:Recipe, # its optimiser keeps more numbers, `ema` too
               )->None:
-    "Refuse to train what the disk has no room for."
-    size, free = sum(t.nbytes for t in net.state_dict().values()), shutil.disk_usage(out).free
+    "Refuse to train what the disk has no room for: two checkpoints, and a third being written."
+    moments = 2 if recipe.optimizer == 'adamw' else bool(recipe.momentum)
+    masks = 1 / 4 + 2 / 32               # of the method, a byte a weight; two more, a bit a weight
+    copies = 1 + moments + bool(recipe.ema) + masks
+    size = 3 * copies * sum(t.nbytes for t in net.state_dict().values())
+    free = shutil.disk_usage(out).free + sum(p.stat().st_size for p in out.glob('checkpoint*'))
     if free < size: raise OSError(errno.ENOSPC, (
-        f'{out} has room for {free / 1e6:,.1f} MB, and the trained network takes '
+        f'{out} has room for {free / 1e6:,.1f} MB, and the checkpoints of this training take '
         f'{size / 1e6:,.1f}. Make room, or give another out='))
 
 def check_storage(method:Method, # of the run
@@ -519,6 +540,7 @@ def same_run(now:dict, # config
              out:Path, # the folder
             )->None:
     "Raise a ValueError if the run in `out` is another one."
+    then = named_now(then)
     if 'recipe' in then: then = then | dict(recipe=recorded(then['recipe']))
     other = [f'{k}: {then.get(k)!r} there, {now.get(k)!r} here' for k in sorted(now | then)
              if k != 'switches' and now.get(k) != then.get(k)]
@@ -617,7 +639,7 @@ def fit(model, # a name (see `build`), or a module, trained in place
             net.load_state_dict(done.state)
             if storage == 'sparse': sparse_storage_(net, masks=done.masks)
             return done
-        if out is not None and storage == 'masked': check_room(out, net)
+        if out is not None and storage == 'masked': check_room(out, net, recipe)
         curves = tensorboard_log(out) if log and ranks()[0] == 0 else None
         training = Training(net, part, recipe, config, chosen, asked, out, save_every,
                             data if val else None, curves, storage, method=method, **parts)
@@ -631,6 +653,7 @@ def fit(model, # a name (see `build`), or a module, trained in place
 def _go_on(training, state, out): # Training, of a checkpoint, folder of the run
     "Stand where the checkpoint was taken, or say in one line that it is none of this version."
     file = out/'checkpoint.pt'
+    state.setdefault('trail', [dict(commit=None, device=None, step=0)])   # older: it is not known
     if missing := training.state_dict().keys() - state.keys(): raise ValueError(
         f'{file} has no {", ".join(sorted(missing))}: it is no checkpoint of this version. '
         'Start again without resume')
