@@ -38,7 +38,7 @@ def highest(scores, k, luck=None): # as for `lowest`
 
 # %% ../nbs/03_drop.ipynb #7f06348c
 def magnitude(w, g, gen=None): return w.abs()   # w: [n] active weights, g: [n] their gradients
-def random_score(w, g, gen=None):
+def random_score(w, g, gen=None): # as for `magnitude`
     "Chance: the control."
     return torch.rand(w.shape, generator=gen, dtype=torch.float32, device='cpu').to(w.device)
 def mest(w, g, gen=None, lam=1.0): return w.abs() + lam * g.abs()   # lam: weight of the gradient

@@ -253,14 +253,14 @@ def _uneven(state, off):
     first = state.flatten().index_select(0, place)
     return ((state != first) & off).any()
 
-def _read(state, weight):
-    "Does what an optimiser keeps of a weight lie open, number by number (or is it none of each)?"
-    size = weight.numel()
-    inside = any(torch.is_tensor(t) and t.numel() == size > 1 for t in tree_leaves(state))
-    if not torch.is_tensor(state) or not inside: return not inside
-    try: state.view(weight.shape)[:1].clone() != 0
-    except (RuntimeError, ValueError, NotImplementedError, TypeError): return False
-    return True
+_OPEN = {torch.Tensor: True}     # kind of tensor -> can it be looked into, number by number?
+
+def _open(state):
+    "Some optimisers pack their state in fewer bits, as tensors of a kind of their own."
+    if type(state) not in _OPEN:
+        try: state.view(-1)[:1].clone() != 0; _OPEN[type(state)] = True
+        except (RuntimeError, ValueError, NotImplementedError, TypeError): _OPEN[type(state)] = False
+    return _OPEN[type(state)]
 
 def _fresh(state, layer):
     "What the state holds where no weight has been: what new weights begin with."
@@ -744,9 +744,10 @@ class Sparsifier:
 
     def _states(self, layer):
         "{name: optimiser state with a number for each weight}: momentum, Adam's moments, …"
-        weight, left = layer.weight, self._mixed if layer.name in self._masked else ()
+        weight = layer.weight
         held = {k: s for k, s in self.optimizer.state.get(weight, {}).items()
-                if torch.is_tensor(s) and s.numel() == weight.numel() and k not in left}
+                if torch.is_tensor(s) and s.numel() == weight.numel()
+                and _open(s)}
         return {k: s if s.shape == weight.shape else s.view(weight.shape) for k, s in held.items()
                 if s.shape == weight.shape or weight.numel() > 1 and s.is_contiguous()}
 
@@ -754,8 +755,10 @@ class Sparsifier:
         "States that cannot be looked into: in lists, or packed in fewer bits."
         unread, stored = set(), []
         for n, layer in self.layers.items():
-            states = self.optimizer.state.get(layer.weight, {}).items()
-            here = {k for k, s in states if not _read(s, layer.weight)} - self._mixed
+            held, read = self.optimizer.state.get(layer.weight, {}), self._states(layer)
+            ours = lambda t: torch.is_tensor(t) and t.numel() == layer.weight.numel() > 1
+            here = {k for k, s in held.items() if k not in read and any(map(ours, tree_leaves(s)))}
+            here -= self._mixed
             unread |= here
             if here and n not in self._masked: stored.append(n)
         if not unread: return
@@ -809,7 +812,8 @@ class Sparsifier:
         for n, seen in snap.layers.items():
             layer = self.layers[n]
             states = [(s, 0. if dense else layer.fresh(k, s, seen, self.optimizer))
-                      for k, s in self._states(layer).items() if k not in self._mixed]
+                      for k, s in self._states(layer).items()
+                      if n not in self._masked or k not in self._mixed]
             layer.carry_out(decision.dropped[n], decision.grown[n], decision.values[n], states)
         self.memory, self._sums, self._batches = decision.memory, {}, 0
         self._updated_at = self.steps
