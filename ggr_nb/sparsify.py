@@ -258,8 +258,9 @@ _OPEN = {torch.Tensor: True}     # kind of tensor -> can it be looked into, numb
 def _open(state):
     "Some optimisers pack their state in fewer bits, as tensors of a kind of their own."
     if type(state) not in _OPEN:
-        try: state.view(-1)[:1].clone() != 0; _OPEN[type(state)] = True
-        except (RuntimeError, ValueError, NotImplementedError, TypeError): _OPEN[type(state)] = False
+        try: seen = (state.view(-1)[:1].clone() != 0) is not None
+        except (RuntimeError, ValueError, NotImplementedError, TypeError): seen = False
+        _OPEN[type(state)] = seen
     return _OPEN[type(state)]
 
 def _fresh(state, layer):
