@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from ggr_nb.train.data import digits
-from ggr_nb.init import generator
+from ggr_nb.masks import generator
 from ggr_nb.train.runs import RECIPES, commit, hardware, versions
 from ggr_nb.sparsify import Sparsifier
 from ggr_nb.paper.sweep import Results

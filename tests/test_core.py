@@ -13,8 +13,8 @@ import ggr_nb.masks as masks_module
 from conftest import same
 from ggr_nb.density import DENSITIES, budgets, largest_remainder
 from ggr_nb.drop import lowest
-from ggr_nb.init import random_masks, sample, generator
-from ggr_nb.masks import counts
+from ggr_nb.init import random_masks, sample
+from ggr_nb.masks import counts, generator
 from ggr_nb.methods import METHODS
 from ggr_nb.sparsify import Sparsifier
 from ggr_nb.topk import StreamingTopK

@@ -393,7 +393,7 @@ def load_data(name:str,      # in `DATASETS`
               ):             # a `Data`
     "A data set, once for each process"
     import torch
-    from ggr_nb.init import generator
+    from ggr_nb.masks import generator
     from ggr_nb.train.data import DATASETS
     data = DATASETS[name]()
     if validate:

@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..density import largest_remainder
-from ..init import generator
-from ..masks import pick, whole
+from ..masks import generator, pick, whole
 from .files import not_found, roots, tiny_images
 
 # %% ../../nbs/train/data.ipynb #06a09dbf

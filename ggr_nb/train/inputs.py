@@ -15,8 +15,7 @@ from torch.utils.data import (BatchSampler, DataLoader, Dataset, IterableDataset
                               SequentialSampler, Subset)
 
 # %% ../../nbs/train/inputs.ipynb #8183e4ec
-from ..init import generator
-from ..masks import pick, sparse_parameters
+from ..masks import generator, pick, sparse_parameters
 from .models import MODELS
 from .data import DATASETS, Data, digits, epoch_steps, held_out
 

@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 
 # %% ../../nbs/train/training.ipynb #7a98c0d1
 from ..density import DENSITIES
-from ..init import SCALINGS, generator
-from ..masks import apply_masks_, pick, sparse_parameters, whole
+from ..init import SCALINGS
+from ..masks import apply_masks_, generator, pick, sparse_parameters, whole
 from ..methods import Method, full_masks, get_method
 from ..schedule import drop_fraction
 from ..sparse import dense_storage_, sparse_storage_
