@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 
-import common
-from common import machine, peak_above
+import turns
+from turns import machine, peak_above
 
 HERE = Path(__file__).parent
 SEEDS = {'density': (0.1, 0.01), 'fraction': 0.1}
-alternate = partial(common.alternate, of=statistics.median)
+alternate = partial(turns.alternate, of=statistics.median)
 
 
 # ---- global top-k ----------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
-from common import load, machine
+from turns import load, machine
 from ggr_nb.train.data import Data, cifar100
 
 BATCH = 128

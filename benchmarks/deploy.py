@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from carry import masks_from_text
-from common import alternate, load, machine
+from turns import alternate, load, machine
 from ggr_nb.density import budgets, uniform
 from ggr_nb.init import random_masks
 from ggr_nb.masks import sparse_parameters

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, gelu, scaled_dot_product_attention
 
-from common import alternate, load, machine, peak_above
+from turns import alternate, load, machine, peak_above
 from ggr_nb.sparse import SparseLinear, sampled_product, sparse_storage_
 from ggr_nb.sparsify import Sparsifier
 

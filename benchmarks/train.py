@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from common import alternate, machine
+from turns import alternate, machine
 from ggr_nb.train.data import Data
 from ggr_nb.train.machine import Switches, bf16_units, switches
 from ggr_nb.methods import METHODS

@@ -10,13 +10,17 @@ from pretend_device import DEVICE, pretended
 from test_device import KINDS, without_clocks
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'benchmarks'))
-import carry, common, gpu
+import carry, gpu, turns as taking
 from ggr_nb.methods import METHODS
 from ggr_nb.paper import sweep
 from ggr_nb.paper.sweep import Job, Results, run_job
 from ggr_nb.train.data import Data
 from ggr_nb.train.machine import Stopped
 from ggr_nb.train.runs import load_checkpoint
+
+
+@pytest.fixture(autouse=True)
+def begun_now(monkeypatch): monkeypatch.setattr(gpu, 'START', gpu.time.monotonic())     # and not when it was imported
 
 
 @pytest.fixture(scope='module')
@@ -161,9 +165,9 @@ def test_some_items_elsewhere_are_collected_into_the_others(toy, tmp_path, monke
 def test_contenders_take_turns():
     "After a first round that does not count; of the seconds a call, the least or what is asked for."
     ticks = iter([0, 0, 0, 4, 0, 2, 0, 6, 0, 1]); turns = []
-    found = common.alternate(dict(a=lambda: turns.append('a'), b=lambda: turns.append('b')), 2, clock=lambda: next(ticks), calls=2, of=list)
+    found = taking.alternate(dict(a=lambda: turns.append('a'), b=lambda: turns.append('b')), 2, clock=lambda: next(ticks), calls=2, of=list)
     assert turns == list('aabb' * 3) and found == dict(a=[2, 3], b=[1, .5])
-    assert common.machine(load=1).keys() == {'cpu', 'threads', 'torch', 'load'} and common.alternate(dict(a=int), 1)['a'] > 0
+    assert taking.machine(load=1).keys() == {'cpu', 'threads', 'torch', 'load'} and taking.alternate(dict(a=int), 1)['a'] > 0
 
 
 @pytest.mark.parametrize('words, said', [('batches', "speed --only 'batches'"), ('batch', 'there are agreement, speed'), ('speed --toy', 'give --out'),
