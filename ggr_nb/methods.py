@@ -38,8 +38,8 @@ class Method:
     source: str = '' # where it comes from
 
     def __post_init__(self):
-        if wrong := {*self.needs} - {'momenta', 'targets'}: raise ValueError(
-            f"{self.name!r} needs {wrong}: say 'momenta' or 'targets', all else is always there")
+        if wrong := {*self.needs} - {'grads', 'momenta', 'targets'}: raise ValueError(
+            f"{self.name!r} needs {wrong}: say 'momenta' or 'targets'; gradients are always there")
 
     @property
     def dynamic(self): return self.drop is not drop.drop_nothing

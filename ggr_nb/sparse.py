@@ -294,6 +294,7 @@ class SparseLinear(nn.Module):
     def __setstate__(self, state):
         super().__setstate__(state | dict(watching=None))
         self.watch(state['watching'])
+        self.wanted = state.get('wanted', state['watching'])
 
     def store(self, name, sparsifier): # of the layer; whose processes it belongs to
         "The weight as a `Sparsifier` handles it."

@@ -20,7 +20,7 @@ from .density import DENSITIES, budgets
 from .init import SCALINGS, random_masks, rescale_
 from .masks import Dense, Layer, Snapshot, apply_masks_, as_bool, counts, generator, matrices
 from .masks import named_layers, pick, remaining, sparse_modules, sparse_parameters
-from .masks import true_places, warn, whole
+from .masks import true_places, unwrapped, warn, whole
 from .methods import change_, get_method, redistribute
 from .schedule import drop_fraction
 
@@ -258,7 +258,7 @@ _OPEN = {torch.Tensor: True}     # kind of tensor -> can it be looked into, numb
 def _open(state):
     "Some optimisers pack their state in fewer bits, as tensors of a kind of their own."
     if type(state) not in _OPEN:
-        try: seen = (state.view(-1)[:1].clone() != 0) is not None
+        try: seen = (state.flatten()[:1].clone() != 0) is not None
         except (RuntimeError, ValueError, NotImplementedError, TypeError): seen = False
         _OPEN[type(state)] = seen
     return _OPEN[type(state)]
@@ -458,7 +458,8 @@ def _as_it_was(value):
 def _spelled(rule):
     "A rule or a schedule as text: its name, and what a `partial` gives it."
     if isinstance(rule, partial):
-        said = lambda v: _spelled(v) if callable(v) else repr(v)
+        said = lambda v: _spelled(v) if callable(v) else repr(v) if isinstance(
+            v, (str, numbers.Number)) else type(v).__name__       # the same in another process
         given = [*map(said, rule.args), *(f'{k}={said(v)}' for k, v in rule.keywords.items())]
         return f'{_spelled(rule.func)}({", ".join(given)})'
     return rule if isinstance(rule, str) else getattr(rule, '__name__', type(rule).__name__)
@@ -550,6 +551,7 @@ class Sparsifier:
         self._mixed = set()                         # states that are not still at inactive places
         self._looked_at, self._written = 0, None    # when leaks were looked for; weights' versions
         self._aside, self._loaded = {}, set()       # what masking has hidden, until the first step
+        self._told = set()                          # of which loaded weights it was said
         self._rescaled = {}                         # what is left of that, where it was rescaled
         self._state_is_old = any(self.optimizer.state.get(l.weight) for n, l in self.layers.items()
                                  if n not in self._masked)   # a step has been made since loading?
@@ -653,7 +655,7 @@ class Sparsifier:
             if self.method.dynamic: [layer.gradient() for layer in self._masked.values()]   # dense?
         self._settle_stored()
         self._tell_what_was_cut()
-        self._loaded = set()
+        self._loaded, self._told = set(), set()
         self._aside, self._rescaled = {}, {}
         if self.due(): self.update()
         self._perturb()
@@ -664,8 +666,8 @@ class Sparsifier:
     def _after_step(self, optimizer, args, kwargs):
         "Count the step; mask again where the optimiser needs it, and see at times whether it does."
         if not self._real or _within_step(optimizer): return
-        if self.steps < 2: self._find_unread()
         if self._look_now(self._updated_at == self.steps):
+            self._find_unread()
             self._find_leaks(after_step=True); self._looked_at = self.steps
         if self._mask_after_step: self._mask_weights()
         self._written = self._seen = self._versions()
@@ -749,19 +751,22 @@ class Sparsifier:
         held = {k: s for k, s in self.optimizer.state.get(weight, {}).items()
                 if torch.is_tensor(s) and s.numel() == weight.numel()
                 and _open(s)}
+        row = layer.name in self._masked and weight.numel() > 1      # some keep them in a row
         return {k: s if s.shape == weight.shape else s.view(weight.shape) for k, s in held.items()
-                if s.shape == weight.shape or weight.numel() > 1 and s.is_contiguous()}
+                if s.shape == weight.shape or row and s.is_contiguous()}
 
     def _find_unread(self):
         "States that cannot be looked into: in lists, or packed in fewer bits."
         unread, stored = set(), []
         for n, layer in self.layers.items():
             held, read = self.optimizer.state.get(layer.weight, {}), self._states(layer)
-            ours = lambda t: torch.is_tensor(t) and t.numel() == layer.weight.numel() > 1
+            moves = n not in self._masked               # then whatever is not a number has to
+            ours = lambda t: torch.is_tensor(t) and t.numel() > 1 and (
+                moves or t.numel() == layer.weight.numel())
             here = {k for k, s in held.items() if k not in read and any(map(ours, tree_leaves(s)))}
-            here -= self._mixed
+            here -= set() if moves else self._mixed
             unread |= here
-            if here and n not in self._masked: stored.append(n)
+            if here and moves: stored.append(n)
         if not unread: return
         kind = type(self.optimizer).__name__
         if stored: raise ValueError(
@@ -952,10 +957,11 @@ class Sparsifier:
     def _hide(self, names):
         "Mask weights and their state; what is hidden is kept aside until the next step."
         for n in names:
-            layer = self.layers[n]
+            layer = self.layers[n]; layer.follow()
             states = {k: s.clone() for k, s in self._states(layer).items()}
             weight, held = self._aside.get(n, (None, {}))
-            if not self._untouched(n):
+            whole = weight is None or bool(((layer.weight != 0) & (layer.mask == 0)).any())
+            if whole and not self._untouched(n):        # else it is what was cut, written to since
                 weight = layer.weight.detach().clone(); self._rescaled.pop(n, None)
             self._aside[n] = weight, states | held
         self._clean(names)
@@ -987,7 +993,7 @@ class Sparsifier:
             new = state.get(prefix + leaf)
             for n in names:
                 if not torch.is_tensor(new) or p is not self.layers[n].weight: continue
-                self._loaded.add(n)                           # or it is the weight itself: loaded
+                self._loaded.add(n); self._told.discard(n)    # or it is the weight itself: loaded
                 if new.data_ptr() != p.data_ptr() and n in self._aside:       # in place, before
                     self._aside[n] = None, self._aside[n][1]
 
@@ -1022,11 +1028,12 @@ class Sparsifier:
             'before; updates keep that number')
 
     def _tell_what_was_cut(self, *_):
-        "Once after each load, when its weights are used or saved and no masks have come with them."
-        masked = self._loaded & self._masked.keys()
-        cut = [n for n in masked if self._aside.get(n, (None,))[0] is not None and bool(
-            ((self._aside[n][0] != 0) & (self.layers[n].mask == 0)).any())]
-        self._loaded -= masked
+        "Once after each load, when its weights are used and no masks have come with them."
+        masked = self._loaded & self._masked.keys() - self._told
+        held = {n: w for n in masked if (w := self._aside.get(n, (None,))[0]) is not None}
+        cut = [n for n, w in held.items()
+               if bool(((w != 0) & (self.layers[n].mask == 0).to(w.device)).any())]
+        self._told |= masked
         if cut: warn(
             f'weights were loaded that are not zero where the masks are ({cut[:3]}, …): they were '
             'set to zero. A sparse run is restored together with the sparsifier\'s own state; for '
@@ -1041,7 +1048,7 @@ class Sparsifier:
             self.optimizer.register_step_post_hook(self._after_step),
             self.optimizer.register_load_state_dict_post_hook(self._state_loaded),
             self.model.register_forward_pre_hook(_Call(self, '_before_forward')),
-            self.model.register_state_dict_pre_hook(_Call(self, '_tell_what_was_cut')),
+            unwrapped(self.model).register_forward_pre_hook(_Call(self, '_tell_what_was_cut')),
             *(m.register_load_state_dict_pre_hook(_Call(self, '_weights_come', names))
               for m, names in self._owners(self.layers)),
             *(m.register_load_state_dict_post_hook(_Call(self, '_weights_loaded', names))
@@ -1073,7 +1080,7 @@ class Sparsifier:
         return {k: v for k, v in vars(self).items() if k != '_handles'}
 
     def __setstate__(self, state): # of a copy: it listens to the copied optimiser
-        vars(self).update(state)
+        vars(self).update(dict(_told=set()) | state)       # as of an older version
         self._listen()
 
     def state_dict(self)->dict: # with the same keys at any time
@@ -1115,9 +1122,8 @@ class Sparsifier:
         if 'stored' in saved and saved['stored'] != mine.get('stored'): raise ValueError(
             f'the state is of another model: it stores {saved["stored"]}, this one '
             f'{mine.get("stored", "masks")}')
-        older = saved | dict(schedule=mine['schedule']) if 'drop' not in saved else saved
-        apart = [f'{k} was {older[k]!r}, is {v!r}' for k, v in mine.items()
-                 if k in older and older[k] != v]
+        apart = [f'{k} was {saved[k]!r}, is {v!r}' for k, v in mine.items()
+                 if k in saved and saved[k] not in (v, 'a function')]     # as older states say
         if strict and apart:
             raise ValueError(f'the state is of a run with other settings: {", ".join(apart)}. '
                              'Make the sparsifier with those, or load with strict=False. (Frozen '
@@ -1137,6 +1143,7 @@ class Sparsifier:
         self._mixed = set(_from_text(mixed))
         self._updated_at = None if state['updated_at'] < 0 else state['updated_at']
         self._collected_at = self._written = None
+        for layer in self._masked.values(): layer.follow()
         intact = [n for n in self._masked if self._untouched(n)]          # not written by hand
         hidden = {n: (l.mask == 0) & (l.weight == 0) for n, l in self._masked.items()
                   if n in self._loaded and n not in intact}
@@ -1152,7 +1159,7 @@ class Sparsifier:
                     written += [n] * bool(back.any())
                 for k, s in self._states(layer).items():
                     if k in states: s.copy_(states[k])
-        self._loaded = set()
+        self._loaded, self._told = set(), set()
         if written: warn(
             f'weights of {written[:3]}, … were written to after they were loaded and before the '
             'sparsifier was: what masks had hidden until now is as loaded, without that. Load the '

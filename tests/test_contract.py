@@ -22,7 +22,7 @@ from ggr_nb.drop import drop_dead_first, drop_local
 from ggr_nb.grow import hybrid, pick_random
 from ggr_nb.methods import METHODS, full_masks, no_allocation
 from ggr_nb.sparse import sparse_storage_
-from ggr_nb.sparsify import Sparsifier, check_norms_stay, norm_axes
+from ggr_nb.sparsify import Sparsifier, _spelled, check_norms_stay, norm_axes
 
 O, WHOLE = torch.optim, os.environ.get('CONTRACT') == 'all'
 X, Y = torch.randn(16, 12, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 4
@@ -1527,7 +1527,7 @@ def test_weights_of_an_earlier_file_do_not_come_back():
 
 # ---- what was silent
 
-USES = dict(evaluate=lambda model, s: model(X), save=lambda model, s: model.state_dict(), remove=lambda model, s: s.remove())
+USES = dict(evaluate=lambda model, s: model(X), remove=lambda model, s: s.remove())
 
 @core
 @pytest.mark.parametrize('use', USES)
@@ -1544,14 +1544,22 @@ def test_a_checkpoint_that_is_used_without_its_masks_is_told(use):
     with warnings.catch_warnings(): warnings.simplefilter('error'); USES[use](again[0], again[2])
     bare = parts_of(seed=4); bare[2].remove(); bare[0].load_state_dict(best[0])
     assert same(best[0], bare[0].state_dict())
+    whole = nn.DataParallel(net()); s = sparse(whole, seed=3)[2]; whole.module.load_state_dict(best[0])
+    with pytest.warns(UserWarning, match='not zero where the masks are'): whole.module(X) if use == 'evaluate' else s.remove()
 
 
 @core
-def test_weights_written_between_two_loads_keep_what_was_hidden_and_it_is_said():
+@pytest.mark.parametrize('order', ['mwos', 'omws', 'mows', 'mdws', 'mfwos'])
+def test_weights_written_between_two_loads_keep_what_was_hidden_and_it_is_said(order):
+    "m, o, s: a state is loaded; w: the weights are written to; d, f: they are looked at, or used."
     run, again = parts_of(), parts_of(seed=2)
     for i in range(7): step(*run[:2], i)
-    state = everything(*run); again[0].load_state_dict(state[0]); again[1].load_state_dict(state[1])
-    with torch.no_grad(): [p.mul_(.5) for p in again[0].parameters()]
+    state = everything(*run)
+    @torch.no_grad()
+    def halve(): [p.mul_(.5) for p in again[0].parameters()]
+    do = dict(m=lambda: again[0].load_state_dict(state[0]), o=lambda: again[1].load_state_dict(state[1]), w=halve,
+              d=lambda: again[0].state_dict(), f=lambda: quiet(again[0], X))
+    for what in order[:-1]: do[what]()
     with pytest.warns(UserWarning, match='written to after they were loaded and before the sparsifier'): again[2].load_state_dict(state[2])
     assert again[2].counts() == run[2].counts() and all(torch.equal(w != 0, state[0][n] != 0) for n, w in again[2].weights.items())
 
@@ -1597,11 +1605,13 @@ def test_a_rule_of_ones_own_cannot_lose_weights(change):
 class Kept(O.Optimizer):
     "Momentum, kept as other people's optimisers do: in one row, or in a list."
     def __init__(self, params, form): super().__init__(params, dict(lr=.05)); self.form = form
+    FORMS = dict(plain=torch.zeros_like, row=lambda p: torch.zeros(p.numel()), listed=lambda p: [torch.zeros_like(p)],
+                 parameter=lambda p: nn.Parameter(torch.zeros_like(p), requires_grad=False), column=lambda p: torch.zeros(p.numel(), 1))
 
     @torch.no_grad()
     def step(self):
         for p in (p for g in self.param_groups for p in g['params'] if p.grad is not None):
-            if not self.state[p]: self.state[p]['m'] = dict(plain=torch.zeros_like(p), row=torch.zeros(p.numel()), listed=[torch.zeros_like(p)])[self.form]
+            if not self.state[p]: self.state[p]['m'] = self.FORMS[self.form](p)
             m = self.state[p]['m']; m = (m[0] if self.form == 'listed' else m).view_as(p)
             m.mul_(.9).add_(p.grad); p.sub_(m, alpha=.05)
 
@@ -1609,12 +1619,17 @@ class Kept(O.Optimizer):
 @core
 def test_state_in_a_row_is_as_in_the_weights_shape():
     found = []
-    for form in ('plain', 'row'):
+    for form in ('plain', 'row', 'parameter', 'column'):
         model = net(); parts = sparse(model, Kept(model.parameters(), form))
         for i in range(12): step(*parts[:2], i)
         found.append((model.state_dict(), [parts[1].state[w]['m'].flatten() for w in parts[2].weights.values()])); parts[2].check()
         assert all(not m[~l.bool_mask.flatten()].any() for m, l in zip(found[-1][1], parts[2].layers.values()))
-    assert same(*found)
+    assert all(same(found[0], f) for f in found)
+    last = nn.Sequential(nn.Conv2d(3, 4, 3)).to(memory_format=torch.channels_last); s = sparse(last, Kept(last.parameters(), 'parameter'), every=1)[2]
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for i in range(4): last(torch.randn(2, 3, 8, 8)).square().mean().backward(); s.optimizer.step()
+    s.check()
 
 
 @core
@@ -1622,8 +1637,9 @@ def test_state_that_cannot_be_reached_is_named_and_stored_layers_refuse_it():
     model = net(); parts = sparse(model, Kept(model.parameters(), 'listed'))
     with pytest.warns(UserWarning, match=r"Kept keeps \['m'\] in a form that masks do not reach"): step(*parts[:2])
     for i in range(8): step(*parts[:2], i); assert not astray(parts[2])
-    model = sparse_storage_(net(), density=.3); parts = sparse(model, Kept(model.parameters(), 'listed'))
-    with pytest.raises(ValueError, match='cannot be moved with the weights'): step(*parts[:2])
+    for form in ('listed', 'column'):
+        model = quiet(sparse_storage_, net(), density=.3); parts = sparse(model, Kept(model.parameters(), form))
+        with pytest.raises(ValueError, match='cannot be moved with the weights'): step(*parts[:2])
 
 
 @core
@@ -1654,6 +1670,17 @@ def test_a_state_of_other_rules_under_the_same_name_is_refused(other):
     with pytest.raises(ValueError, match='other settings'): mine.load_state_dict(state)
     old = state | dict(settings={k: v for k, v in state['settings'].items() if k not in ('drop', 'allocate', 'grow', 'birth')})
     quiet(parts_of(seed=2)[2].load_state_dict, old)            # a state of before goes on
+    with pytest.raises(ValueError, match="schedule was 'linear'"):
+        parts_of(seed=2)[2].load_state_dict(old | dict(settings=old['settings'] | dict(schedule='linear')))
+
+
+@core
+def test_rules_are_spelled_alike_in_every_process():
+    class Table:
+        def __call__(self, snap): return drop_local(snap)
+    rules = [partial(drop_local, criterion='magnitude'), partial(drop_local, table={'a': drop_local}, some={'x', 'y'}, t=torch.ones(3)), Table(), Table]
+    for rule in rules: assert '0x' not in _spelled(rule) and _spelled(rule) == _spelled(copy.copy(rule))
+    assert _spelled(rules[0]) == "drop_local(criterion='magnitude')" and "'x'" not in _spelled(rules[1])
 
 
 ORDER = namedtuple('Order', 'first second')

@@ -238,6 +238,16 @@ def test_a_continued_run_does_not_wait_either(method):
     assert waits[0] and not any(waits[1:3]) or not any(waits[:3]), waits
 
 
+def test_weights_that_are_written_to_and_moved_before_their_masks_come():
+    saved = Loop('ggr', 'cpu').run(6).save()
+    with pretended():
+        loop = Loop('ggr', 'cpu', seed=3); loop.net.load_state_dict(saved['net'])
+        with torch.no_grad(): [p.mul_(.5) for p in loop.net.parameters()]
+        loop.net.to(DEVICE)
+        with pytest.warns(UserWarning, match='written to after they were loaded'): loop.sparsifier.load_state_dict(saved['sparsifier'])
+        for n, w in loop.sparsifier.weights.items(): assert torch.equal(w.cpu() != 0, saved['net'][n] != 0)
+
+
 @pytest.mark.parametrize('method', [None, 'ggr', 'snfs', 'deepr'])
 def test_a_compiled_model_is_compiled_once(method):
     "Hooks and updates leave the graph alone, before and after a checkpoint."
