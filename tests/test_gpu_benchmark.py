@@ -408,7 +408,7 @@ def test_a_file_travels_in_pieces(tmp_path):
 
 
 def test_a_part_travels_with_the_checkout():
-    "What git tracks and one part stay below the 64 MiB that a lent machine takes at once."
+    "What git tracks and one part stay below 64 MiB, so that they can travel together."
     listed = subprocess.run(['git', 'ls-files', '-z'], cwd=gpu.HERE.parent, capture_output=True, text=True).stdout.split('\0')
     if not any(listed): pytest.skip('not a git clone')
     tracked = sum((gpu.HERE.parent/n).lstat().st_size for n in listed if n and (gpu.HERE.parent/n).exists())
