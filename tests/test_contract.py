@@ -1546,6 +1546,8 @@ def test_a_checkpoint_that_is_used_without_its_masks_is_told(use):
     assert same(best[0], bare[0].state_dict())
     whole = nn.DataParallel(net()); s = sparse(whole, seed=3)[2]; whole.module.load_state_dict(best[0])
     with pytest.warns(UserWarning, match='not zero where the masks are'): whole.module(X) if use == 'evaluate' else s.remove()
+    fast = torch.compile(net(), backend='eager'); s = sparse(fast, seed=3)[2]; fast._orig_mod.load_state_dict(best[0])
+    with pytest.warns(UserWarning, match='not zero where the masks are'): fast(X) if use == 'evaluate' else s.remove()
 
 
 @core
