@@ -25,7 +25,7 @@ NETS = {'mlp': mlp, 'conv': lambda: digits_net(width=.5)}
 
 def method(allocate, share):
     "GGR with another allocation, and another share of growth by gradient."
-    needs = ('momenta',) if allocate == 'mean_momentum' else ()
+    needs = ('dense momenta',) if allocate == 'mean_momentum' else ()
     return replace(METHODS['ggr'], name=f'{allocate} {share:g}', allocate=ALLOCATIONS[allocate], grow=hybrid(share), needs=needs)
 
 def clumping(sums, size, n):

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SPARSE_LAYERS', 'CHUNK', 'apply_masks_', 'counts', 'densities', 'density', 'as_bool', 'unwrapped', 'named_layers',
            'clean_names', 'matrices', 'sparse_modules', 'unknown', 'pick', 'whole', 'warn', 'listed',
-           'sparse_parameters', 'chunk_size', 'in_memory', 'offsets', 'Dense', 'true_places', 'remaining', 'merged',
-           'Layer', 'generator', 'scramble', 'Snapshot', 'snapshot']
+           'sparse_parameters', 'chunk_size', 'in_memory', 'offsets', 'Dense', 'Held', 'true_places', 'remaining',
+           'merged', 'Layer', 'generator', 'scramble', 'Snapshot', 'snapshot']
 
 # %% ../nbs/00_masks.ipynb #51a7ba29
 import copy, hashlib, math, operator, sys, warnings
@@ -302,6 +302,28 @@ class Dense:
            )->torch.Tensor: # [q]
         "The values at chosen places."
         return in_memory(self.tensor)[offsets(positions, self.tensor)]
+
+@dataclass(frozen=True)
+class Held:
+    "Numbers at active places alone: what an optimiser holds of a masked or a stored weight."
+    places: torch.Tensor # [n] int64, sorted
+    values: torch.Tensor # [n]
+    piece = 1
+
+    def at(self,
+           positions:torch.Tensor, # [q] int64 flat positions, all of them active
+           )->torch.Tensor: # [q]
+        "The values at chosen places."
+        if positions is self.places: return self.values
+        found = torch.searchsorted(self.places, positions).clamp(max=max(0, len(self.places) - 1))
+        if not torch.equal(self.places[found], positions): self.magnitudes()
+        return self.values[found]
+
+    def magnitudes(self, *units):
+        "There is nothing to stream."
+        raise ValueError("at free places nothing is held: a method that reads the momentum there "
+                         "says so, needs=('dense momenta',)")
+
 
 # %% ../nbs/00_masks.ipynb #ee7294b8
 def true_places(mask:torch.Tensor, # bool or 0/1 in any dtype, any shape

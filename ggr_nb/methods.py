@@ -29,7 +29,7 @@ class Method:
     allocate: Callable = allocate.local # (Snapshot, {name: r_l}, {name: Layer}) -> {name: q_l}
     grow: Callable = grow.random # (Snapshot, Layer, q) -> positions
     regrow_dropped: bool = True # may a place dropped in this update be taken at once?
-    needs: tuple = () # 'momenta', 'targets': what the functions read beside weights and gradients
+    needs: tuple = () # what else the rules read: 'momenta', 'dense momenta', 'targets'
     birth: Callable = None # (Snapshot, layers, grown) -> (values, what to remember); default 0
     every: int = None # steps between updates, where the method fixes it (DeepR: 1)
     first_masks: Callable = random_masks # (shapes, budgets, seed) -> {name: mask} to start from
@@ -38,8 +38,10 @@ class Method:
     source: str = '' # where it comes from
 
     def __post_init__(self):
-        if wrong := {*self.needs} - {'grads', 'momenta', 'targets'}: raise ValueError(
-            f"{self.name!r} needs {wrong}: say 'momenta' or 'targets'; gradients are always there")
+        known = {'grads', 'momenta', 'dense momenta', 'targets'}
+        if wrong := {*self.needs} - known: raise ValueError(
+            f"{self.name!r} needs {wrong}: say 'momenta' (of active weights), 'dense momenta' (of "
+            "all places) or 'targets'; gradients are always there")
 
     @property
     def dynamic(self): return self.drop is not drop.drop_nothing
@@ -48,6 +50,10 @@ class Method:
         "May it end with fewer weights than it began with?"
         return ('targets' in self.needs or self.allocate is no_allocation
                 or self.first_masks is full_masks)
+    @property
+    def reads_momenta(self): return 'momenta' in self.needs or self.dense_momenta
+    @property
+    def dense_momenta(self): return 'dense momenta' in self.needs   # then they are not masked
     @property
     def masks_nothing(self): return not self.dynamic and self.first_masks is full_masks
 
@@ -203,8 +209,8 @@ set_ = Method('set', source='Mocanu et al. 2018, with plain magnitude removal')
 rigl = Method('rigl', grow=grow.gradient, source='Evci et al. 2020')
 dsr = Method('dsr', drop=drop.drop_threshold, allocate=allocate.survivors, regrow_dropped=False,
              source='Mostafa & Wang 2019')
-snfs = Method('snfs', allocate=allocate.mean_momentum, grow=grow.momentum, needs=('momenta',),
-              source='Dettmers & Zettlemoyer 2019')
+snfs = Method('snfs', allocate=allocate.mean_momentum, grow=grow.momentum,
+              needs=('dense momenta',), source='Dettmers & Zettlemoyer 2019')
 
 # %% ../nbs/08_methods.ipynb #8fd017c4
 ggr = Method('ggr', allocate=allocate.global_topk, grow=grow.hybrid(0.5),
@@ -248,7 +254,8 @@ gmp = Method('gmp', drop=drop.drop_to_schedule, allocate=no_allocation, needs=('
 chase = Method('chase', drop=drop.drop_global, allocate=allocate.global_topk, grow=grow.gradient,
                source='Chase 2023: global removal and global growth')
 rigl_sg = replace(rigl, name='rigl-sg', allocate=allocate.mean_gradient, source='share by mean |g|')
-rigl_sm = replace(rigl, name='rigl-sm', allocate=allocate.mean_weight, source='share by mean |w|')
+rigl_sm = replace(rigl, name='rigl-sm', allocate=allocate.mean_momentum, needs=('momenta',),
+                  source='share by mean |momentum|')
 gse = replace(rigl, name='gse', grow=grow.sampled(2.0), source='GSE 2024: growth from a sample')
 ggr_dead_first = replace(ggr, name='ggr-dead-first', drop=drop.drop_dead_first,
                          source='this project: what has no gradient goes before what is small')

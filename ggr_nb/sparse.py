@@ -377,7 +377,7 @@ class SparseWeight:
         method = sparsifier.method
         if method.masks_nothing or method.first_masks is full_masks: raise ValueError(
             f'{method.name} begins dense, and {name} stores only a part of its weights')
-        if 'momenta' in method.needs: raise ValueError(
+        if method.dense_momenta: raise ValueError(
             f'{method.name} needs the momentum of inactive places, which {name} does not store')
         if len(module.col) != sparsifier.targets[name]: raise ValueError(
             f'{name} stores {len(module.col)} weights, the sparsifier plans '
@@ -403,6 +403,7 @@ class SparseWeight:
     def join(self, group): self.module.group = group   # gradients are averaged over it
     def saved(self): return self.places
     def source(self, tensors): return Outer(*tensors, self.module.group)   # (x, dy)
+    def held(self, state, places): return state      # it has a number for each weight as it is
 
     def fresh(self, name, state, seen, optimizer): # as of `MaskedWeight`
         "What a new weight begins with in a state: no inactive place shows it, so one is asked for."

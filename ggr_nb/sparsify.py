@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from .density import DENSITIES, budgets
 from .init import SCALINGS, random_masks, rescale_
-from .masks import Dense, Layer, Snapshot, apply_masks_, as_bool, counts, generator, matrices
+from .masks import Dense, Held, Layer, Snapshot, apply_masks_, as_bool, counts, generator, matrices
 from .masks import named_layers, pick, remaining, sparse_modules, sparse_parameters
 from .masks import true_places, unwrapped, warn, whole
 from .methods import change_, get_method, redistribute
@@ -112,7 +112,7 @@ def check_optimizer(optimizer, # the one that is listened to
             'make it after sparse_storage_')
         raise ValueError(f'the optimiser does not hold {missing}; pass these parameters to it, '
                          'or leave them dense with exclude=')
-    if 'momenta' in method.needs:
+    if method.reads_momenta:
         group = held[id(next(iter(weights.values())))]
         if not (group.get('momentum') or group.get('betas')): raise ValueError(
             f'{method.name} reads the momentum, and {type(optimizer).__name__} has none here; use '
@@ -320,6 +320,10 @@ class MaskedWeight:
         "The layer as a rule sees it."
         places = self.places
         return Layer(self.name, self.shape, places, Dense(self.weight.detach()).at(places), sources)
+
+    def held(self, state, places): # of the optimiser, at active places
+        "What a state holds there."
+        return Dense(state).at(places)
 
     def gradient(self): # a source, or None if the weight took no part in the batch
         "The gradient that growth looks at."
@@ -546,7 +550,7 @@ class Sparsifier:
         self._sums, self._batches = {}, 0           # gradients kept for the next update
         self._updated_at = self._collected_at = None
         self._real = True                           # is the present step not one that is skipped?
-        self._mask_after_step = 'momenta' in self.method.needs   # it keeps the momentum dense
+        self._mask_after_step = self.method.dense_momenta
         self._mask_before_forward = self._suspect = False
         self._mixed = set()                         # states that are not still at inactive places
         self._looked_at, self._written = 0, None    # when leaks were looked for; weights' versions
@@ -782,16 +786,20 @@ class Sparsifier:
         "The state as a method sees it at an update."
         u, last, views = self.steps // self.every, self.until / self.every, {}
         for name, grad in (self._averaged() if grads is None else grads).items():
-            layer, sources = self.layers[name], dict(grads=grad)
-            if 'momenta' in self.method.needs:
+            layer, momentum = self.layers[name], None
+            if self.method.reads_momenta:
                 states = self._states(layer)
                 momentum = states.get('momentum_buffer', states.get('exp_avg'))
                 if self.optimizer.state.get(layer.weight) and momentum is None: raise ValueError(
                     f'{self.method.name} reads the momentum, and {type(self.optimizer).__name__} '
                     f'keeps {list(self.optimizer.state[layer.weight])}: none is called '
                     'momentum_buffer or exp_avg')
-                sources['momenta'] = None if momentum is None else Dense(momentum)
-            if all(s is not None for s in sources.values()): views[name] = layer.view(sources)
+                if momentum is None: continue
+            if grad is None: continue
+            seen = views[name] = layer.view(dict(grads=grad))
+            if momentum is not None: seen.sources['momenta'] = (
+                Dense(momentum) if self.method.dense_momenta else
+                Held(seen.places, layer.held(momentum, seen.places)))
         return Snapshot(views, self.targets, drop_fraction(u, last, self.fraction, self.schedule),
                         u / max(1, math.ceil(last) - 1), self.seed, u, self.memory)
 
@@ -808,7 +816,7 @@ class Sparsifier:
                 f'step {self.steps}: the gradient of {broken[:5]} is NaN or infinite, so nothing '
                 'was changed, the masks were not updated. Lower the learning rate, clip gradients, '
                 'or use a GradScaler')
-        snap, dense = self.snapshot(grads), 'momenta' in self.method.needs
+        snap, dense = self.snapshot(grads), self.method.dense_momenta
         if not snap.layers:                       # a step without any gradient moves nothing
             self._sums, self._batches, self._updated_at = {}, 0, self.steps
             return self._tell_late()
@@ -846,7 +854,7 @@ class Sparsifier:
         "Update if it is time, then zero gradients of inactive weights. Call it before clipping."
         self._collect()
         if self.due() and _finite(grads := self._averaged()): self.update(grads)
-        if 'momenta' in self.method.needs or self.method.masks_nothing: return
+        if self.method.dense_momenta or self.method.masks_nothing: return
         apply_masks_({n: l.weight.grad for n, l in self._masked.items()}, self._masks())
 
     def _perturb(self):
@@ -893,7 +901,7 @@ class Sparsifier:
         for n, layer in self._masked.items():
             off = layer.mask == 0
             looked[n, 'weight'] = ((layer.weight.detach() != 0) & off).any()
-            if 'momenta' in self.method.needs: continue
+            if self.method.dense_momenta: continue
             for k, s in self._states(layer).items(): looked[n, k] = _uneven(s, off)
         if not looked: return {}                      # stored sparsely: there is no such place
         home = next(iter(looked.values())).device
@@ -980,7 +988,7 @@ class Sparsifier:
         with torch.no_grad():
             for layer in (self.layers[n] for n in names):
                 layer.weight.mul_(layer.mask)
-                if 'momenta' in self.method.needs: continue      # its momentum is dense
+                if self.method.dense_momenta: continue
                 off = layer.mask == 0        # one value everywhere: what the optimiser holds there
                 uneven = {k: s for k, s in self._states(layer).items()
                           if k not in self._mixed and bool(_uneven(s, off))}

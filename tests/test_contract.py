@@ -111,7 +111,7 @@ class Loop:
 
 
 def uninterrupted_is_resumed(optimizer, method, kind):
-    if method == 'snfs' and optimizer in WITHOUT_MOMENTUM:
+    if METHODS[method].reads_momenta and optimizer in WITHOUT_MOMENTUM:
         with pytest.raises(ValueError, match='reads the momentum'): Loop(optimizer, method, kind).make()
         return
     whole, saved, luck = Loop(optimizer, method, kind).make(), [], random.Random(optimizer + method + kind)

@@ -13,8 +13,9 @@ import ggr_nb.masks as masks_module
 from conftest import same
 from ggr_nb.density import DENSITIES, budgets, largest_remainder
 from ggr_nb.drop import lowest
+from ggr_nb.grow import momentum
 from ggr_nb.init import random_masks, sample
-from ggr_nb.masks import counts, generator
+from ggr_nb.masks import Dense, counts, generator
 from ggr_nb.methods import METHODS
 from ggr_nb.sparsify import Sparsifier
 from ggr_nb.topk import StreamingTopK
@@ -53,6 +54,22 @@ def test_60_updates_conserve_counts_and_keep_zeros(method, optimizer, dtype):
                 assert not any(t[off].any() for t in s._states(s.layers[k]).values()), (k, i)
     assert s.updates == (60 if s.method.dynamic else 0)
     if method == 'gmp': assert s.counts() == s.targets
+
+
+@pytest.mark.parametrize('optimizer, state', [('sgd', 'momentum_buffer'), ('adam', 'exp_avg')])
+def test_momentum_is_read_where_weights_are_and_nowhere_else(optimizer, state):
+    model = small(); opt = OPTIMIZERS[optimizer](model.parameters())
+    s = Sparsifier(model, opt, 'rigl-sm', density=.2, every=4, until=12, fraction=.4)
+    for i in range(4): step(model, opt, i)
+    share = {n: float(opt.state[p][state][s.masks[n]].abs().mean()) for n, p in s.weights.items()}
+    seen = s.snapshot({n: Dense(p.grad) for n, p in s.weights.items()})
+    step(model, opt, 4); moved = s.history[0]['layers']; s.check()
+    free = {n: l.size - len(l.places) + moved[n]['dropped'] for n, l in seen.layers.items()}
+    assert {n: l['quota'] for n, l in moved.items()} == largest_remainder(share, s.history[0]['k'], free)
+    greedy = replace(METHODS['rigl-sm'], name='greedy', grow=momentum)              # looks at free places, and does not say so
+    s.remove(); model = small(); opt = OPTIMIZERS[optimizer](model.parameters())
+    Sparsifier(model, opt, greedy, density=.2, every=2, until=12); step(model, opt, 0); step(model, opt, 1)
+    with pytest.raises(ValueError, match='dense momenta'): step(model, opt, 2)
 
 
 def everything(model, opt, s): return copy.deepcopy([model.state_dict(), opt.state_dict(), s.state_dict()])

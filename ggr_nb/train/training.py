@@ -526,7 +526,7 @@ def check_storage(method:Method, # of the run
                   options:dict, # for the `Sparsifier`
                  )->None:
     "Refuse what storage='sparse' cannot do, before anything is made."
-    if method.first_masks is full_masks or 'momenta' in method.needs: raise ValueError(
+    if method.first_masks is full_masks or method.dense_momenta: raise ValueError(
         f"storage='sparse': {method.name!r} needs every place, and only active weights are stored")
     for name, value, only in (('scaling', scaling, 'keep'), ('compile', compile, 'auto'),
                               ('ema', ema, 0.)):
