@@ -336,6 +336,8 @@ WRONG = {
     },
     'studies/vote_harm': {
         'same_dose': ['same_dose = .3', 'same_dose = .5', 'same_dose = .3 * turnovers(11, .3) / turnovers(5, .3)'],
+        'alone': ['def alone(d): return d.word != "open"', 'def alone(d): return abs(d.by.mean) > d.by.se', 'def alone(d): return d.holm < .05',
+                  'def alone(d): return d.by.mean > 0', 'def alone(d): return abs(d.by.mean) > 2.262 * d.by.se * d.by.n ** .5'],
     },
     'studies/where_the_papers_meet': {
         'gradient_shrink': ['gradient_shrink = factor(64) * factor(300) * factor(100)', 'gradient_shrink = factor(64) * factor(300)', 'gradient_shrink = factor(100)'],
