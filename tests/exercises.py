@@ -306,6 +306,10 @@ WRONG = {
                         "def stays_local(history): return all(l['quota'] == l['dropped'] for l in history[-1]['layers'].values())" ],
     },
     # studies
+    'studies/born': {
+        'factor': ['factor = 1e3', 'factor = 316.', 'factor = 1 / 31.6'],
+        'can_move': ['def can_move(b): return True', 'def can_move(b): return False', 'def can_move(b): return b != 0', 'def can_move(b): return b >= 0'],
+    },
     'studies/dead_weights': {
         'is_dead': ['def is_dead(input_silent, output_unheard): return input_silent and output_unheard', 'def is_dead(input_silent, output_unheard): return input_silent',
                     'def is_dead(input_silent, output_unheard): return False'],
