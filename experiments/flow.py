@@ -1,4 +1,5 @@
-"""Gradient flow, lottery tickets and SNIP on a LeNet-5 for 8 × 8 digits (nbs/studies/gradient_flow.ipynb).
+"""Gradient flow, lottery tickets and SNIP on a LeNet-5 for 8 × 8 digits (nbs/studies/gradient_flow.ipynb,
+nbs/studies/lottery_tickets.ipynb, nbs/beyond/snip.ipynb).
 
     python experiments/flow.py                 all of it, some minutes on one core; stop and go on at will
     python experiments/flow.py --quick         does everything run?

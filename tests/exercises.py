@@ -330,13 +330,17 @@ WRONG = {
     'studies/gradient_flow': {
         'lost': ['def lost(s): return gap("unit", "dense", s).mean >= 3', 'def lost(s): return False', 'def lost(s): return s >= .98', 'def lost(s): return True'],
         'predicted': ['predicted = math.log10(math.sqrt(.2))', 'predicted = 6 * math.log10(.2)', 'predicted = math.sqrt(.2) ** 6', 'predicted = 6 * math.log(math.sqrt(.2))'],
-        'best': ['best, its_sign_is_sure = "pruned – ticket", False', 'best, its_sign_is_sure = max(found, key=lambda n: estimate(found[n]["ensemble gain"]).mean), True',
-                 'best, its_sign_is_sure = "dense", True'],
     },
     'studies/half_by_gradient': {
         'expected': ['def expected(c): return 1.', 'def expected(c): return c ** 2', 'def expected(c): return 1 - (1 - c) ** 2'],
         'two_correlations': ['def two_correlations(sample): return 0., -.8', 'def two_correlations(sample): return correlation([point(r) for r in sample]), correlation([point(r) for r in sample])',
                              'def two_correlations(sample): return correlation([p for s in SHARES["mlp"] for p in centred(where(sample, share=s))]), correlation([point(r) for r in sample])'],
+    },
+    'studies/lottery_tickets': {
+        'closed': ['def closed(found): return .77', 'def closed(found): return estimate(found["scratch unit"].values()).mean / estimate(found["ticket"].values()).mean',
+                   'def closed(found): return (estimate(found["ticket"].values()).mean - estimate(found["scratch unit"].values()).mean) / (estimate(found["ticket"].values()).mean - estimate(found["scratch"].values()).mean)'],
+        'best': ['best, its_sign_is_sure = "pruned – ticket", False', 'best, its_sign_is_sure = max(found, key=lambda n: estimate(found[n]["ensemble gain"]).mean), True',
+                 'best, its_sign_is_sure = "dense", True'],
     },
     'studies/vote_harm': {
         'same_dose': ['same_dose = .3', 'same_dose = .5', 'same_dose = .3 * turnovers(11, .3) / turnovers(5, .3)'],
