@@ -334,6 +334,9 @@ WRONG = {
         'two_correlations': ['def two_correlations(sample): return 0., -.8', 'def two_correlations(sample): return correlation([point(r) for r in sample]), correlation([point(r) for r in sample])',
                              'def two_correlations(sample): return correlation([p for s in SHARES["mlp"] for p in centred(where(sample, share=s))]), correlation([point(r) for r in sample])'],
     },
+    'studies/reproduction': {
+        'decided': ['def decided(seeds): return 9', 'def decided(seeds): return sum(row.word != "open" for row in main.rows)', 'def decided(seeds): return sum(paired(asked[row.arm], asked[row.against]).p < .05 for row in main.rows)', 'def decided(seeds): return 3 * len(seeds) // 2'],
+    },
     'studies/vote_harm': {
         'same_dose': ['same_dose = .3', 'same_dose = .5', 'same_dose = .3 * turnovers(11, .3) / turnovers(5, .3)'],
     },
