@@ -342,6 +342,9 @@ WRONG = {
         'best': ['best, its_sign_is_sure = "pruned – ticket", False', 'best, its_sign_is_sure = max(found, key=lambda n: estimate(found[n]["ensemble gain"]).mean), True',
                  'best, its_sign_is_sure = "dense", True'],
     },
+    'studies/reproduction': {
+        'decided': ['def decided(seeds): return 9', 'def decided(seeds): return sum(row.word != "open" for row in main.rows)', 'def decided(seeds): return sum(paired(asked[row.arm], asked[row.against]).p < .05 for row in main.rows)', 'def decided(seeds): return 3 * len(seeds) // 2'],
+    },
     'studies/vote_harm': {
         'same_dose': ['same_dose = .3', 'same_dose = .5', 'same_dose = .3 * turnovers(11, .3) / turnovers(5, .3)'],
         'alone': ['def alone(d): return d.word != "open"', 'def alone(d): return abs(d.by.mean) > d.by.se', 'def alone(d): return d.holm < .05',
