@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'DENSE', 'TABLE_1_CIFAR', 'TABLE_1_TINY', 'TABLE_2', 'TABLE_3', 'MEASURES', 'COLUMNS_4', 'TABLE_4',
            'PUBLISHED', 'NETS', 'METHODS_1', 'SOURCE', 'ROWS', 'TITLES', 'NOTES', 'Cell', 'number', 'read_table',
-           'read_table_4', 'net_label', 'cite', 'works', 'column_mean', 'disagreements', 'winners', 'cell_of', 'grid',
+           'read_table_4', 'net_label', 'cite', 'winners', 'works', 'column_mean', 'disagreements', 'cell_of', 'grid',
            'Entry', 'Block', 'podium', 'Comparison', 'main_recipe', 'by_cell', 'our_mean', 'blocks_1',
            'blocks_of_means', 'blocks_4', 'table']
 
@@ -146,6 +146,17 @@ def cite(table:int, cell:Cell):  # a table of the paper, an address in it
     return (f'{SOURCE}, Table {table}, {net_label(*cell[:2])}, row {label(cell.method)}, column '
             f'{column}')
 
+# %% ../../nbs/paper/published.ipynb #887ccfd0
+def winners(cells:dict  # accuracies, {Cell: float or None}
+            ):
+    "The best method wherever one works: `{(data, model, sparsity, init): method}`"
+    best = {}
+    for net, column in product(NETS, COLUMNS):
+        row = {m: cells.get(Cell(*net, m, *column)) for m in METHODS_1}
+        row = {m: v for m, v in row.items() if v is not None}
+        if row: best[net + column] = max(row, key=row.get)
+    return best
+
 # %% ../../nbs/paper/published.ipynb #36622535
 def works(cells:dict,  # accuracies, {Cell: float or None}
           cell:Cell    # any method's cell; the other methods of Table 1 are looked up beside it
@@ -175,17 +186,6 @@ def disagreements(table:int):  # 2 or 3
         else: differ = abs(printed - mean) > .01
         if differ: found[cell] = printed, mean if mean is None else round(mean, 4)
     return found
-
-# %% ../../nbs/paper/published.ipynb #887ccfd0
-def winners(cells:dict  # accuracies, {Cell: float or None}
-            ):
-    "The best method wherever one works: `{(data, model, sparsity, init): method}`"
-    best = {}
-    for net, column in product(NETS, COLUMNS):
-        row = {m: cells.get(Cell(*net, m, *column)) for m in METHODS_1}
-        row = {m: v for m, v in row.items() if v is not None}
-        if row: best[net + column] = max(row, key=row.get)
-    return best
 
 # %% ../../nbs/paper/published.ipynb #2b72d01b
 def cell_of(job:Job # any
