@@ -253,9 +253,10 @@ gmp = Method('gmp', drop=drop.drop_to_schedule, allocate=no_allocation, needs=('
              first_masks=full_masks, source='Zhu & Gupta 2018')
 chase = Method('chase', drop=drop.drop_global, allocate=allocate.global_topk, grow=grow.gradient,
                source='Chase 2023: global removal and global growth')
-rigl_sg = replace(rigl, name='rigl-sg', allocate=allocate.mean_gradient, source='share by mean |g|')
+rigl_sg = replace(rigl, name='rigl-sg', allocate=allocate.mean_gradient,
+                  source='RigL with shares as of SNFS, by gradient')
 rigl_sm = replace(rigl, name='rigl-sm', allocate=allocate.mean_momentum, needs=('momenta',),
-                  source='share by mean |momentum|')
+                  source='RigL with the shares of SNFS')
 gse = replace(rigl, name='gse', grow=grow.sampled(2.0), source='GSE 2024: growth from a sample')
 ggr_dead_first = replace(ggr, name='ggr-dead-first', drop=drop.drop_dead_first,
                          source='this project: what has no gradient goes before what is small')

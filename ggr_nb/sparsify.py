@@ -18,8 +18,9 @@ from torch.utils._pytree import tree_leaves
 
 from .density import DENSITIES, budgets
 from .init import SCALINGS, random_masks, rescale_
-from .masks import Dense, Held, Layer, Snapshot, apply_masks_, as_bool, counts, generator, matrices
-from .masks import named_layers, pick, remaining, sparse_modules, sparse_parameters
+from .masks import Dense, Held, Layer, Snapshot, apply_masks_, as_bool, counts, generator
+from .masks import matrices, named_layers, pick, remaining, sparse_modules
+from .masks import sparse_parameters
 from .masks import true_places, unwrapped, warn, whole
 from .methods import change_, get_method, redistribute
 from .schedule import drop_fraction
