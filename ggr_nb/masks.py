@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPARSE_LAYERS', 'CHUNK', 'apply_masks_', 'counts', 'densities', 'density', 'as_bool', 'unwrapped', 'named_layers',
-           'clean_names', 'matrices', 'sparse_modules', 'unknown', 'pick', 'whole', 'warn', 'listed',
+           'clean_names', 'matrices', 'sparse_modules', 'unknown', 'pick', 'whole', 'real', 'warn', 'listed',
            'sparse_parameters', 'chunk_size', 'in_memory', 'offsets', 'Dense', 'Held', 'true_places', 'remaining',
            'merged', 'Layer', 'generator', 'scramble', 'Snapshot', 'snapshot']
 
@@ -13,6 +13,7 @@ import copy, hashlib, math, operator, sys, warnings
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatch
+from numbers import Real
 
 import numpy as np, torch
 from torch import nn
@@ -197,6 +198,22 @@ def whole(name:str, # of the number, for the message
     if number is not None and least <= number <= most: return number
     range_ = f'from {least:,} to {most:,}' if most < 2**31 else f'of {least} or more'
     raise ValueError(f'{name} is {value!r}; give a whole number {range_}')
+
+def real(name:str, # of the number, for the message
+         value, # a number of any kind
+         above:float=-math.inf, # not allowed itself
+         least:float=-math.inf, # allowed
+         below:float=math.inf, # not allowed itself
+         most:float=math.inf, # allowed
+         )->float:
+    "The value as a Python float, or a ValueError that says what is allowed."
+    plain = isinstance(value, Real) and not isinstance(value, bool)
+    try: number = float(value) if plain else math.nan
+    except OverflowError: number = math.inf
+    if above < number < below and least <= number <= most: return number
+    bounds = {'above': above, 'at least': least, 'below': below, 'at most': most}
+    range_ = ', '.join(f'{word} {n:,.10g}' for word, n in bounds.items() if math.isfinite(n))
+    raise ValueError(f'{name} is {value!r}; give a number {range_}'.rstrip())
 
 def warn(message:str, # what the user should know
          )->None:
@@ -436,6 +453,7 @@ def generator(seed:int, # the run's seed
               *keys, # what the numbers are for: ints and strings
               )->torch.Generator: # on the CPU, so that every device draws the same
     "A generator that depends on its address only."
+    seed = whole('seed', seed, 0, 2**64 - 1)          # NumPy's 3 is written in another way than 3
     digest = hashlib.blake2b(repr((seed, *keys)).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, 'big') >> 1)
 

@@ -20,7 +20,7 @@ from .density import DENSITIES, budgets
 from .init import SCALINGS, random_masks, rescale_
 from .masks import Dense, Held, Layer, Snapshot, apply_masks_, as_bool, counts, generator, matrices
 from .masks import named_layers, pick, remaining, sparse_modules, sparse_parameters
-from .masks import true_places, unwrapped, warn, whole
+from .masks import real, true_places, unwrapped, warn, whole
 from .methods import change_, get_method, redistribute
 from .schedule import drop_fraction
 
@@ -186,13 +186,16 @@ def check_cut(weights:dict, # {name: Parameter} as they are before the masks
         f'these weights are sparse already, and new masks cut {lost:,} of the {kept:,} that are '
         'not zero. Load the state of their Sparsifier, or begin with masks={name: weight != 0}')
 
-def check_settings(method, every, until, fraction, schedule, grad_batches, new_value, # as of
-                   **switches): # `Sparsifier`; these are True or False
-    "Refuse settings that could only fail later."
-    for name, value in dict(every=every, until=until, grad_batches=grad_batches).items():
-        if not hasattr(value, '__index__') and (name, value) != ('until', None):
-            raise ValueError(f'{name}={value!r}: give a whole number of optimiser steps')
-    if every < 1: raise ValueError(f'every={every}: updates are at least one step apart')
+def check_settings(method, every, until, fraction, schedule, grad_batches, new_value, # likewise
+                   **switches, # of `Sparsifier`, True or False
+                   )->tuple: # the five numbers in this order
+    "The numbers as Python's own (a state keeps them), where none of it could only fail later."
+    steps, one = partial(whole, most=2**63 - 1), method.every       # a method may set its own
+    every, grad_batches = (one, 1) if one else (steps('every', every),
+                                                steps('grad_batches', grad_batches))
+    if until is not None: until = steps('until', until, least=0)
+    fraction = real('fraction', fraction, least=0., most=1.)
+    new_value = real('new_value', new_value)
     if method.dynamic and (until is None or until < 1):
         raise ValueError(f'until={until}: say at which optimiser step the updates of '
                          f'{method.name!r} end, e.g. until=50 * len(loader)')
@@ -201,12 +204,11 @@ def check_settings(method, every, until, fraction, schedule, grad_batches, new_v
         if 'targets' in method.needs: raise ValueError(f'{said}, and the density is never reached')
         warn(said)
     drop_fraction(1, 2, fraction, schedule)
-    if not (isinstance(new_value, numbers.Real) and math.isfinite(new_value)): raise ValueError(
-        f'new_value={new_value!r}: give the number that new weights begin with, e.g. 0.0')
     for name, value in switches.items():
         if not isinstance(value, bool): raise ValueError(f'{name}={value!r}: give True or False')
-    if grad_batches < 1 or grad_batches > every:
+    if grad_batches > every:
         raise ValueError(f'grad_batches={grad_batches}: allowed are 1 to every={every}')
+    return every, until, fraction, grad_batches, new_value
 
 def fitting(masks:dict, # {name: mask} from outside
             shapes:dict, # {name: shape of the weight}
@@ -498,15 +500,15 @@ class Sparsifier:
         if not isinstance(model, nn.Module): raise ValueError(
             f'{type(model).__name__} is no model: the model comes first, then its optimiser')
         self.method, self.seed = get_method(method), whole('seed', seed, 0, 2**64 - 1)
-        self.every, self.until = self.method.every or every, until
-        self.fraction, self.schedule, self.new_value = fraction, schedule, new_value
-        self.grad_batches, self.skip_update = 1 if self.method.every else grad_batches, skip_update
+        self.schedule, self.skip_update = schedule, skip_update
         self.process_group = process_group
         known = process_group in (None, 'world') or hasattr(process_group, 'rank')
         if not known: raise ValueError(
             f"process_group={process_group!r}: give a group of torch.distributed, 'world' or None")
-        check_settings(self.method, self.every, until, fraction, schedule, self.grad_batches,
-                       new_value, skip_update=skip_update, count_excluded=count_excluded)
+        self.every, self.until, self.fraction, self.grad_batches, self.new_value = check_settings(
+            self.method, every, until, fraction, schedule, grad_batches, new_value,
+            skip_update=skip_update, count_excluded=count_excluded)
+        if density is not None: density = real('density', density, above=0., most=1.)
         pick('scaling', scaling, dict.fromkeys(('keep', *SCALINGS)))
         self.model, self.optimizer = model, hookable(optimizer)
         share = .1 if density is None and not isinstance(init, dict) else density

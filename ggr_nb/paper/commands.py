@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from fastcore.script import anno_parser, store_true
 from tqdm.auto import tqdm
-from ..masks import whole
+from ..masks import real, whole
 from .demo import cores, demo
 from .published import grid, table
-from .sweep import Pool, RayPool, Results, complaints, load_data, real, run_job
+from .sweep import Pool, RayPool, Results, complaints, load_data, run_job
 from .sweep import runs_in, sweep
 from ..train.compact import compact
 from ..train.files import plain_file, write_atomically
@@ -332,8 +332,8 @@ def ggr_sweep(tables:str='1',              # Whose rows to train: 1, 3 or 1,3
                 width=width, images=images, stem=stem, batch=batch, updates=updates,
                 fraction=fraction, augment=False if plain else None,
                 validate=True if validate else None)
-    show, where = real('show', show, above=-1e-9, most=1e6), places(workers, per_gpu, threads)
-    if gpus: gpus = real('gpus', gpus, most=64)
+    show, where = real('show', show, least=0., most=1e6), places(workers, per_gpu, threads)
+    if gpus: gpus = real('gpus', gpus, above=0., most=64.)
     if dry: return print(*(j.key for j in jobs), f'{len(jobs)} runs', sep='\n')
     with Results(results).held(): pass               # can it be written, and is it free?
     if ray is None:
