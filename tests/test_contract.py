@@ -16,13 +16,13 @@ from torch.nn.functional import cross_entropy
 
 from conftest import same
 from ggr_nb.beyond.snip import snip_masks
-from ggr_nb.init import SCALINGS, random_masks
+from ggr_nb.init import random_masks
 from ggr_nb.masks import matrices, sparse_parameters
 from ggr_nb.drop import drop_dead_first, drop_local
 from ggr_nb.grow import hybrid, pick_random
 from ggr_nb.methods import METHODS, full_masks, no_allocation
 from ggr_nb.sparse import sparse_storage_
-from ggr_nb.sparsify import Sparsifier, _spelled, check_norms_stay, norm_axes
+from ggr_nb.sparsify import SCALINGS, Sparsifier, _spelled, check_norms_stay, norm_axes
 
 O, WHOLE = torch.optim, os.environ.get('CONTRACT') == 'all'
 X, Y = torch.randn(16, 12, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 4
@@ -1033,7 +1033,7 @@ def test_weights_written_by_hand_before_the_sparsifier_is_loaded_stay(order):
 
 
 @core
-@pytest.mark.parametrize('wrong', [dict(scaling='units'), dict(density=2.), dict(fraction=3.), dict(init='erkk'), dict(exclude='nothing')])
+@pytest.mark.parametrize('wrong', [dict(scaling='units'), dict(scaling='dense'), dict(density=2.), dict(fraction=3.), dict(init='erkk'), dict(exclude='nothing')])
 def test_what_is_refused_leaves_model_and_optimiser_as_they_were(wrong):
     model = net(); opt = O.SGD(model.parameters(), .1); before = copy.deepcopy(model.state_dict())
     with pytest.raises(ValueError): Sparsifier(model, opt, 'rigl', **dict(density=.3, every=2, until=99) | wrong)
@@ -1080,12 +1080,12 @@ def test_optimisers_of_others_resume_to_the_bit(make, order):
 
 
 @core
-@pytest.mark.parametrize('weights', ['keep', *SCALINGS])
-def test_every_name_of_a_scaling_is_taken(weights):
+@pytest.mark.parametrize('scaling', SCALINGS)
+def test_every_scaling_is_taken_and_one_keeps_the_values(scaling):
     model = net(); before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    s = sparse(model, method='static', scaling=weights)[2]
+    s = sparse(model, method='static', scaling=scaling)[2]
     same = all(torch.equal(w.detach(), before[n] * s.masks[n]) for n, w in s.weights.items())
-    assert same == (weights in ('keep', 'dense'))
+    assert same == (scaling == 'keep')
 
 
 @core

@@ -24,12 +24,11 @@ from tqdm.auto import tqdm
 
 # %% ../../nbs/train/training.ipynb #7a98c0d1
 from ..density import DENSITIES
-from ..init import SCALINGS
 from ..masks import apply_masks_, generator, pick, real, sparse_parameters, whole
 from ..methods import Method, full_masks, get_method
 from ..schedule import drop_fraction
 from ..sparse import dense_storage_, sparse_storage_
-from ..sparsify import Sparsifier
+from ..sparsify import SCALINGS, Sparsifier
 from .measure import evaluating, forward_flops, gradient_flow, positions
 from .data import Data
 from .files import as_json, locked, write_atomically
@@ -589,7 +588,7 @@ def fit(model, # a name (see `build`), or a module, trained in place
     if storage == 'sparse':
         check_storage(method, scaling, compile, recipe.ema if recipe else 0., options)
     if log is not None: pick('log', log, dict(tensorboard=None))
-    pick('scaling', scaling, dict.fromkeys(('keep', *SCALINGS)))
+    pick('scaling', scaling, dict.fromkeys(SCALINGS))
     seed, width = whole('seed', seed, 0, 2**64 - 1), real('width', width, above=0., most=1e6)
     own = options.get('masks') is not None or isinstance(init, dict)      # what says it already
     if density is None and not own: density = .1
