@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCALINGS', 'plan', 'hookable', 'check_optimizer', 'norm_axes', 'check_norms', 'check_norms_stay', 'check_weights',
-           'check_cut', 'check_settings', 'fitting', 'stays_dense', 'unit_axis', 'MaskedWeight', 'take_over', 'agreed',
-           'Sparsifier']
+           'check_cut', 'check_settings', 'fitting', 'stays_dense', 'unit_axis', 'first_state', 'MaskedWeight',
+           'take_over', 'WeakHook', 'agreed', 'Sparsifier']
 
 # %% ../nbs/09_sparsify.ipynb #5181887a
 import base64, copy, inspect, json, math, numbers, sys, weakref
@@ -19,8 +19,8 @@ from torch.utils._pytree import tree_leaves
 
 from .density import DENSITIES, budgets
 from .init import random_masks, rescale_
-from .masks import Dense, Held, Layer, Snapshot, apply_masks_, as_bool, counts, generator, matrices
-from .masks import named_layers, pick, remaining, sparse_modules, sparse_parameters
+from .masks import Dense, Held, Layer, Snapshot, apply_masks_, as_bool, counts, generator
+from .masks import matrices, named_layers, pick, remaining, sparse_modules, sparse_parameters
 from .masks import real, true_places, unwrapped, warn, whole
 from .methods import change_, get_method, redistribute
 from .schedule import drop_fraction
@@ -271,8 +271,10 @@ def _fresh(state, layer):
     place = layer.free_places(torch.zeros(1, dtype=torch.int64, device=layer.places.device))
     return Dense(state).at(place)
 
-def _first_state(optimizer, weight):
-    "{name: value}: the state of a weight that has had one step without any gradient."
+def first_state(optimizer, # of the weight
+                weight:nn.Parameter, # one that it holds
+                )->dict: # {name: value}; empty if it cannot be tried
+    "The state of a weight that has had one step without any gradient."
     group = next(g for g in optimizer.param_groups if any(p is weight for p in g['params']))
     probe = nn.Parameter(torch.zeros(2, 2, dtype=weight.dtype, device=weight.device))
     settings = copy.deepcopy({k: v for k, v in group.items()     # a counter may stand among them
@@ -344,7 +346,7 @@ class MaskedWeight:
               ): # a float or a tensor of one
         "What a new weight begins with in a state: what the inactive places hold."
         if seen.free: return _fresh(state, seen)
-        return _first_state(optimizer, self.weight).get(name, 0.)
+        return first_state(optimizer, self.weight).get(name, 0.)
 
     def source(self, tensors): return Dense(*tensors)      # from what `Dense.tensors` was
     def join(self, group): pass                            # DDP averages the gradients
@@ -392,9 +394,12 @@ def take_over(weights:dict, # {name: Parameter} that shall be sparse
             warn(f'another Sparsifier held these weights ({held[:3]}, …): it has been removed, '
                  'and its masks no longer cut them')
 
-class _Call:
+class WeakHook:
     "A hook that does not keep its sparsifier alive, and that a copy of the module does not follow."
-    def __init__(self, owner, name, *first):
+    def __init__(self,
+                 owner, # a sparsifier, or None: then nothing is called
+                 name:str, # of its method
+                 *first): # what the method is given before what the hook is given
         self.owner, self.name, self.first = owner and weakref.ref(owner), name, first
 
     def __call__(self, *args):
@@ -402,8 +407,8 @@ class _Call:
         owner = self.owner and self.owner()
         if owner: getattr(owner, self.name)(*self.first, *args)
 
-    def __reduce__(self): return _Call, (None, self.name, *self.first)
-    def __deepcopy__(self, memo): return _Call(None, self.name, *self.first)
+    def __reduce__(self): return WeakHook, (None, self.name, *self.first)
+    def __deepcopy__(self, memo): return WeakHook(None, self.name, *self.first)
 
 def _within_step(optimizer):
     "Was the hook called by the step of a parent class, which the optimiser's own step calls?"
@@ -997,7 +1002,7 @@ class Sparsifier:
                 off = layer.mask == 0        # one value everywhere: what the optimiser holds there
                 uneven = {k: s for k, s in self._states(layer).items()
                           if k not in self._mixed and bool(_uneven(s, off))}
-                begins = _first_state(self.optimizer, layer.weight) if uneven else {}
+                begins = first_state(self.optimizer, layer.weight) if uneven else {}
                 for k, s in uneven.items(): s.masked_fill_(off, begins.get(k, 0.))
 
     def _weights_come(self, names, module, state, prefix, *_):
@@ -1029,7 +1034,7 @@ class Sparsifier:
                    if torch.is_tensor(s) and s.shape == (l.known,)] for n, l in moved.items()}
         if self._state_is_old and any(old.values()):
             for n, layer in moved.items():
-                begins = _first_state(self.optimizer, layer.weight)
+                begins = first_state(self.optimizer, layer.weight)
                 state = self.optimizer.state[layer.weight]
                 for k in old[n]: state[k] = torch.full_like(
                     layer.weight, begins.get(k, 0.), dtype=state[k].dtype)
@@ -1060,11 +1065,11 @@ class Sparsifier:
             self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(self._after_step),
             self.optimizer.register_load_state_dict_post_hook(self._state_loaded),
-            self.model.register_forward_pre_hook(_Call(self, '_before_forward')),
-            unwrapped(self.model).register_forward_pre_hook(_Call(self, '_tell_what_was_cut')),
-            *(m.register_load_state_dict_pre_hook(_Call(self, '_weights_come', names))
+            self.model.register_forward_pre_hook(WeakHook(self, '_before_forward')),
+            unwrapped(self.model).register_forward_pre_hook(WeakHook(self, '_tell_what_was_cut')),
+            *(m.register_load_state_dict_pre_hook(WeakHook(self, '_weights_come', names))
               for m, names in self._owners(self.layers)),
-            *(m.register_load_state_dict_post_hook(_Call(self, '_weights_loaded', names))
+            *(m.register_load_state_dict_post_hook(WeakHook(self, '_weights_loaded', names))
               for m, names in self._owners(self.layers))]
         if self._mask_before_forward: self._watch_forward()
         for layer in self.layers.values(): layer.join(self.group())
@@ -1079,7 +1084,7 @@ class Sparsifier:
 
     def _watch_forward(self):
         "From now on each layer is masked before its own forward pass, whoever calls it."
-        self._handles += [m.register_forward_pre_hook(_Call(self, '_mask_weights', names))
+        self._handles += [m.register_forward_pre_hook(WeakHook(self, '_mask_weights', names))
                           for m, names in self._owners(self._masked) if m is not self.model]
 
     def remove(self)->None:
