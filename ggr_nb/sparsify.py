@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCALINGS', 'plan', 'hookable', 'check_optimizer', 'norm_axes', 'check_norms', 'check_norms_stay', 'check_weights',
-           'check_cut', 'check_settings', 'fitting', 'stays_dense', 'unit_axis', 'first_state', 'MaskedWeight',
-           'take_over', 'WeakHook', 'agreed', 'Sparsifier']
+           'check_cut', 'check_settings', 'checked_masks', 'fitting', 'stays_dense', 'unit_axis', 'first_state',
+           'MaskedWeight', 'take_over', 'WeakHook', 'agreed', 'Sparsifier']
 
 # %% ../nbs/09_sparsify.ipynb #5181887a
 import base64, copy, inspect, json, math, numbers, sys, weakref
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from .density import DENSITIES, budgets
 from .init import random_masks, rescale_
-from .masks import Dense, Held, Layer, Snapshot, apply_masks_, as_bool, counts, generator
+from .masks import Dense, Held, Layer, Snapshot, apply_masks_, as_bool, below, counts, generator
 from .masks import matrices, named_layers, pick, remaining, sparse_modules, sparse_parameters
 from .masks import real, true_places, unwrapped, warn, whole
 from .methods import change_, get_method, redistribute
@@ -129,7 +129,7 @@ def norm_axes(model, # nn.Module
             if not any(type(p).__name__ == '_WeightNorm' for p in m): continue
             own, norm = 'original1', 'original0'
         v, g = m._parameters.get(own), m._parameters.get(norm)
-        if v is not None and g is not None: axes[f'{path}.{own}' if path else own] = [
+        if v is not None and g is not None: axes[below(path, own)] = [
             a for a, k in enumerate(g.shape) if k == v.shape[a] > 1]
     return axes
 
@@ -211,10 +211,10 @@ def check_settings(method, every, until, fraction, schedule, grad_batches, new_v
         raise ValueError(f'grad_batches={grad_batches}: allowed are 1 to every={every}')
     return every, until, fraction, grad_batches, new_value
 
-def fitting(masks:dict, # {name: mask} from outside
-            shapes:dict, # {name: shape of the weight}
-            )->dict: # the masks
-    "Masks from outside must fit the layers, one for one."
+def checked_masks(masks:dict, # {name: mask} from outside
+                  shapes:dict, # {name: shape of the weight}
+                  )->dict: # the masks, as tensors
+    "Masks from outside must fit the layers, one for one; some may be empty."
     if not hasattr(masks, 'items'): raise ValueError(
         f'masks is a {type(masks).__name__}: give a dict, {{name of the weight: mask}}')
     if none := [n for n, m in masks.items() if m is None]: raise ValueError(
@@ -227,6 +227,13 @@ def fitting(masks:dict, # {name: mask} from outside
     if scores := [n for n, m in masks.items() if not ((m == 0) | (m == 1)).all()]: raise ValueError(
         f'masks with other values than 0 and 1: {scores}; are these scores? Compare them with '
         'a threshold first')
+    return masks
+
+def fitting(masks:dict, # {name: mask} from outside
+            shapes:dict, # {name: shape of the weight}
+            )->dict: # the masks, as tensors
+    "Masks to train with: each layer keeps a weight."
+    masks = checked_masks(masks, shapes)
     if empty := [n for n, c in counts(masks).items() if not c]:
         raise ValueError(f'masks without any active weight: {empty}; each layer keeps at least one')
     return masks
@@ -357,10 +364,7 @@ class MaskedWeight:
                saved:torch.Tensor, # what `saved` returned
               )->None:
         "Refuse what is no mask of this layer."
-        if tuple(saved.shape) != self.shape: raise ValueError(
-            f'masks do not fit the model: {self.name} is {self.shape}, '
-            f'its mask {tuple(saved.shape)}')
-        if not saved.any(): raise ValueError(f'masks without any active weight: {self.name}')
+        fitting({self.name: saved}, {self.name: self.shape})
 
     def restore(self, saved): self.set_mask(saved)         # what was accepted
 
@@ -581,8 +585,7 @@ class Sparsifier:
         named = [exclude] if isinstance(exclude, str) else exclude or ()
         dense = self.stays_dense
         unsaid = {n: k for n, k in dense.items() if not any(fnmatch(n, g) for g in named)}
-        share = sum(unsaid.values()) / (
-            sum(dense.values()) + sum(layer.size for layer in self.layers.values()))
+        share = sum(unsaid.values()) / (sum(dense.values()) + self.size)
         if share > .1 and not include: warn(
             f'{share:.0%} of the matrix weights stay dense: {", ".join(unsaid)}. Name them in '
             'exclude= to say that they shall, or list in include= all that shall be sparse (it '
@@ -607,9 +610,12 @@ class Sparsifier:
         return {n: c / self.layers[n].size for n, c in self.counts().items()}
 
     @property
+    def size(self): return sum(layer.size for layer in self.layers.values())   # all their places
+
+    @property
     def density(self):
         "Share of active weights in the sparse layers."
-        return sum(self.counts().values()) / sum(l.size for l in self.layers.values())
+        return sum(self.counts().values()) / self.size
 
     @property
     def stays_dense(self):
@@ -620,16 +626,15 @@ class Sparsifier:
     def dense_share(self):
         "Share of all matrix weights of the model that have no mask."
         dense = sum(self.stays_dense.values())
-        return dense / (dense + sum(layer.size for layer in self.layers.values()))
+        return dense / (dense + self.size)
 
     @property
     def updates(self): return len(self.history)
 
     def __repr__(self):
-        active, size = sum(self.counts().values()), sum(l.size for l in self.layers.values())
-        share = self.dense_share
+        active, share = sum(self.counts().values()), self.dense_share
         dense = f', {share:.1%} of all matrix weights stay dense' if share else ''
-        return (f'Sparsifier({self.method.name}: {active:,} of {size:,} weights active in '
+        return (f'Sparsifier({self.method.name}: {active:,} of {self.size:,} weights active in '
                 f'{len(self.layers)} layers, density {self.density:.4g}{dense}, '
                 f'{self.updates} updates in {self.steps} steps)')
 
@@ -689,12 +694,17 @@ class Sparsifier:
         self.steps += 1
         self._expect()
 
+    def _to_go(self):
+        "Steps until the update that the coming step's gradient is for; None if it is for none."
+        if not self.method.dynamic: return None
+        to_go = -self.steps % self.every
+        return to_go if to_go < self.grad_batches and self.steps + to_go < self.until else None
+
     def _expect(self):
         "Tell the layers whether the next step will ask for the gradient of free places."
-        to_go = -self.steps % self.every
-        growth = (self.method.dynamic and to_go < self.grad_batches
-                  and self.steps + to_go < self.until)
-        for layer in self.layers.values(): layer.expect(growth and self.steps + to_go > 0)
+        to_go = self._to_go()
+        growth = to_go is not None and self.steps + to_go > 0      # at step 0 nothing is updated
+        for layer in self.layers.values(): layer.expect(growth)
 
     def _look_now(self, at_update):
         "In two steps at the start, at updates (but not in each of many in a row), every 50 steps."
@@ -751,9 +761,7 @@ class Sparsifier:
 
     def _collect(self):
         "Keep the dense gradient if it belongs to the average of the coming update."
-        to_go = -self.steps % self.every
-        if not self.method.dynamic: return
-        if not 0 < to_go < self.grad_batches or self.steps + to_go >= (self.until or 0): return
+        if not self._to_go(): return           # the update's own gradient is read when it is made
         if self._collected_at == self.steps or not _finite(grads := self._gradients()): return
         self._sums = {n: g.plus(self._sums[n]) if n in self._sums else g.over(1)     # a copy
                       for n, g in grads.items()}

@@ -613,6 +613,7 @@ def test_a_tied_embedding_stays_dense_and_is_named():
 def test_lazy_layers_and_complex_weights_are_refused():
     model = nn.Sequential(nn.LazyLinear(4))
     with pytest.raises(ValueError, match='0.weight has no shape yet'): Sparsifier(model, O.SGD([nn.Parameter(torch.zeros(1))], .1), 'static')
+    with pytest.raises(ValueError, match='^weight has no shape yet'): sparse_parameters(nn.LazyLinear(4))
     model = nn.Sequential(nn.Linear(4, 4, dtype=torch.cfloat), nn.Linear(4, 4)); opt = O.SGD(model.parameters(), .1)
     with pytest.raises(ValueError, match='complex'): Sparsifier(model, opt, 'static', include='*weight')
     quiet(Sparsifier, model, opt, 'static'); assert model[0].weight.count_nonzero() == 16

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 from ..masks import unwrapped
 from ..sparse import dense_storage_
-from ..sparsify import WeakHook
+from ..sparsify import WeakHook, checked_masks
 
 # %% ../../nbs/train/compact.ipynb #65b7376e
 STAYS, BIAS, CARRIER = 0, 1, 2
@@ -460,21 +460,10 @@ def masked_copy(model:nn.Module, # it is not changed
         for hooks in (m._forward_pre_hooks, m._load_state_dict_post_hooks):
             for k in [k for k, hook in hooks.items() if isinstance(hook, WeakHook)]: del hooks[k]
     tensors = dict(model.named_parameters())
-    if masks is not None and not hasattr(masks, 'items'): raise ValueError(
-        f'masks is a {type(masks).__name__}: give a dict, {{name of the weight: mask}}, or None')
-    for name, mask in (masks or {}).items():
-        if name not in tensors: raise ValueError(
-            f'a mask for {name!r}, but the model has no such parameter; it has '
-            f'{", ".join(list(tensors)[:3])}, …')
-        p = tensors[name]
-        if not isinstance(mask, Tensor): raise ValueError(
-            f'the mask of {name} is a {type(mask).__name__}: give a tensor')
-        if mask.shape != p.shape: raise ValueError(
-            f'the mask of {name} has shape {tuple(mask.shape)}, the weight {tuple(p.shape)}: '
-            'give one entry for each weight')
-        if not ((mask == 0) | (mask == 1)).all(): raise ValueError(
-            f'the mask of {name} has other entries than 0 and 1: give a mask, not weights')
-        p.data *= mask.to(p)
+    if masks is None: return model
+    named = masks if hasattr(masks, 'items') else ()       # what is no dict is refused below
+    shapes = {n: tuple(tensors[n].shape) for n in tensors.keys() & named}
+    for n, mask in checked_masks(masks, shapes).items(): tensors[n].data *= mask.to(tensors[n])
     return model
 
 def difference(got, # an output: a tensor, or a tuple, list or dict of them
