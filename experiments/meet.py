@@ -29,8 +29,8 @@ def network(hidden, scale, norm):
 def ready(seed, method, init, scale, density, lr, hidden, norm, epochs, masks=None, **changes):
     "Net, optimiser, sparsifier, recipe."
     net, r = seeded(lambda: network(hidden, scale, norm), seed), recipe(lr, epochs, **changes)
-    weights = 'keep' if scale == 'torch' else scale
-    return net, *equip(net, method, r, DATA, density=density, init=init, scaling=weights, seed=seed, masks=masks), r
+    scaling = 'keep' if scale in ('torch', 'dense') else scale      # these two are how it was drawn
+    return net, *equip(net, method, r, DATA, density=density, init=init, scaling=scaling, seed=seed, masks=masks), r
 
 def work(seed, method, init, scale, density, lr, hidden=(300, 100), norm=False, epochs=30, found=None, keep='places', **changes):
     "One run. `found`: first let `method` look for masks with that scale, then train them, fixed, with `scale`."

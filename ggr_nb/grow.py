@@ -13,7 +13,7 @@ import torch
 
 from .drop import highest
 from .init import sample
-from .masks import Layer, true_places
+from .masks import Layer, real, true_places
 from .topk import StreamingTopK
 
 # %% ../nbs/06_grow.ipynb #643e151f
@@ -74,8 +74,7 @@ def momentum(snap, layer, q): # as for `random`
 def hybrid(share:float=0.5, # part of the quota that goes by gradient
            ): # a growth rule
     "A rule between random (0) and gradient (1); 0.5 is GGR's."
-    if not 0 <= share <= 1: raise ValueError(f'share must be in [0, 1], got {share}')
-    return partial(pick_hybrid, share=share)
+    return partial(pick_hybrid, share=real('share', share, least=0., most=1.))
 
 # %% ../nbs/06_grow.ipynb #8dfbc1d8
 def pick_sampled(snap, # Snapshot
@@ -91,4 +90,4 @@ def pick_sampled(snap, # Snapshot
 def sampled(times:float=2.0, # candidates per weight to grow
             ): # a growth rule
     "Draw `times`·q free places at random, keep the q with the largest |g| (as GSE does)."
-    return partial(pick_sampled, times=times)
+    return partial(pick_sampled, times=real('times', times, above=0.))

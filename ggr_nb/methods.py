@@ -85,9 +85,13 @@ def _grow_layer(method, snap, layer, q):
     return torch.cat([first, method.grow(snap, again, q - len(first))])
 
 # %% ../nbs/08_methods.ipynb #4f96d159
+def _ours(rule):
+    "Is it a rule of this library? Those are tested; one of somebody's own is looked at each time."
+    return getattr(rule, 'func', rule).__module__.startswith('ggr_nb.')
+
 def _misplaced(rule, found, layers, active):
     "In which layers a rule of somebody's own gave places twice, or of the other kind."
-    if getattr(rule, 'func', rule).__module__.startswith('ggr_nb.'): return []    # they are tested
+    if _ours(rule): return []
     wrong = []
     for n, places in found.items():
         at, held = places.sort().values, layers[n].places
@@ -144,7 +148,7 @@ def _born(method, snap, free, grown):
     if not (pair and all(isinstance(f, dict) for f in found)):
         raise ValueError(f'{method.name!r}: the birth gave {str(found)[:80]}; give two dicts, '
                          '{layer: values} and what to remember')
-    if getattr(method.birth, 'func', method.birth).__module__.startswith('ggr_nb.'): return found
+    if _ours(method.birth): return found
     values = {n: torch.as_tensor(found[0].get(n, torch.nan)) for n in grown}
     if wrong := [n for n, v in values.items() if v.shape not in ((), (len(grown[n]),))
                  or not v.isfinite().all()]: raise ValueError(

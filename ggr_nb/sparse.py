@@ -19,7 +19,7 @@ from .init import as_mask, first_places, random_masks
 from .masks import (Layer, counts, generator, listed, matrices, merged, named_layers,
                           remaining, warn)
 from .methods import full_masks, get_method
-from .sparsify import _Call, _first_state, agreed, fitting, plan
+from .sparsify import WeakHook, first_state, agreed, fitting, plan
 
 # %% ../nbs/10_sparse.ipynb #102f0f84
 warnings.filterwarnings('ignore', message='Sparse CSR tensor support is in beta state')
@@ -98,7 +98,7 @@ def _as_before(new, weight, old, like): # two layers, and what stands for the we
     weight.requires_grad_(like.requires_grad)
     if new.bias is not None: new.bias.requires_grad_(old.bias.requires_grad)
     hooks = [h for kind in (old._forward_hooks, old._forward_pre_hooks, old._backward_hooks,
-             old._backward_pre_hooks) for h in kind.values() if not isinstance(h, _Call)]
+             old._backward_pre_hooks) for h in kind.values() if not isinstance(h, WeakHook)]
     if hooks: warn(
         f'{old} had hooks, which its new form has not: register them again')
     return new.train(old.training)
@@ -407,7 +407,7 @@ class SparseWeight:
 
     def fresh(self, name, state, seen, optimizer): # as of `MaskedWeight`
         "What a new weight begins with in a state: no inactive place shows it, so one is asked for."
-        return _first_state(optimizer, self.weight).get(name, 0.)
+        return first_state(optimizer, self.weight).get(name, 0.)
 
     def expect(self, growth): # will the coming step ask for the gradient of free places?
         "Keep the coming step's batches, or none."

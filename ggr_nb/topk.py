@@ -56,11 +56,11 @@ class StreamingTopK:
         flat, size = scores.detach().flatten(), chunk_size(scores.device)
         self.seen[name] = start + len(flat)
         number = list(self.seen).index(name)
-        # an equal of the k-th best has a chance only if lots decide among equals
         for a in range(0, len(flat), size):
             chunk = flat[a:a + size]
             _refuse_broken(name, chunk)
             score = chunk if self.key is None else self.key(chunk)
+            # an equal of the k-th best has a chance only if lots decide among equals
             better = score >= self.threshold if self.full and self.salt else score > self.threshold
             if where is not None: better &= where.flatten()[a:a + size]
             found = true_places(better)

@@ -268,7 +268,8 @@ def test_a_full_disk_under_the_output(tmp_path, line):
     assert status == 1 and err.strip() == 'ggr_table: No space left on device'
 
 
-@pytest.mark.parametrize('error, said', [(lambda: torch.empty(10**14), "can't allocate memory"), (lambda: exec('raise torch.OutOfMemoryError("CUDA out of memory.\\nmore")', dict(torch=torch)), 'CUDA out of memory.')])
+@pytest.mark.parametrize('error, said', [(lambda: torch.empty(10**14), "can't allocate memory"), (lambda: exec('raise torch.OutOfMemoryError("CUDA out of memory.\\nmore")', dict(torch=torch)), 'CUDA out of memory.'),
+    (lambda: exec('raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.")'), 'not enough memory')])
 def test_no_memory_is_one_line_and_a_bug_keeps_its_traceback(capsys, error, said):
     with pytest.raises(SystemExit) as e, door('ggr_train'): error()
     err = capsys.readouterr().err.strip()

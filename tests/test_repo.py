@@ -295,6 +295,15 @@ def test_module_imports_only_lower_ones(path):
 
 
 @each_module
+def test_module_imports_no_private_name_of_another(path):
+    "What begins with _ is nobody else's business; what another module needs has a name for it."
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.ImportFrom) and (node.level or node.module.split('.')[0] == 'ggr_nb'):
+            private = [a.name for a in node.names if a.name.startswith('_')]
+            assert not private, f'line {node.lineno} imports {private}: rename them where they are defined'
+
+
+@each_module
 def test_modules_import_only_what_is_required(path):
     "settings.ini names what the library imports; numpy comes with torch, pillow with torchvision and matplotlib."
     cfg = configparser.ConfigParser(delimiters=['='], interpolation=None)

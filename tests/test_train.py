@@ -540,8 +540,8 @@ def test_save_every_sets_the_pace_of_checkpoints(tmp_path, monkeypatch, seconds,
 
 
 @pytest.mark.parametrize('words, message', [(dict(amp='fast'), "unknown amp 'fast'.*auto, on, off, bf16, fp16"), (dict(compile='onn'), "did you mean 'on'"),
-    (dict(channels_last='1'), 'channels_last'), (dict(scaling='units'), 'unit'), (dict(batch_limit=0), 'batch_limit is 0'), (dict(save_every=-1.), 'save_every=-1'),
-    (dict(save_every=float('nan')), 'save_every=nan'), (dict(exclude='fc9*'), 'fc9'), (dict(grad_batches=0), 'grad_batches'), (dict(width=-1.), 'width'), (dict(device='tpu'), 'tpu')])
+    (dict(channels_last='1'), 'channels_last'), (dict(scaling='units'), 'unit'), (dict(batch_limit=0), 'batch_limit is 0'), (dict(save_every=-1.), 'save_every is -1'),
+    (dict(save_every=float('nan')), 'save_every is nan'), (dict(exclude='fc9*'), 'fc9'), (dict(grad_batches=0), 'grad_batches'), (dict(width=-1.), 'width'), (dict(device='tpu'), 'tpu')])
 def test_wrong_switches_are_one_line(tmp_path, words, message):
     with pytest.raises(ValueError, match=message) as e: train_main(**COMMAND | words, out=str(tmp_path/'a'))
     assert '\n' not in str(e.value)

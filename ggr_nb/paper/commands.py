@@ -14,14 +14,14 @@ from pathlib import Path
 import torch
 from fastcore.script import anno_parser, store_true
 from tqdm.auto import tqdm
-from ..masks import whole
+from ..masks import real, whole
 from .demo import cores, demo
 from .published import grid, table
-from .sweep import Pool, RayPool, Results, complaints, load_data, real, run_job
+from .sweep import Pool, RayPool, Results, complaints, load_data, run_job
 from .sweep import runs_in, sweep
 from ..train.compact import compact
 from ..train.files import plain_file, write_atomically
-from ..train.machine import Stopped
+from ..train.machine import NO_MEMORY, SIGNALS, Stopped
 from ..train.runs import Run
 from ..train.training import evaluate_run, train_main
 
@@ -55,8 +55,7 @@ def door(name:str # of the command
          ):
     "Through here every command comes in and goes out: see above"
     def _end(number, frame): raise Ended(number)
-    asked = [getattr(signal, s) for s in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, s)]
-    before = {s: signal.getsignal(s) for s in asked}
+    before = {s: signal.getsignal(s) for s in SIGNALS}
     for s, handler in before.items():
         if handler != signal.SIG_IGN: signal.signal(s, _end)      # ignored under nohup
     for stream in ('stdout', 'stderr'):
@@ -84,8 +83,8 @@ def door(name:str # of the command
         _say(f'{name}: {e.strerror or e}{where}'); raise SystemExit(1) from None
     except (ValueError, ImportError, OverflowError, MemoryError, FloatingPointError) as e:
         _say(f'{name}: {e}'); raise SystemExit(1) from None
-    except RuntimeError as e:                           # PyTorch's word for it
-        if not re.search('out of memory|allocate memory', str(e)): raise
+    except RuntimeError as e:
+        if not NO_MEMORY.search(str(e)): raise
         _say(f'{name}: no memory: {str(e).splitlines()[0]}'); raise SystemExit(1) from None
     finally:
         for s, handler in before.items(): signal.signal(s, handler or signal.SIG_DFL)
@@ -332,8 +331,8 @@ def ggr_sweep(tables:str='1',              # Whose rows to train: 1, 3 or 1,3
                 width=width, images=images, stem=stem, batch=batch, updates=updates,
                 fraction=fraction, augment=False if plain else None,
                 validate=True if validate else None)
-    show, where = real('show', show, above=-1e-9, most=1e6), places(workers, per_gpu, threads)
-    if gpus: gpus = real('gpus', gpus, most=64)
+    show, where = real('show', show, least=0., most=1e6), places(workers, per_gpu, threads)
+    if gpus: gpus = real('gpus', gpus, above=0., most=64.)
     if dry: return print(*(j.key for j in jobs), f'{len(jobs)} runs', sep='\n')
     with Results(results).held(): pass               # can it be written, and is it free?
     if ray is None:

@@ -13,6 +13,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 import scipy                      # `scipy.stats` is loaded when it is used
+from ..masks import real, whole
 from .sweep import Results
 
 # %% ../../nbs/paper/evidence.ipynb #fd3b240e
@@ -271,8 +272,9 @@ def verdict(values:dict,       # {arm: {seed: value}}
     if missing:
         raise ValueError(f'no runs of {sorted(map(str, missing))}; there are {list(values)}')
     if not pairs: raise ValueError(f'nothing to compare: {list(values)} against {against!r}')
-    if margin is not None and not margin > 0:
-        raise ValueError(f'margin is {margin}; give more than 0')
+    if margin is not None: margin = real('margin', margin, above=0.)
+    if images is not None: images = whole('images', images)
+    digits = whole('digits', digits, least=0)
     if images and max(v for a in values.values() for v in a.values()) <= 1: raise ValueError(
         'no accuracy is above 1: with images= give them in percent')
     by, alone = [paired(values[a], values[b], images) for a, b in pairs], {}

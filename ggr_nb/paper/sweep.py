@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IMAGES', 'sealed', 'unsealed', 'torn', 'Results', 'report', 'Worker', 'Outcome', 'Pool', 'RayPool', 'sweep',
-           'complaints', 'real', 'Job', 'epochs_and_width', 'recipe_of', 'load_data', 'shares', 'emptiness_of',
+           'complaints', 'Job', 'epochs_and_width', 'recipe_of', 'load_data', 'shares', 'emptiness_of',
            'first_threshold', 'record_of', 'run_job', 'job_of', 'runs_in']
 
 # %% ../../nbs/paper/sweep.ipynb #e8161cf8
@@ -17,7 +17,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
 from tqdm.auto import tqdm
-from ..masks import whole
+from ..masks import real, whole
 from ..train.files import as_json, flock, locked, plain_file
 
 # %% ../../nbs/paper/sweep.ipynb #33650a59
@@ -300,18 +300,6 @@ def complaints(errors:dict  # {key: error}, from `sweep`
     "The last line of each error, with the job it came from"
     return [f'{key}: {error.strip().splitlines()[-1]}' for key, error in errors.items()]
 
-# %% ../../nbs/paper/sweep.ipynb #job_nums
-def real(name:str,         # of the option, for the error
-         value,            # a number of any kind
-         above:float=0.,   # not allowed itself
-         most:float=1.     # allowed
-         )->float:
-    "The value as a Python float, or a ValueError that says what is allowed"
-    try: number = float(value)
-    except (TypeError, ValueError): number = math.nan
-    if above < number <= most and not isinstance(value, str): return number
-    raise ValueError(f'{name} is {value!r}; give a number above {above:g}, at most {most:g}')
-
 # %% ../../nbs/paper/sweep.ipynb #d7fac1e4
 @dataclass(frozen=True)
 class Job:
@@ -335,8 +323,9 @@ class Job:
     warm:bool=None         # True: DSR's first threshold comes from the weights
 
     def __post_init__(self):
-        checks = dict(density=real, scale=real, fraction=real, width=partial(real, most=64.),
-                      seed=partial(whole, least=0), **dict.fromkeys(
+        share = partial(real, above=0., most=1.)
+        checks = dict(density=share, scale=share, fraction=share, seed=partial(whole, least=0),
+                      width=partial(real, above=0., most=64.), **dict.fromkeys(
                           ('epochs', 'images', 'stem', 'batch', 'updates'), whole))
         for f in fields(self):
             value = getattr(self, f.name)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STAYS', 'BIAS', 'CARRIER', 'FUNCTIONS', 'MODULES', 'constants', 'Channels', 'Follow', 'until_stable', 'Reader',
-           'needed_channels', 'compact']
+           'needed_channels', 'masked_copy', 'difference', 'check_batch', 'compact']
 
 # %% ../../nbs/train/compact.ipynb #95382a78
 import operator
@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 from ..masks import unwrapped
 from ..sparse import dense_storage_
-from ..sparsify import _Call
+from ..sparsify import WeakHook, checked_masks
 
 # %% ../../nbs/train/compact.ipynb #65b7376e
 STAYS, BIAS, CARRIER = 0, 1, 2
@@ -442,7 +442,9 @@ def _traced(whole):
     return fx.GraphModule(whole, graph)
 
 # %% ../../nbs/train/compact.ipynb #d75c3c05
-def _masked(model, masks):
+def masked_copy(model:nn.Module, # it is not changed
+                masks:dict, # {name: mask}; None: the weights' own zeros
+                )->nn.Module:
     "A copy in evaluation mode with the masks multiplied in"
     bare = unwrapped(model)
     if not any(True for _ in bare.parameters()): raise ValueError(
@@ -456,26 +458,18 @@ def _masked(model, masks):
             if child is not None: m._modules[n] = unwrapped(child)
         # a sparsifier's hooks mean nothing to a copy
         for hooks in (m._forward_pre_hooks, m._load_state_dict_post_hooks):
-            for k in [k for k, hook in hooks.items() if isinstance(hook, _Call)]: del hooks[k]
+            for k in [k for k, hook in hooks.items() if isinstance(hook, WeakHook)]: del hooks[k]
     tensors = dict(model.named_parameters())
-    if masks is not None and not hasattr(masks, 'items'): raise ValueError(
-        f'masks is a {type(masks).__name__}: give a dict, {{name of the weight: mask}}, or None')
-    for name, mask in (masks or {}).items():
-        if name not in tensors: raise ValueError(
-            f'a mask for {name!r}, but the model has no such parameter; it has '
-            f'{", ".join(list(tensors)[:3])}, …')
-        p = tensors[name]
-        if not isinstance(mask, Tensor): raise ValueError(
-            f'the mask of {name} is a {type(mask).__name__}: give a tensor')
-        if mask.shape != p.shape: raise ValueError(
-            f'the mask of {name} has shape {tuple(mask.shape)}, the weight {tuple(p.shape)}: '
-            'give one entry for each weight')
-        if not ((mask == 0) | (mask == 1)).all(): raise ValueError(
-            f'the mask of {name} has other entries than 0 and 1: give a mask, not weights')
-        p.data *= mask.to(p)
+    if masks is None: return model
+    named = masks if hasattr(masks, 'items') else ()       # what is no dict is refused below
+    shapes = {n: tuple(tensors[n].shape) for n in tensors.keys() & named}
+    for n, mask in checked_masks(masks, shapes).items(): tensors[n].data *= mask.to(tensors[n])
     return model
 
-def _difference(got, expected, name):
+def difference(got, # an output: a tensor, or a tuple, list or dict of them
+               expected, # likewise
+               name:str, # of the model, for the message
+               )->float: # inf where `got` is not a number
     "The largest difference of two outputs, as a share of the largest output."
     got, expected = tree_leaves(got), tree_leaves(expected)
     if not any(isinstance(t, Tensor) for t in expected): raise ValueError(
@@ -492,7 +486,9 @@ def _difference(got, expected, name):
         if error != error: worst = float('inf')
     return worst
 
-def _check_batch(example):
+def check_batch(example, # that is given
+                )->None:
+    "Refuse what is no batch of anything."
     if not isinstance(example, Tensor) or not example.ndim or not len(example): raise ValueError(
         f'the example is {str(example)[:60]}: give one batch of what the model reads, a tensor')
 
@@ -502,17 +498,17 @@ def compact(
     example_input:Tensor, # one batch of images, any content
 )->nn.Module: # a smaller model in evaluation mode, with the same outputs
     "Remove empty neurons and inputs, fold constants, keep the outputs."
-    _check_batch(example_input)
-    whole, name = _OneInput(_masked(model, masks)), type(unwrapped(model)).__name__
+    check_batch(example_input)
+    whole, name = _OneInput(masked_copy(model, masks)), type(unwrapped(model)).__name__
     noise = torch.rand(example_input[:1].shape, generator=torch.Generator().manual_seed(0))
     probe = torch.cat([example_input[:1], noise.to(example_input)])
     tolerance = max(1e-3, 30 * torch.finfo(next(whole.parameters()).dtype).eps)
     with torch.no_grad():
         expected = whole(probe)
-        if _difference(whole(probe), expected, name) > tolerance: raise ValueError(
+        if difference(whole(probe), expected, name) > tolerance: raise ValueError(
             f'{name} answers the same images differently each time: there is no output to keep')
         run = Follow(_traced(whole))
-        try: same = _difference(run.run(probe), expected, name) <= tolerance
+        try: same = difference(run.run(probe), expected, name) <= tolerance
         except Exception as e: raise ValueError(
             f'{name} cannot be run as the graph that torch.fx makes of it: '
             f'{str(e).splitlines()[0] if str(e) else repr(e)}') from e
@@ -528,7 +524,7 @@ def compact(
             parent, _, leaf = n.rpartition('.')
             owner = whole.get_submodule(parent); setattr(owner, leaf, what)
             if isinstance(owner, _BatchNorm): owner.num_features = len(what)
-        error = _difference(whole(probe), expected, name)
+        error = difference(whole(probe), expected, name)
     if error > tolerance: raise RuntimeError(
         f'the compact {name} differs from the original by {error:.2g} of its largest output: '
         'please report the model, it is a bug')

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..density import largest_remainder
-from ..masks import generator, pick, whole
+from ..masks import generator, pick, real, whole
 from .files import not_found, roots, tiny_images
 
 # %% ../../nbs/train/data.ipynb #06a09dbf
@@ -159,7 +159,7 @@ def held_out(
     purpose: str,  # other purposes choose others
 ) -> Tensor:       # bool [N]
     "Which images are held out, of every class its share."
-    if not 0 < share < 1: raise ValueError(f'share={share}: give a number between 0 and 1')
+    share = real('share', share, above=0., below=1.)
     quotas = {c: round(n * share) for c, n in enumerate(y.bincount().tolist())}
     held = torch.zeros(len(y), dtype=torch.bool)
     held[stratified(y, quotas, seed, purpose)] = True
@@ -310,7 +310,7 @@ def digits(
 ) -> Data:
     "scikit-learn's 1,797 handwritten digits, 8×8, grey values 0 … 16 times 15."
     from sklearn.datasets import load_digits
-    raw = load_digits()
+    raw, test = load_digits(), real('test', test, above=0., below=1.)
     x, y = torch.from_numpy(raw.images * 15).to(torch.uint8)[:, None], torch.tensor(raw.target)
     held = held_out(y, test, seed, 'stratify')
     return Data('digits', (x[~held], y[~held]), (x[held], y[held]), 10, *moments(x[~held]),

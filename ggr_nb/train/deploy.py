@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from ..masks import unwrapped
 from ..sparse import csr
-from .compact import _check_batch, _difference, _masked, compact
+from .compact import check_batch, compact, difference, masked_copy
 from .files import write_atomically
 
 # %% ../../nbs/train/deploy.ipynb #3b14d94d
@@ -210,10 +210,10 @@ def deploy(
     choose:dict=None, # {layer: form}, the others stay dense; None: what is fastest
 )->tuple: # (module in evaluation mode, [{layer, seconds, chosen}])
     "Compact, norms folded, and each layer in its fastest form, with the same outputs."
-    _check_batch(example)
+    check_batch(example)
     try: small = compact(model, masks, example)
     except ValueError as e:
-        small = _masked(model, masks).eval()       # bad masks are refused again
+        small = masked_copy(model, masks)       # bad masks are refused again
         print(f'not compacted: {e}')
     names = {n for n, m in small.named_modules() if forms(m)}
     if choose is not None and not isinstance(choose, dict): raise ValueError(
@@ -224,7 +224,7 @@ def deploy(
     table, eps = [], torch.finfo(next(small.parameters()).dtype).eps
     with torch.no_grad():
         expected = small(example)
-        same = lambda m: _difference(m(example), expected, 'the network') <= 300 * eps
+        same = lambda m: difference(m(example), expected, 'the network') <= 300 * eps
         for layer, norm in _norms(small, example):
             fused = fuse_linear_bn_eval if type(layer) is nn.Linear else fuse_conv_bn_eval
             small, _ = _swap(small, [(layer, fused(layer, norm)), (norm, nn.Identity())], same)

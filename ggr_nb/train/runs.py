@@ -28,7 +28,7 @@ _whole = ('an integer ≥ 1', lambda v: v == v // 1 >= 1 and v < math.inf)
 _RULES = dict(epochs=_whole, batch=_whole, accumulate=_whole,
               lr=('above 0 and finite', lambda v: 0 < v < math.inf),
               divide=('above 0 and finite', lambda v: 0 < v < math.inf),
-              warmup=('≥ 0', lambda v: v >= 0),
+              warmup=('≥ 0', lambda v: 0 <= v < math.inf),
               momentum=('in [0, 1)', lambda v: 0 <= v < 1),
               weight_decay=('≥ 0 and finite', lambda v: 0 <= v < math.inf),
               update_until=('≥ 0', lambda v: 0 <= v < math.inf),
@@ -68,10 +68,11 @@ class Recipe:
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
             plain = lambda v: v.item() if hasattr(v, 'item') else v      # NumPy's, torch's numbers
-            value = tuple(map(plain, value)) if name == 'milestones' else plain(value)
             rule, ok = _RULES.get(name, ('', lambda v: True))
-            try: good = ok(value)
-            except TypeError: good = False
+            try:
+                value = tuple(map(plain, value)) if name == 'milestones' else plain(value)
+                good = ok(value) and not (rule and isinstance(value, bool))
+            except (TypeError, ValueError, RuntimeError): good = False      # lists, texts, arrays
             if not good: raise ValueError(f'recipe: {name} is {value!r}, it has to be {rule}')
             if rule.endswith(_whole[0]) and value is not None: value = int(value)
             object.__setattr__(self, name, value)

@@ -24,12 +24,11 @@ from tqdm.auto import tqdm
 
 # %% ../../nbs/train/training.ipynb #7a98c0d1
 from ..density import DENSITIES
-from ..init import SCALINGS
-from ..masks import apply_masks_, generator, pick, sparse_parameters, whole
+from ..masks import apply_masks_, generator, pick, real, sparse_parameters, whole
 from ..methods import Method, full_masks, get_method
 from ..schedule import drop_fraction
 from ..sparse import dense_storage_, sparse_storage_
-from ..sparsify import Sparsifier
+from ..sparsify import SCALINGS, Sparsifier
 from .measure import evaluating, forward_flops, gradient_flow, positions
 from .data import Data
 from .files import as_json, locked, write_atomically
@@ -589,18 +588,13 @@ def fit(model, # a name (see `build`), or a module, trained in place
     if storage == 'sparse':
         check_storage(method, scaling, compile, recipe.ema if recipe else 0., options)
     if log is not None: pick('log', log, dict(tensorboard=None))
-    pick('scaling', scaling, dict.fromkeys(('keep', *SCALINGS)))
-    seed, width = whole('seed', seed, 0, 2**64 - 1), float(width)
+    pick('scaling', scaling, dict.fromkeys(SCALINGS))
+    seed, width = whole('seed', seed, 0, 2**64 - 1), real('width', width, above=0., most=1e6)
     own = options.get('masks') is not None or isinstance(init, dict)      # what says it already
     if density is None and not own: density = .1
-    if density is not None: density = float(density)
+    if density is not None: density = real('density', density, above=0., most=1.)
     if batch_limit is not None: batch_limit = whole('batch_limit', batch_limit)
-    if not save_every >= 0: raise ValueError(f'save_every={save_every}: give seconds, 0 or more')
-    if density is not None and not 0 < density <= 1:
-        raise ValueError(f'density={density}: give a share in (0, 1]')
-    if not 0 <= val < 1: raise ValueError(f'val={val}: give a share in [0, 1)')
-    if not 0 < width <= 1e6: raise ValueError(
-        f'width={width}: give a number above 0, and at most a million')
+    save_every, val = real('save_every', save_every, least=0.), real('val', val, least=0., below=1.)
     if log and out is None: raise ValueError(f'log={log!r} needs a folder: give out=')
     if recipe: drop_fraction(1, 2, recipe.fraction, recipe.schedule)
     if set(augment or {}) - {'pad', 'flip', 'rotate'}:
