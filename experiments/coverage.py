@@ -32,7 +32,7 @@ def work(net, density, arm, seed, init='erk', epochs=30):
     "One training; accuracy on test and on validation pictures."
     (make, lr, values), (data, valid) = NETS[net], resplit(digits(), seed)
     model, r = seeded(make, seed), recipe(lr, epochs, fraction=.1)
-    opt, sparsifier = equip(model, ARMS[arm], r, data, density=density, init=init, weights=values, seed=seed)
+    opt, sparsifier = equip(model, ARMS[arm], r, data, density=density, init=init, scaling=values, seed=seed)
     train(model, opt, data, r, seed)
     return dict(accuracy=accuracy(model, data), valid=accuracy(model, valid), counts=list(sparsifier.counts().values()))
 

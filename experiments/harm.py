@@ -139,7 +139,7 @@ def work(net, norm, arm, seed, every=11, fraction=.3, lr=None, epochs=EPOCHS):
     net, masks, draw = alive(NETS[kind, norm], values, seed, data)
     if kind == 'narrow': net = net.to(memory_format=torch.channels_last)
     r = recipe(lr or RATES[kind, norm], epochs, batch=BATCH, every=every, fraction=fraction)
-    opt, sparsifier = equip(net, ARMS[arm](every), r, data, density=DENSITY, init='erk', seed=seed, masks=masks, weights=values)
+    opt, sparsifier = equip(net, ARMS[arm](every), r, data, density=DENSITY, init='erk', seed=seed, masks=masks, scaling=values)
     found = dict(draw=draw)
     try: found |= dict(loss=train(net, opt, data, r, seed), finished=True)
     except FloatingPointError: found |= dict(finished=False)            # an infinite gradient: scored as it stands
