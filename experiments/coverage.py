@@ -13,13 +13,13 @@ Results: results/coverage.jsonl.
 from dataclasses import replace
 from itertools import product
 
-from common import accuracy, digits, equip, recipe, resplit, run_all, seeded, train
+from common import accuracy, digits, equip, recipe, resplit, run_all, seeded, train, with_norm
 from ggr_nb.allocate import global_topk, local
 from ggr_nb.drop import drop_global
 from ggr_nb.grow import hybrid
 from ggr_nb.methods import METHODS
 from ggr_nb.train.models import mlp
-from harm import small_lenet, with_norm
+from harm import small_lenet
 
 SEEDS, ggr = range(10), METHODS['ggr']
 NETS = dict(mlp=(mlp, .05, 'unit'), lenet=(lambda: with_norm(small_lenet()), .3, 'keep'))   # make, rate, first values
