@@ -107,7 +107,7 @@ def run_all(jobs, work, default):
     todo = [j for j in jobs if args.part in (None, j['part'])]
     if args.quick:
         first = {}
-        for j in todo: first.setdefault(j['part'], dict(j, epochs=3))      # gradual pruning refuses fewer: it needs two updates
+        for j in todo: first.setdefault(j['part'], dict(j, epochs=3))      # in fewer the masks of gradual pruning would never move
         todo = first.values()
     file = Results(args.out + '.quick' * args.quick); done = file.load()
     command = ' '.join(['python', *sys.argv])
