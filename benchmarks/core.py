@@ -1,14 +1,13 @@
 """Ratios of the core operations against the honest alternative, in one run, written to core.json.
 
-    python benchmarks/core.py [topk] [removal] [masking] [update] [--quick]
+    python benchmarks/core.py [topk] [removal] [masking] [--quick]
 
 topk      global top-k over the real gradients of VGG16 (138 M weights): streaming against concatenate-and-sort,
           and against a per-layer top-k without the filter; every variant in a fresh process for its peak memory.
 removal   ranking only the active weights against sorting the whole layer.
 masking   a masked training step against a dense one; the mask against the optimiser's own update; bool masks.
-update    one update of ResNet-18's masks, this checkout against the commit before the rules got their view of a layer.
 """
-import io, json, os, platform, statistics, subprocess, sys, tarfile, tempfile, time
+import json, platform, statistics, subprocess, sys, tempfile, time
 from functools import partial
 from pathlib import Path
 
@@ -157,56 +156,10 @@ def bench_masking(quick):
     return out
 
 
-# ---- update ----------------------------------------------------------------------------------------------------
-
-BEFORE = '85493da'      # dense snapshots, masks made anew
-UPDATE = """
-import json, statistics, sys, time
-import torch
-from torchvision.models import resnet18
-from ggr_nb.sparsify import Sparsifier
-torch.set_num_threads(1); repeats, seconds = int(sys.argv[1]), {}
-for density in .1, .01:
-    for method in 'static', 'set', 'rigl', 'dsr', 'ggr':
-        torch.manual_seed(0); model = resnet18(num_classes=100)
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=.9)
-        Sparsifier(model, optimizer, method, density, every=1, until=10**6)
-        for p in model.parameters(): p.grad = torch.randn_like(p)
-        held, found = [p.grad.clone() for p in model.parameters()], []
-        for _ in range(repeats + 1):
-            for p, g in zip(model.parameters(), held): p.grad.copy_(g)
-            began = time.perf_counter(); optimizer.step(); found.append(time.perf_counter() - began)
-        seconds[f'{method} {density}'] = statistics.median(found[1:])
-print(json.dumps(seconds))
-"""
-
-
-def bench_update(quick):
-    "Every step updates; what `static` takes for the same step is taken off."
-    with tempfile.TemporaryDirectory() as then:
-        packed = subprocess.run(['git', 'archive', BEFORE, 'ggr_nb'], cwd=HERE.parent, check=True, capture_output=True).stdout
-        with tarfile.open(fileobj=io.BytesIO(packed)) as t: t.extractall(then, filter='data')
-        rounds = {name: [] for name in ('before', 'now')}
-        for _ in range(1 if quick else 3):
-            for name, folder in zip(rounds, (then, str(HERE.parent))):
-                run = subprocess.run([sys.executable, '-c', UPDATE, '3' if quick else '7'], cwd=folder, check=True, capture_output=True,
-                                     text=True, env={**os.environ, 'PYTHONPATH': folder})
-                rounds[name].append(json.loads(run.stdout.splitlines()[-1]))
-    median = {name: {k: statistics.median(r[k] for r in found) for k in found[0]} for name, found in rounds.items()}
-    rows = []
-    for key in median['now']:
-        method, density = key.split()
-        if method == 'static': continue
-        took = {name: s[key] - s[f'static {density}'] for name, s in median.items()}
-        rows.append(dict(method=method, density=float(density), seconds=took, ratio=took['now'] / took['before']))
-        print(json.dumps(rows[-1]), flush=True)
-    return dict(commit_before=BEFORE, network='ResNet-18 of torchvision, 100 classes', rows=rows)
-
-
 def main(argv):
     if '--way' in argv: i = argv.index('--way'); return one_way(argv[i + 1], argv[i + 2], int(argv[i + 3]))
     quick, file = '--quick' in argv, HERE / 'core.json'
-    parts = [a for a in argv if not a.startswith('-')] or ['topk', 'removal', 'masking', 'update']
+    parts = [a for a in argv if not a.startswith('-')] or ['topk', 'removal', 'masking']
     result = json.loads(file.read_text()) if file.exists() else {}
     for part in parts:
         print('==', part, flush=True)

@@ -25,7 +25,7 @@ what has never been measured is named as skipped. Ctrl-C and SIGTERM end a call 
 --out FOLDER writes what this call finds there, and nothing else; --toy is the same at a size that a CPU does in a minute
 (tests/test_gpu_benchmark.py).
 """
-import argparse, importlib.util, json, lzma, os, platform, re, shutil, signal, subprocess, sys, tempfile, time
+import argparse, json, lzma, os, platform, re, shutil, signal, subprocess, sys, tempfile, time
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
@@ -50,10 +50,7 @@ from ggr_nb.train.data import Data, digits, tiny_imagenet
 from ggr_nb.train.models import MODELS
 from ggr_nb.train.runs import RECIPES, commit
 from ggr_nb.train.training import Stopped, fit
-
-found = importlib.util.spec_from_file_location('benchmark_sparse', HERE/'sparse.py')   # not as `sparse`: SciPy looks for that
-storage = importlib.util.module_from_spec(found); found.loader.exec_module(storage)
-NETS, Block, mlp = storage.NETS, storage.Block, storage.mlp
+from turns import NETS, Block, mlp
 
 GOALS = dict(images_per_second=20_000, masked_over_dense=1.01, update_share=.005, batch_share=.03)
 EPOCH = 390                                      # steps of CIFAR-100 at batch 128

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from common import accuracy
 from ggr_nb.paper.sweep import Results
 from ggr_nb.sparse import SparseLinear, sparse_storage_
 from ggr_nb.sparsify import Sparsifier
@@ -36,14 +37,6 @@ def narrow(sizes, weights):
     return scaled(low)
 
 
-def accuracy(net, data):
-    net.eval(); right = 0
-    with torch.no_grad():
-        for x, y in data.batches('test', 500): right += int((net(x).argmax(1) == y).sum())
-    net.train()
-    return 100 * right / len(data.test[1])
-
-
 def train(kind, sizes, data, args, seconds=None):
     torch.manual_seed(0); steps = min(data.steps('train', 128), args.steps or 10**9)
     net, start = mlp(sizes, 'meta' if kind == 'sparse' else None), time.time()
@@ -57,7 +50,7 @@ def train(kind, sizes, data, args, seconds=None):
             if i == steps or seconds and spent + time.time() - begun > seconds: break
             optimizer.zero_grad(); cross_entropy(net(x), y).backward(); optimizer.step()
         spent += time.time() - begun
-        curve.append(round(accuracy(net, data), 2)); print(kind, sizes, curve, f'{spent:.0f} s', flush=True)
+        curve.append(round(accuracy(net, data, 500), 2)); print(kind, sizes, curve, f'{spent:.0f} s', flush=True)
         if seconds and spent >= seconds: break
     places = sum(a * b for a, b in zip(sizes, sizes[1:]))
     active = sum(len(m.col) for m in net if isinstance(m, SparseLinear)) or places

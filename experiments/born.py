@@ -25,8 +25,7 @@ from itertools import product
 import torch
 from torch import nn
 
-from common import accuracy, digits, equip, recipe, resplit, run_all, seeded, train
-from dead_first import small_cifar
+from common import accuracy, digits, equip, recipe, resplit, run_all, seeded, small_cifar, train
 from ggr_nb.methods import METHODS as REGISTRY
 from ggr_nb.train.models import digits_net, lenet, mlp
 

@@ -5,16 +5,23 @@ so a file that already holds a job's line is never asked to do it again: stop wh
 """
 import argparse, json, sys, time
 from dataclasses import replace
+from functools import cache, partial
+from itertools import product
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch import nn
+from torch.nn.functional import avg_pool2d, cross_entropy
 from tqdm.auto import tqdm
 
-from ggr_nb.train.data import digits
+from ggr_nb.train.data import cifar100, digits
 from ggr_nb.masks import generator
 from ggr_nb.train.runs import RECIPES, commit, hardware, versions
 from ggr_nb.sparsify import Sparsifier
-from ggr_nb.paper.sweep import Results
+from ggr_nb.paper.demo import cores
+from ggr_nb.paper.sweep import Pool, Results, run_job, sweep
+
+# the long recipe of the reduced reproduction, for `Job`
+REDUCED = dict(epochs=5, width=.25, stem=4, batch=128, updates=10, fraction=.3, augment=False)
 
 
 def recipe(lr, epochs=30, **changes): return replace(RECIPES['digits'].scaled(epochs), lr=lr, **changes)
@@ -24,6 +31,15 @@ def seeded(make, seed):
     with torch.random.fork_rng():
         torch.manual_seed(generator(seed, 'model').initial_seed())
         return make()
+
+def with_norm(net):
+    "The same network, a BatchNorm behind every layer but the last."
+    layers = []
+    for m in net:
+        layers.append(m)
+        if isinstance(m, nn.Conv2d): layers.append(nn.BatchNorm2d(m.out_channels))
+        if isinstance(m, nn.Linear) and m.out_features != 10: layers.append(nn.BatchNorm1d(m.out_features))
+    return nn.Sequential(*layers)
 
 def equip(net, method, recipe, data, **options):
     "The recipe's optimiser, and the sparsifier that listens to it."
@@ -53,11 +69,18 @@ def resplit(data, seed, share=.2):
     valid, test, rest = ((x[i], y[i]) for i in order.split([n, n, len(y) - 2 * n]))
     return replace(data, train=rest, test=test), replace(data, train=rest, test=valid)
 
+@cache
+def small_cifar(classes=10, pool=2):
+    "The first classes of CIFAR-100, averaged down to 16×16; mirrored in training, neither shifted nor turned."
+    data = cifar100(rotate=0.)
+    some = lambda x, y: (avg_pool2d(x[y < classes].float(), pool).round().byte(), y[y < classes])
+    return replace(data, train=some(*data.train), test=some(*data.test), classes=classes, names=data.names[:classes], pad=0)
+
 @torch.no_grad()
-def accuracy(net, data):
+def accuracy(net, data, batch=1000):
     "Test accuracy in percent."
     net.eval()
-    right = sum(int((net(x).argmax(1) == y).sum()) for x, y in data.batches('test', 1000))
+    right = sum(int((net(x).argmax(1) == y).sum()) for x, y in data.batches('test', batch))
     return 100 * right / len(data.test[1])
 
 def first_gradient(net, data, seed, batch=256):
@@ -69,16 +92,23 @@ def first_gradient(net, data, seed, batch=256):
     for n, b in net.named_buffers(): b.copy_(kept[n])
     return float(out.detach().std(0).mean()), dict(zip(named, grads))
 
+def grid(part, **axes):
+    "Every combination, the last axis innermost."
+    return (dict(zip(axes, v), part=part) for v in product(*axes.values()))
+
 def run_all(jobs, work, default):
     "Do the jobs that the results file does not hold yet, one after the other."
     p = argparse.ArgumentParser()
     p.add_argument('--out', default=default, help='results file, one JSON line per run')
-    p.add_argument('--quick', action='store_true', help='two epochs, one seed: does everything run?')
+    p.add_argument('--quick', action='store_true', help='three epochs of the first job of each part: does everything run?')
     p.add_argument('--part', default=None, help='only the jobs of this part')
     args = p.parse_args()
     torch.set_num_threads(1)
     todo = [j for j in jobs if args.part in (None, j['part'])]
-    if args.quick: todo = [dict(j, epochs=2) for j in todo if j['seed'] == 0]
+    if args.quick:
+        first = {}
+        for j in todo: first.setdefault(j['part'], dict(j, epochs=3))      # in fewer the masks of gradual pruning would never move
+        todo = first.values()
     file = Results(args.out + '.quick' * args.quick); done = file.load()
     command = ' '.join(['python', *sys.argv])
     where = dict(versions=versions(), hardware=hardware(torch.device('cpu'), 1), commit=commit(), command=command)
@@ -88,3 +118,8 @@ def run_all(jobs, work, default):
         file.append(dict(key=name(job), config=job, **found, seconds=round(time.process_time() - began, 2), **where))
 
 def name(job): return json.dumps(job, sort_keys=True)
+
+def run_cells(jobs, file):
+    "The same for jobs of the library's sweep, a process on each core."
+    work = partial(run_job, device='cpu', threads=1)
+    print(sweep(jobs, Results(file), Pool(work, cores())) or 'done')

@@ -8,9 +8,8 @@ Parts: counting (seven allocations, the rest of the method fixed, on an MLP and 
 hybrid (share of gradient insertion 0 … 1, with GGR's vote and locally, on both). Results: results/counting.jsonl.
 """
 from dataclasses import replace
-from itertools import product
 
-from common import accuracy, digits, equip, recipe, run_all, seeded, train
+from common import accuracy, digits, equip, grid, recipe, run_all, seeded, train
 from ggr_nb.allocate import ALLOCATIONS
 from ggr_nb.grow import hybrid
 from ggr_nb.init import random_masks
@@ -55,10 +54,6 @@ def work(net, allocate, share, density, init, seed, lr, epochs=30, again=True):
     if again: out['counts_alone'] = trained(net, seed, 'static', density, init, lr, epochs,
                                             random_masks(shapes, sparsifier.counts(), seed + 1000))[0]
     return out
-
-def grid(part, **axes):
-    "Every combination, the last axis innermost."
-    return (dict(zip(axes, v), part=part) for v in product(*axes.values()))
 
 def jobs():
     "Every run. The small net first; the other seed by seed, so that it can be stopped."

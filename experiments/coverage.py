@@ -13,13 +13,13 @@ Results: results/coverage.jsonl.
 from dataclasses import replace
 from itertools import product
 
-from common import accuracy, digits, equip, recipe, resplit, run_all, seeded, train
+from common import accuracy, digits, equip, recipe, resplit, run_all, seeded, train, with_norm
 from ggr_nb.allocate import global_topk, local
 from ggr_nb.drop import drop_global
 from ggr_nb.grow import hybrid
 from ggr_nb.methods import METHODS
 from ggr_nb.train.models import mlp
-from harm import small_lenet, with_norm
+from harm import small_lenet
 
 SEEDS, ggr = range(10), METHODS['ggr']
 NETS = dict(mlp=(mlp, .05, 'unit'), lenet=(lambda: with_norm(small_lenet()), .3, 'keep'))   # make, rate, first values
@@ -32,7 +32,7 @@ def work(net, density, arm, seed, init='erk', epochs=30):
     "One training; accuracy on test and on validation pictures."
     (make, lr, values), (data, valid) = NETS[net], resplit(digits(), seed)
     model, r = seeded(make, seed), recipe(lr, epochs, fraction=.1)
-    opt, sparsifier = equip(model, ARMS[arm], r, data, density=density, init=init, weights=values, seed=seed)
+    opt, sparsifier = equip(model, ARMS[arm], r, data, density=density, init=init, scaling=values, seed=seed)
     train(model, opt, data, r, seed)
     return dict(accuracy=accuracy(model, data), valid=accuracy(model, valid), counts=list(sparsifier.counts().values()))
 

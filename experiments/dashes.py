@@ -12,18 +12,17 @@ Results: results/dashes.jsonl.
 """
 import math
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 
 import torch
 from torch import nn
-from torch.nn.functional import avg_pool2d, cross_entropy, interpolate
+from torch.nn.functional import cross_entropy, interpolate
 from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.ops import Conv2dNormActivation
 
-from common import accuracy, digits, equip, first_gradient, recipe, run_all, seeded, train
+from common import accuracy, digits, equip, first_gradient, recipe, run_all, seeded, small_cifar, train
 from ggr_nb.allocate import global_topk, global_topk_normalised, largest_remainder
 from ggr_nb.beyond.connect import connected_masks, covering_budgets, covering_masks, drop_keep_units, even_masks
-from ggr_nb.train.data import cifar100
 from ggr_nb.drop import drop_local
 from ggr_nb.init import fan_in, random_masks
 from ggr_nb.masks import apply_masks_, snapshot, sparse_parameters
@@ -126,13 +125,6 @@ def work(seed, cure=None, density=.03, init='uniform', lr=.1, epochs=15, model=N
 
 
 # One step towards the paper's cell.
-@cache
-def small_cifar(classes=10, pool=2):
-    "The first classes of CIFAR-100, averaged down to 16×16; mirrored in training, neither shifted nor turned."
-    data = cifar100(rotate=0.)
-    some = lambda x, y: (avg_pool2d(x[y < classes].float(), pool).round().byte(), y[y < classes])
-    return replace(data, train=some(*data.train), test=some(*data.test), classes=classes, names=data.names[:classes], pad=0)
-
 def real(seed, cure, density, init, lr, epochs, width):
     "MobileNetV2 with the paper's strides, on ten classes; ten updates while the rate is high."
     kind, method = CURES[cure]

@@ -17,17 +17,16 @@ cells (the three densities), and was narrowed to four after eleven runs; the pag
 All arms are GGR (vote, growth half by gradient); only the removal differs. Results: results/dead_first.jsonl.
 """
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from itertools import product
 
 import torch
 from torch import nn
-from torch.nn.functional import avg_pool2d, cross_entropy
+from torch.nn.functional import cross_entropy
 
-from common import accuracy, digits, equip, recipe, resplit, run_all, seeded, train
+from common import accuracy, digits, equip, recipe, resplit, run_all, seeded, small_cifar, train
 from ggr_nb.drop import drop_local, drop_lowest
 from ggr_nb.methods import METHODS
-from ggr_nb.train.data import cifar100
 from ggr_nb.train.models import digits_net, lenet
 
 NETWORKS = 'digits_net', 'lenet'                # with BatchNorm, on digits; without, on ten classes of CIFAR-100
@@ -126,13 +125,6 @@ def share(marked):
 
 
 # --- one run --------------------------------------------------------------------------------------------------------
-
-@cache
-def small_cifar(classes=10, pool=2):
-    "The first classes of CIFAR-100, averaged down to 16x16."
-    data = cifar100(rotate=0.)
-    some = lambda x, y: (avg_pool2d(x[y < classes].float(), pool).round().byte(), y[y < classes])
-    return replace(data, train=some(*data.train), test=some(*data.test), classes=classes, names=data.names[:classes], pad=0)
 
 NETS = dict(digits_net=digits_net, lenet=lambda: lenet(10, input_size=(3, 16, 16)))
 EPOCHS = dict(digits_net=12, lenet=4)                           # of 16 and of 62 steps

@@ -9,13 +9,10 @@ Parts: train (gradient norm along training and around every update), lottery (pr
 snip (masks chosen before training against random ones), time (pruned solution and ticket in longer trainings).
 Results: results/flow.jsonl.
 """
-from itertools import product
-
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy
 
-from common import accuracy, digits, recipe, run_all, seeded, train
+from common import accuracy, digits, grid, recipe, run_all, seeded, train, with_norm
 from ggr_nb.init import random_masks
 from ggr_nb.masks import counts
 from ggr_nb.train.measure import gradient_flow
@@ -23,17 +20,13 @@ from ggr_nb.train.models import lenet
 from ggr_nb.beyond.snip import snip_masks
 from ggr_nb.sparsify import Sparsifier
 
-SEEDS, DATA, LAST = range(5), digits(), 'fc3'
+SEEDS, DATA = range(5), digits()
 
 
 def network(norm=False):
     "LeNet-5 for 8 × 8 images; with BatchNorm behind every layer but the last if asked for."
     net = lenet(input_size=(1, 8, 8))
-    if not norm: return net
-    def wrap(name, m):
-        if isinstance(m, nn.Conv2d): return [m, nn.BatchNorm2d(m.out_channels)]
-        return [m, nn.BatchNorm1d(m.out_features)] if isinstance(m, nn.Linear) and name != LAST else [m]
-    return nn.Sequential(*(part for name, m in net.named_children() for part in wrap(name, m)))
+    return with_norm(net) if norm else net
 
 def split(name, n=None): return next(iter(DATA.batches(name, n or len(getattr(DATA, name)[1]), augment=False)))
 
@@ -116,8 +109,8 @@ def in_time(seed, density, lr, epochs):
     "Prune; train the ticket; and let the pruned network go on with its masks for as long again."
     r, net, ticket = recipe(lr, epochs), seeded(network, seed), seeded(network, seed)
     meter, pruned = fitted(net, r, 'gmp', seed, density=density)
-    again = fitted(net, r, 'static', seed, masks=meter.sparsifier.masks)[1]
-    won = fitted(ticket, r, 'static', seed, masks=meter.sparsifier.masks)[1]
+    masks = meter.sparsifier.masks; meter.sparsifier.remove()         # another one takes over `net`
+    again, won = (fitted(n, r, 'static', seed, masks=masks)[1] for n in (net, ticket))
     return dict(zip(('pruned', 'ticket', 'continued'), (f['accuracy'] for f in (pruned, won, again))))
 
 
@@ -135,18 +128,19 @@ def snip(seed, masks, density, lr, epochs=30, scale='unit'):
                        empty={n: int((~m.flatten(1).any(1)).sum()) for n, m in meter.sparsifier.masks.items()})
 
 
+def cells(part, **axes): return grid(part, kind=[part], **axes)      # `work` has one function for each kind
+
 def jobs():
     "Every run, seeds innermost."
-    grid = lambda part, **axes: (dict(zip(axes, v), part=part, kind=part) for v in product(*axes.values()))
     dynamic = dict(density=[.05], scale=['keep', 'unit'], lr=[.05], method=['static', 'set', 'rigl', 'ggr'])
-    yield from grid('train', norm=[False], **dynamic, seed=SEEDS)
-    yield from grid('lottery', density=[.05], lr=[.05], seed=SEEDS)
-    yield from grid('snip', density=[.05, .02], lr=[.05], masks=['snip', 'snip counts', 'erk', 'uniform'], seed=SEEDS)
-    yield from grid('snip', density=[.05, .02], lr=[.05], masks=['snip', 'snip, new weights'], scale=['keep'], seed=SEEDS)
-    yield from grid('snip', density=[.05, .02], lr=[.05], masks=['snip, new weights'], seed=SEEDS)
-    yield from grid('lottery', density=[.02], lr=[.05], seed=SEEDS)
-    yield from grid('train', norm=[True], **dynamic, seed=SEEDS)
-    yield from grid('time', density=[.05], lr=[.05], epochs=[30, 90], seed=SEEDS)
+    yield from cells('train', norm=[False], **dynamic, seed=SEEDS)
+    yield from cells('lottery', density=[.05], lr=[.05], seed=SEEDS)
+    yield from cells('snip', density=[.05, .02], lr=[.05], masks=['snip', 'snip counts', 'erk', 'uniform'], seed=SEEDS)
+    yield from cells('snip', density=[.05, .02], lr=[.05], masks=['snip', 'snip, new weights'], scale=['keep'], seed=SEEDS)
+    yield from cells('snip', density=[.05, .02], lr=[.05], masks=['snip, new weights'], seed=SEEDS)
+    yield from cells('lottery', density=[.02], lr=[.05], seed=SEEDS)
+    yield from cells('train', norm=[True], **dynamic, seed=SEEDS)
+    yield from cells('time', density=[.05], lr=[.05], epochs=[30, 90], seed=SEEDS)
 
 def work(kind, **job): return dict(train=dynamics, lottery=lottery, snip=snip, time=in_time)[kind](**job)
 

@@ -20,7 +20,7 @@ from itertools import product
 import torch
 from torch import nn
 
-from common import accuracy, digits, equip, first_gradient, recipe, resplit, run_all, seeded, train
+from common import accuracy, digits, equip, first_gradient, recipe, resplit, run_all, seeded, train, with_norm
 from dashes import empty, narrow
 from dead_first import first
 from ggr_nb.allocate import global_topk, mean_gradient
@@ -49,15 +49,6 @@ def without_norm(net):
         for name, child in m.named_children():
             if isinstance(child, nn.BatchNorm2d): setattr(m, name, Bias(child.num_features))
     return net
-
-def with_norm(net):
-    "The same network, a BatchNorm behind every layer but the last."
-    layers = []
-    for m in net:
-        layers.append(m)
-        if isinstance(m, nn.Conv2d): layers.append(nn.BatchNorm2d(m.out_channels))
-        if isinstance(m, nn.Linear) and m.out_features != 10: layers.append(nn.BatchNorm1d(m.out_features))
-    return nn.Sequential(*layers)
 
 small_lenet = partial(lenet, 10, input_size=(1, 8, 8))
 NETS = {('narrow', True): narrow, ('narrow', False): lambda: without_norm(narrow()),
@@ -139,7 +130,7 @@ def work(net, norm, arm, seed, every=11, fraction=.3, lr=None, epochs=EPOCHS):
     net, masks, draw = alive(NETS[kind, norm], values, seed, data)
     if kind == 'narrow': net = net.to(memory_format=torch.channels_last)
     r = recipe(lr or RATES[kind, norm], epochs, batch=BATCH, every=every, fraction=fraction)
-    opt, sparsifier = equip(net, ARMS[arm](every), r, data, density=DENSITY, init='erk', seed=seed, masks=masks, weights=values)
+    opt, sparsifier = equip(net, ARMS[arm](every), r, data, density=DENSITY, init='erk', seed=seed, masks=masks, scaling=values)
     found = dict(draw=draw)
     try: found |= dict(loss=train(net, opt, data, r, seed), finished=True)
     except FloatingPointError: found |= dict(finished=False)            # an infinite gradient: scored as it stands

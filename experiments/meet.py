@@ -8,11 +8,7 @@ Parts: main (scale × method × density rule × rate at 99 %), rate (more learni
 swap (whose masks, whose weights?), norm (the same with BatchNorm), trial (the recipe of the first trial, step by
 step), longer (the small rate with more time), grid (every sparsity at every depth). Results: results/meet.jsonl.
 """
-from itertools import product
-
-from torch import nn
-
-from common import accuracy, digits, equip, first_gradient, recipe, run_all, seeded, train
+from common import accuracy, digits, equip, first_gradient, grid, recipe, run_all, seeded, train, with_norm
 from ggr_nb.init import random_masks
 from ggr_nb.train.models import mlp
 
@@ -22,9 +18,7 @@ METHODS, SEEDS, DATA = ('static', 'set', 'dsr', 'rigl', 'ggr'), range(5), digits
 def network(hidden, scale, norm):
     "An MLP with He's weights for the dense fan-in, or with torch's own; with BatchNorm if asked for."
     net = mlp((64, *hidden, 10), scheme='torch' if scale == 'torch' else 'kaiming_uniform')
-    if not norm: return net
-    wrap = lambda l: [l, nn.BatchNorm1d(l.out_features)] if isinstance(l, nn.Linear) and l.out_features != 10 else [l]
-    return nn.Sequential(*(x for l in net for x in wrap(l)))
+    return with_norm(net) if norm else net
 
 def ready(seed, method, init, scale, density, lr, hidden, norm, epochs, masks=None, **changes):
     "Net, optimiser, sparsifier, recipe."
@@ -51,7 +45,6 @@ def searched(seed, method, init, found, density, lr, hidden, norm, epochs, keep)
 
 def jobs():
     "Every run, seeds innermost so that whole rows are finished first."
-    grid = lambda part, **axes: (dict(zip(axes, v), part=part) for v in product(*axes.values()))
     base = dict(init=['uniform'], density=[.01], method=METHODS, scale=['dense', 'unit'], lr=[.01], seed=SEEDS)
     yield from grid('main', **base | dict(lr=[.01, .1], scale=['torch', 'dense', 'layer', 'unit']))
     yield from grid('main', **base | dict(init=['erk']))

@@ -13,19 +13,18 @@ Fixed before the first run of seeds 3 to 8:
 A seed that fails has no score and is left out of its pairs, by name. No seed is added afterwards.
 Results: results/six_more.jsonl, in the form of results/paper.jsonl.
 """
-from functools import partial
-
-from ggr_nb.paper.demo import cores
-from ggr_nb.paper.sweep import Job, Pool, Results, run_job, sweep
+from common import REDUCED, run_cells
+from ggr_nb.paper.sweep import Job
 
 SEEDS, OTHERS = range(3, 9), ('set', 'rigl', 'dsr')
 EVEN, BAD, FEW = (.1, 'erk'), (.1, 'uniform'), (.01, 'erk')         # density and start
-REDUCED = dict(epochs=5, width=.25, stem=4, batch=128, updates=10, fraction=.3, augment=False)
-def jobs(methods, cells):
-    return [Job('cifar100', 'resnet18', m, *cell, s, **REDUCED) for s in SEEDS for cell in cells for m in methods]
-JOBS = (jobs(('ggr', *OTHERS), (EVEN, BAD, FEW)) + jobs(('static',), (EVEN, BAD, FEW))
-        + jobs(('ggr-connect', 'rigl-connect'), (FEW,)))
 
-if __name__ == '__main__':
-    work = partial(run_job, device='cpu', threads=1)
-    print(sweep(JOBS, Results('results/six_more.jsonl'), Pool(work, cores())) or 'done')
+
+def jobs():
+    "The three families, one after the other."
+    families = (('ggr', *OTHERS), (EVEN, BAD, FEW)), (('static',), (EVEN, BAD, FEW)), (('ggr-connect', 'rigl-connect'), (FEW,))
+    return [Job('cifar100', 'resnet18', m, *cell, s, **REDUCED)
+            for methods, cells in families for s in SEEDS for cell in cells for m in methods]
+
+
+if __name__ == '__main__': run_cells(jobs(), 'results/six_more.jsonl')

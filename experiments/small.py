@@ -4,16 +4,13 @@
 
 Results: results/small.jsonl, one line per run, in the form of the demonstration's.
 """
-import argparse
-from functools import partial
-
 import torch
 
-from ggr_nb.paper.demo import cores
+from common import run_cells
 from ggr_nb.masks import sparse_parameters
 from ggr_nb.train.models import digits_net
 from ggr_nb.beyond.small_dense import small_width
-from ggr_nb.paper.sweep import Job, Pool, Results, run_job, sweep
+from ggr_nb.paper.sweep import Job
 
 DENSITIES, SEEDS = (.1, .05, .02, .01, .005), range(10)
 
@@ -26,8 +23,4 @@ def jobs():
         yield from (Job('digits', 'digits_net', 'dense', 1., 'dense', seed, width=width) for seed in SEEDS)
 
 
-if __name__ == '__main__':
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('--out', default='results/small.jsonl', help='results file, one JSON line per run')
-    work = partial(run_job, device='cpu', threads=1)
-    print(sweep(list(jobs()), Results(p.parse_args().out), Pool(work, cores())) or 'done')
+if __name__ == '__main__': run_cells(jobs(), 'results/small.jsonl')

@@ -12,14 +12,13 @@ Results: results/weights.jsonl.
 """
 from dataclasses import replace
 from functools import lru_cache, partial
-from itertools import product
 
 import torch
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from common import accuracy, digits, equip, recipe, run_all, seeded, train
-from ggr_nb.train.data import Data, cifar100
+from common import accuracy, cifar100, digits, equip, grid, recipe, run_all, seeded, train
+from ggr_nb.train.data import Data
 from ggr_nb.drop import CRITERIA, drop_local
 from ggr_nb.init import as_mask
 from ggr_nb.masks import snapshot
@@ -128,36 +127,34 @@ def left(net, data, snap, gone, images=500):
 
 # --- the jobs -------------------------------------------------------------------------------------------------------
 
-def grid(part, **axes):
-    "Every combination, the last axis innermost."
-    return (dict(zip(axes, v), part=part, kind=part) for v in product(*axes.values()))
+def cells(part, **axes): return grid(part, kind=[part], **axes)      # `work` goes by the kind
 
 def jobs():
     "Every run. What can be told from few seeds comes first."
     digits_, growth, every_one = dict(lr=[.05]), dict(growth=['random', 'gradient']), dict(criterion=list(CRITERIA))
     still, dense = dict(growth=['random'], criterion=['static']), dict(growth=['random'], criterion=['dense'], density=[1.])
-    yield from grid('criteria', **digits_, density=DENSITIES, **growth, **every_one, seed=SEEDS)
-    yield from grid('criteria', **digits_, density=DENSITIES, **still, seed=SEEDS)
-    yield from grid('criteria', **digits_, **dense, seed=SEEDS)
-    yield from grid('jaccard', **digits_, density=[.03, .2], **growth, criterion=['magnitude'], seed=SEEDS)
-    yield from grid('dead', **digits_, density=[.01, .03, .1, .3], **growth, criterion=['magnitude', 'snip', 'reciprocal_sensitivity'],
-                    seed=SEEDS)
-    yield from grid('mended', **digits_, density=[.01, .03, .1, .3], **growth, criterion=['reciprocal_sensitivity', 'magnitude'],
-                    seed=SEEDS)
+    yield from cells('criteria', **digits_, density=DENSITIES, **growth, **every_one, seed=SEEDS)
+    yield from cells('criteria', **digits_, density=DENSITIES, **still, seed=SEEDS)
+    yield from cells('criteria', **digits_, **dense, seed=SEEDS)
+    yield from cells('jaccard', **digits_, density=[.03, .2], **growth, criterion=['magnitude'], seed=SEEDS)
+    yield from cells('dead', **digits_, density=[.01, .03, .1, .3], **growth, criterion=['magnitude', 'snip', 'reciprocal_sensitivity'],
+                     seed=SEEDS)
+    yield from cells('mended', **digits_, density=[.01, .03, .1, .3], **growth, criterion=['reciprocal_sensitivity', 'magnitude'],
+                     seed=SEEDS)
     real = dict(lr=[.03], epochs=[5], every=[39])       # an update every half epoch
     for seed in SEEDS:
-        yield from grid('cifar', **real, seed=[seed], density=[.01, .03, .1, .2], **growth, **every_one)
-        yield from grid('cifar', **real, seed=[seed], density=[.01, .03, .1, .2], **still)
-        yield from grid('cifar', **real, seed=[seed], **dense)
-    yield from grid('cifar, mended', **real, seed=SEEDS, density=[.01, .03], **growth, criterion=['magnitude'])
+        yield from cells('cifar', **real, seed=[seed], density=[.01, .03, .1, .2], **growth, **every_one)
+        yield from cells('cifar', **real, seed=[seed], density=[.01, .03, .1, .2], **still)
+        yield from cells('cifar', **real, seed=[seed], **dense)
+    yield from cells('cifar, mended', **real, seed=SEEDS, density=[.01, .03], **growth, criterion=['magnitude'])
     voted = dict(growth=['vote'], density=[.01, .03], seed=SEEDS)
     for plain, first, options in ('criteria', 'mended', digits_), ('cifar', 'cifar, mended', real):
-        yield from grid(plain, **options, **voted, criterion=['magnitude', 'snip'])
-        yield from grid(first, **options, **voted, criterion=['magnitude'])
+        yield from cells(plain, **options, **voted, criterion=['magnitude', 'snip'])
+        yield from cells(first, **options, **voted, criterion=['magnitude'])
     for part in 'norm', 'norm, mended':
-        yield from grid(part, lr=[.1], growth=['vote'], density=[.005, .01, .02], seed=range(10), criterion=['magnitude'])
+        yield from cells(part, lr=[.1], growth=['vote'], density=[.005, .01, .02], seed=range(10), criterion=['magnitude'])
     usual = dict(density=[.03], growth=['gradient'])
-    yield from grid('period', **digits_, **usual, every=[3, 10, 73, 220], **every_one, seed=SEEDS)
+    yield from cells('period', **digits_, **usual, every=[3, 10, 73, 220], **every_one, seed=SEEDS)
 
 
 if __name__ == '__main__': run_all(jobs(), work, 'results/weights.jsonl')

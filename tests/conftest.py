@@ -36,7 +36,7 @@ def pytest_configure(config):
 
 # the longest first, so that both workers end together
 LONGEST = ('test_notebooks', 'test_site', 'test_train', 'test_gpu_benchmark', 'test_cli', 'test_contract', 'test_core', 'test_distributed', 'test_device',
-           'test_sweep', 'test_faults', 'test_package')
+           'test_sweep', 'test_experiments', 'test_faults', 'test_package')
 
 
 def pytest_collection_modifyitems(items):
