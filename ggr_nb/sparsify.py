@@ -19,9 +19,9 @@ from torch.utils._pytree import tree_leaves
 
 from .density import DENSITIES, budgets
 from .init import random_masks, rescale_
-from .masks import Dense, Held, Layer, Snapshot, apply_masks_, as_bool, below, counts, generator
-from .masks import matrices, named_layers, pick, remaining, sparse_modules, sparse_parameters
-from .masks import real, true_places, unwrapped, warn, whole
+from .masks import Dense, Held, Layer, Snapshot, apply_masks_, as_bool, counts, generator
+from .masks import below, matrices, named_layers, pick, real, remaining, sparse_modules
+from .masks import sparse_parameters, true_places, unwrapped, warn, whole
 from .methods import change_, get_method, redistribute
 from .schedule import drop_fraction
 
