@@ -12,6 +12,7 @@ from PIL import Image
 
 import ggr_nb.show.plots as P
 import ggr_nb.show.sparse_plots as S
+from ggr_nb.methods import METHODS
 
 pytestmark = pytest.mark.filterwarnings('error')
 MOBILE = [f'features.{i}.conv.{j}.weight' for i in range(18) for j in range(3)][:-2] + ['classifier.1.weight']
@@ -344,7 +345,7 @@ def _oklab(c):
 
 def test_a_colour_is_a_method_and_nothing_else():
     "What is no method gets muted colours, apart from each method's; so do shades, masks and marks."
-    methods = [c for n, c in P.COLOURS.items() if n not in ('uniform', 'er', 'erk', *P.CRITERIA)]
+    methods = [c for n, c in P.COLOURS.items() if n in METHODS]
     others = [*P.SERIES, *map(P.COLOURS.get, ('uniform', 'er', 'erk'))]
     assert not {*methods} & {*others, S.LOST, S.FREE, S.ACTIVE} and len({*others}) == len(others)
     assert max(np.hypot(*_oklab(c)[1:]) for c in others) < .09 < min(np.hypot(*_oklab(P.COLOURS[m])[1:]) for m in ('set', 'rigl', 'dsr', 'ggr', 'snfs', 'deepr'))

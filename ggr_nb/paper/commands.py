@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['comma', 'Ended', 'door', 'answer', 'command', 'ggr_demo', 'ggr_train', 'score_again', 'compact_run', 'read_history',
-           'run_plots', 'ggr_plot', 'places', 'run_sweep', 'ggr_sweep', 'ggr_table']
+           'run_plots', 'ggr_plot', 'seats', 'run_sweep', 'ggr_sweep', 'ggr_table']
 
 # %% ../../nbs/paper/commands.ipynb #92005699
 import codecs, inspect, io, json, os, re, signal, sys, time, unicodedata, warnings
@@ -261,10 +261,10 @@ def ggr_plot(run:str # Folder of a run, finished or not
         print(f'wrote {Path(run)/name}.png')
 
 # %% ../../nbs/paper/commands.ipynb #141547ca
-def places(workers:int=None,  # processes, default: as many as the machine has room for
-           per_gpu:int=1,     # runs side by side on a card
-           threads:int=1      # of each process without a card
-           )->list:           # keyword arguments for the workers
+def seats(workers:int=None,  # processes, default: as many as the machine has room for
+          per_gpu:int=1,     # runs side by side on a card
+          threads:int=1      # of each process without a card
+          )->list:           # keyword arguments for the workers
     "Where the runs of a sweep go on this machine"
     per_gpu = whole('per_gpu', per_gpu, most=100)
     threads = whole('threads', threads, most=os.cpu_count() or 1)
@@ -331,7 +331,7 @@ def ggr_sweep(tables:str='1',              # Whose rows to train: 1, 3 or 1,3
                 width=width, images=images, stem=stem, batch=batch, updates=updates,
                 fraction=fraction, augment=False if plain else None,
                 validate=True if validate else None)
-    show, where = real('show', show, least=0., most=1e6), places(workers, per_gpu, threads)
+    show, where = real('show', show, least=0., most=1e6), seats(workers, per_gpu, threads)
     if gpus: gpus = real('gpus', gpus, above=0., most=64.)
     if dry: return print(*(j.key for j in jobs), f'{len(jobs)} runs', sep='\n')
     with Results(results).held(): pass               # can it be written, and is it free?

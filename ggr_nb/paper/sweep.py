@@ -111,8 +111,9 @@ class Results:
             yield
 
     @staticmethod
-    def _last_line(f, back=1 << 16):
+    def _last_line(f):
         "Where the last line begins, and its bytes, looked for in an ever longer end of the file"
+        back = 1 << 16
         while True:
             start = max(0, f.seek(0, os.SEEK_END) - back)
             f.seek(start); text = f.read()
@@ -169,11 +170,9 @@ class Worker:
         if self.job: self.process.terminate()
         else: self.pipe.close()                 # nobody at the other end: it goes by itself
 
-    def end(self,
-            patience:float=60. # seconds until it is killed
-            ):
-        "Wait for the end, and see to it"
-        try: self.process.join(patience)
+    def end(self):
+        "Wait a minute for the end, and see to it"
+        try: self.process.join(60.)
         finally: self.process.kill(); self.process.join(); self.pipe.close()
 
 # %% ../../nbs/paper/sweep.ipynb #7bec3622

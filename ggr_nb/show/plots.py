@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['INK', 'MUTED', 'RULE', 'PAPER', 'NIGHT', 'EDGE', 'GRID', 'BAND', 'WIDTH', 'DPI', 'TICKS', 'STYLE', 'COLOURS',
-           'CRITERIA', 'MARKERS', 'SERIES', 'SHAPES', 'DASHES', 'UNITS', 'HALO', 'GROUND', 'HEAT', 'CHANGE', 'MASK',
-           'in_style', 'styled', 'palette', 'contrast', 'readable', 'small_png', 'keep_apart', 'Card', 'end_label',
-           'short', 'human', 'percent', 'floats', 'value_range', 'in_words', 'make_card', 'ticks', 'RoundTicks',
-           'number_axis', 'one_quantity', 'runs_of', 'blocks_of', 'layer_axis', 'draw_layers', 'layer_plot',
-           'reference_line', 'draw_curves', 'curve_plot', 'stacked_plot', 'plus_minus', 'name_rows', 'bar_plot',
-           'written', 'ink_on', 'heat_plot', 'flat_mask', 'mask_card', 'mask_plot', 'timeline_plot']
+           'MARKERS', 'SERIES', 'SHAPES', 'DASHES', 'UNITS', 'HALO', 'GROUND', 'HEAT', 'CHANGE', 'MASK', 'in_style',
+           'styled', 'palette', 'contrast', 'readable', 'small_png', 'keep_apart', 'Card', 'end_label', 'short',
+           'human', 'percent', 'floats', 'value_range', 'in_words', 'make_card', 'ticks', 'RoundTicks', 'number_axis',
+           'one_quantity', 'runs_of', 'blocks_of', 'layer_axis', 'draw_layers', 'layer_plot', 'reference_line',
+           'draw_curves', 'curve_plot', 'stacked_plot', 'plus_minus', 'name_rows', 'bar_plot', 'written', 'ink_on',
+           'heat_plot', 'flat_mask', 'mask_card', 'mask_plot', 'timeline_plot']
 
 # %% ../../nbs/show/plots.ipynb #9e0b2282
 import base64, io, itertools, math, re, sys, textwrap
@@ -64,12 +64,11 @@ COLOURS = {'dense': '#222222', 'static': '#b3b3b3', 'set': '#e69f00', 'rigl': '#
            'set+rigl': '#a68a00', 'ggr-set': '#f0996a', 'ggr-rigl': '#8f3b00', 'gmp': '#332288',
            'chase': '#5f6b2d', 'rigl-sg': '#6a9fd4', 'rigl-sm': '#2b4c7e', 'gse': '#aa4499',
            'uniform': '#2e7c80', 'er': '#806b4a', 'erk': '#8776a7'}
-CRITERIA = 'magnitude', 'mest', 'snip', 'sensitivity', 'reciprocal_sensitivity'
 MARKERS = {'dense': 's', 'static': 'X', 'set': 'o', 'rigl': 's', 'dsr': '^', 'ggr': 'D',
            'snfs': 'v', 'deepr': 'P'}
 SERIES = ['#3d4f68', '#ba836f', '#36572f', '#a897c9', '#804b5c', '#9eac76', '#6799bc',
           '#59320c', '#572c49', '#d7b88f']
-COLOURS |= dict(zip(CRITERIA, SERIES))
+COLOURS |= dict(zip('magnitude mest snip sensitivity reciprocal_sensitivity'.split(), SERIES))
 STYLE['axes.prop_cycle'] = cycler(color=SERIES)
 SHAPES, DASHES = 'osD^vP', ['-', (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (2, 1))]
 

@@ -155,11 +155,10 @@ def forms(
 def seconds(
     m:nn.Module, # a layer
     x:Tensor, # what it reads
-    repeats:int=5, # how often
-)->float: # the least time
+)->float: # the least time of five
     "How long a layer takes."
     best = float('inf')
-    for r in range(repeats + 1):
+    for r in range(6):
         start = time.perf_counter(); m(x)
         if r: best = min(best, time.perf_counter() - start)   # the first warms up
     return best
