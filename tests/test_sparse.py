@@ -6,6 +6,7 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from conftest import quiet
 from ggr_nb.methods import METHODS
 from ggr_nb.sparse import Outer, SparseLinear, csr, dense_storage_, sparse_storage_, unit_of
 from ggr_nb.sparsify import Sparsifier
@@ -58,10 +59,6 @@ def step(model, opt, sparsifier, i, parts=1, clip=None):
         loss.backward(); alive.append((out, loss))
     if clip: nn.utils.clip_grad_norm_(model.parameters(), clip)
     opt.step(); ALIVE[id(model)] = alive
-
-
-def quiet(make, *args, **kw):
-    with warnings.catch_warnings(): warnings.simplefilter('ignore'); return make(*args, **kw)
 
 
 def places(sparsifier): return {n: l.places for n, l in sparsifier.layers.items()}

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np, pytest, torch
 from torch import nn
 
-from conftest import forked
+from conftest import forked, untimed
 from ggr_nb.sparse import SparseLinear
 from ggr_nb.sparsify import Sparsifier
 from ggr_nb.train.data import DATASETS, Data, cifar100, digits, tiny_imagenet
@@ -24,9 +24,6 @@ HERE = Path(__file__).parent
 RECIPE = replace(RECIPES['digits'], epochs=3, batch=64, milestones=(2,), update_until=3, every=11)      # 22 steps an epoch
 SHORT = dict(recipe=RECIPE, device='cpu', progress=False, seed=3)
 SET = ('digits_net', 'digits', 'ggr', .05)
-
-
-def untimed(run): return [{k: v for k, v in h.items() if k != 'seconds'} for h in run.history]
 
 
 def same(a, b):
