@@ -55,7 +55,7 @@ def root() -> Path:
 
 # Processes of one that has imported everything already: each starts at once, where a new interpreter would import for seconds.
 forked = multiprocessing.get_context('forkserver')
-forked.set_forkserver_preload(['hypothesis', 'pytest', 'torchvision', 'ggr_nb.paper.commands', 'ggr_nb.train.deploy'])
+forked.set_forkserver_preload(['hypothesis', 'pytest', 'torchvision', 'sklearn.datasets', 'scipy.stats', 'ggr_nb.paper.commands', 'ggr_nb.train.deploy'])
 
 
 @pytest.fixture
