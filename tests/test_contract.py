@@ -110,17 +110,18 @@ def uninterrupted_is_resumed(optimizer, method, kind):
     if METHODS[method].reads_momenta and optimizer in WITHOUT_MOMENTUM:
         with pytest.raises(ValueError, match='reads the momentum'): Loop(optimizer, method, kind).make()
         return
-    whole, saved, luck = Loop(optimizer, method, kind).make(), [], random.Random(optimizer + method + kind)
+    whole, saved, luck = Loop(optimizer, method, kind).make(), {}, random.Random(optimizer + method + kind)
+    stops = luck.sample(range(STEPS), 1 if not WHOLE else 4)
     total = sum(whole.made.counts().values())
     for i in range(STEPS):
-        saved.append({k: copy.deepcopy(p.state_dict()) for k, p in whole.parts.items()})
+        if i in stops: saved[i] = {k: copy.deepcopy(p.state_dict()) for k, p in whole.parts.items()}
         whole.step(i)
         whole.zeros(optimizer); whole.made.check()
         assert sum(whole.made.counts().values()) == total or method == 'gmp'
     skipped = 2 if kind in ('scaler', 'fused') else 0
     assert whole.made.steps == STEPS - skipped
     assert bool(whole.made.updates) == whole.made.method.dynamic
-    for stop in luck.sample(range(STEPS), 1 if not WHOLE else 4):
+    for stop in stops:
         again, order = Loop(optimizer, method, kind, seed=5), luck.choice(ORDERS)
         with torch.no_grad(): [p.normal_() for p in again.model.parameters()]
         for what in order:
