@@ -1,5 +1,5 @@
 """What every test shares: the project's root, one thread, no window, a still generator, a browser, a server."""
-import multiprocessing, os, re, shutil, signal, subprocess, threading
+import multiprocessing, os, re, shutil, signal, subprocess, threading, warnings
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -55,7 +55,7 @@ def root() -> Path:
 
 # Processes of one that has imported everything already: each starts at once, where a new interpreter would import for seconds.
 forked = multiprocessing.get_context('forkserver')
-forked.set_forkserver_preload(['hypothesis', 'pytest', 'torchvision', 'ggr_nb.paper.commands', 'ggr_nb.train.deploy'])
+forked.set_forkserver_preload(['hypothesis', 'pytest', 'torchvision', 'sklearn.datasets', 'scipy.stats', 'ggr_nb.paper.commands', 'ggr_nb.train.deploy'])
 
 
 @pytest.fixture
@@ -76,6 +76,16 @@ def same(a, b):
     if isinstance(a, dict): return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
     if isinstance(a, (list, tuple)): return len(a) == len(b) and all(map(same, a, b))
     return a == b
+
+
+def quiet(make, *args, **kw):
+    "make(…), whatever it warns of."
+    with warnings.catch_warnings(): warnings.simplefilter('ignore'); return make(*args, **kw)
+
+
+def untimed(run):
+    "The history of a run without its clock."
+    return [{k: v for k, v in h.items() if k != 'seconds'} for h in run.history]
 
 
 BROWSERS = []

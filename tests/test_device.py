@@ -141,7 +141,7 @@ def test_every_method_does_there_what_it_does_here(method): on_both(method)
 def test_every_option_too(options): on_both('ggr', **OPTIONS[options])
 
 
-@pytest.mark.parametrize('method', ALL)
+@pytest.mark.parametrize('method', KINDS)
 def test_a_checkpoint_is_continued_there(method):
     "Saved on the device or here, continued on the device or here: the uninterrupted run."
     whole = Loop(method, 'cpu').run(10).seen()
@@ -213,8 +213,7 @@ def test_a_model_on_two_devices(method, order):
 PER_LAYER, PER_UPDATE = {'srigl': 14, 'rigl-connect': 5, 'ggr-connect': 5}, 10     # these ask more: level by level, which units
 
 
-@pytest.mark.parametrize('layout', ['contiguous_format', 'channels_last'])
-@pytest.mark.parametrize('method', ALL)
+@pytest.mark.parametrize('method, layout', [(m, 'contiguous_format') for m in ALL] + [(m, 'channels_last') for m in KINDS])
 def test_waits_of_a_step(method, layout):
     "An ordinary step never waits for the device; an update a few times per layer, in any layout."
     with pretended() as log:

@@ -7,6 +7,7 @@ import pytest, torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _ddp_worker import net, settings
+from conftest import untimed
 from ggr_nb.train.training import Run, fit
 
 HERE = Path(__file__).parent
@@ -40,9 +41,6 @@ def two(folder, ended):
     done = torchrun(folder, 'whole:kill,term')
     assert done.returncode == 0, done.stderr[-3000:]
     return done, {m: Run.load(folder/m/'run.pt') for m in ('ggr', 'dsr', 'kill', 'term')}
-
-
-def untimed(run): return [{k: v for k, v in h.items() if k != 'seconds'} for h in run.history]
 
 
 @pytest.mark.parametrize('method', ['ggr', 'dsr'])
