@@ -884,7 +884,7 @@ def test_a_run_of_ones_own_module_asks_for_it(tmp_path):
 
 
 @pytest.mark.parametrize('change, message', [(dict(model='resnet19'), 'resnet18'), (dict(method='riggl'), 'rigl'), (dict(init='erkk'), 'erk'),
-    (dict(recipe='cifar10'), 'cifar100'), (dict(recipe=replace(RECIPE, schedule='cosin')), 'cosin'), (dict(density=2), 'density=2'), (dict(val=1), 'val=1'),
+    (dict(recipe='cifar10'), 'cifar100'), (dict(recipe=replace(RECIPE, schedule='cosin')), 'cosin'), (dict(density=2), 'density is 2'), (dict(val=1), 'val is 1'),
     (dict(storage='csr'), 'There are: masked, sparse'), (dict(log='wandb'), 'There are: tensorboard'), (dict(log='tensorboard'), 'give out='), (dict(scaling='units'), 'unit'),
     (dict(augment=dict(turn=3)), 'augment'), (dict(device='mps'), 'float64'), (dict(model='timn:resnet18'), 'timm')])
 def test_names_are_checked_before_data_is_looked_for(monkeypatch, change, message):
