@@ -150,6 +150,8 @@ MUTANTS = [(module, *lines) for module, group in {
     ('self._updated_at != self.steps)', 'True)', 'an update before the step is made again in it'),
     ('total = None if isinstance(init, dict) else round(density * size)', 'total = None', 'densities rounded, and not the total'),
     ("if not (group.get('momentum') or group.get('betas'))", 'if False', 'SNFS without any momentum'),
+    ('Held(seen.places, layer.held(momentum, seen.places))', 'Held(seen.places, grad.at(seen.places))', 'RigL-SM reads the gradient'),
+    ('Dense(momentum) if self.method.dense_momenta else', 'Dense(momentum) if True else', 'momentum of free places is read and nobody said so'),
     ('0 < self.steps < self.until', '0 < self.steps <= self.until', '<= for <: one update too late'),
     ('g.plus(self._sums[n]).over(self._batches + 1)', 'g.plus(self._sums[n]).over(self._batches)', 'off by one: the average of one batch too few'),
     ('else g.over(1)     # a copy', 'else g     # a copy', 'a lost copy: the gradient kept is overwritten'),
