@@ -333,11 +333,12 @@ class Held:
         "The values at chosen places."
         if positions is self.places: return self.values
         found = torch.searchsorted(self.places, positions).clamp(max=max(0, len(self.places) - 1))
-        if not torch.equal(self.places[found], positions): self.magnitudes()
+        if not torch.equal(self.places[found], positions): self._refuse()
         return self.values[found]
 
-    def magnitudes(self, *units):
-        "There is nothing to stream."
+    def magnitudes(self, first, last): self._refuse()    # there is nothing to stream
+
+    def _refuse(self):
         raise ValueError("at free places nothing is held: a method that reads the momentum there "
                          "says so, needs=('dense momenta',)")
 

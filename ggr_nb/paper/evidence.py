@@ -195,6 +195,12 @@ class Difference(NamedTuple):
         if self.holm < .05: return 'ahead' if self.by.mean > 0 else 'behind'
         return 'equal' if self.equal < .05 else 'open'
 
+    @property
+    def interval(self):
+        "(difference, half an interval): zero is outside just where Holm's correction decides"
+        miss = .05 * self.p / self.holm if self.holm > 0 else .05
+        return self.by.mean, self.by.reach(miss)
+
     def turned(self):
         "The same seen from the other side"
         by = self.by._replace(mean=-self.by.mean)
